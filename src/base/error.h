@@ -1,0 +1,67 @@
+// Errors that a user or a machine can cause, with their place and the mend; and checks for our own bugs.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace roundtable {
+
+// What the process returns to the shell. Documented in README.md and `roundtable --help`.
+enum class ExitCode : int {
+  kOk = 0,
+  kInternal = 1,   // a bug of ours
+  kBadInput = 2,   // a file, key or option that the user gave
+  kMachine = 3,    // MPI, HDF5, NCCL, file system, memory
+  kNumeric = 4,    // a loss or weight that is not finite
+};
+
+// One line for the user: "place: problem; mend". Thrown for whatever a user or a machine can cause,
+// never for our own bugs (see RT_CHECK).
+class Error : public std::runtime_error {
+ public:
+  Error(ExitCode code, const std::string& line) : std::runtime_error(line), code_(code) {}
+  ExitCode code() const { return code_; }
+
+ private:
+  ExitCode code_;
+};
+
+// The same error, thrown on every rank after the ranks agreed on it; only rank 0 prints it.
+// The ranks may then leave in order, without MPI_Abort.
+class AgreedError : public Error {
+ public:
+  using Error::Error;
+};
+
+// `place` is a file, key or rank ("model.safetensors: tensor 'a.weight'"); `mend` says what to do and may be empty.
+inline Error make_error(ExitCode code, std::string_view place, std::string_view problem, std::string_view mend = {}) {
+  std::string line = fmt::format("{}: {}", place, problem);
+  if (!mend.empty()) line += fmt::format("; {}", mend);
+  return Error(code, line);
+}
+
+inline Error bad_input(std::string_view place, std::string_view problem, std::string_view mend = {}) {
+  return make_error(ExitCode::kBadInput, place, problem, mend);
+}
+
+inline Error machine_error(std::string_view place, std::string_view problem, std::string_view mend = {}) {
+  return make_error(ExitCode::kMachine, place, problem, mend);
+}
+
+namespace detail {
+[[noreturn]] inline void check_failed(const char* file, int line, const char* what) {
+  throw std::logic_error(fmt::format("internal error at {}:{}: {} does not hold", file, line, what));
+}
+}  // namespace detail
+
+}  // namespace roundtable
+
+// For our own bugs only: a condition that no input may break.
+#define RT_CHECK(condition)                                                        \
+  do {                                                                             \
+    if (!(condition)) ::roundtable::detail::check_failed(__FILE__, __LINE__, #condition); \
+  } while (false)

@@ -1,0 +1,82 @@
+# The libraries that Roundtable stands on, as imported targets.
+#
+# LibTorch is taken from the torch wheel by its files and not by find_package(Torch): the wheel's config insists on a
+# CUDA toolkit even where only libtorch_cpu is wanted, and a machine without one must build too.
+
+find_package(MPI REQUIRED COMPONENTS CXX)
+set(HDF5_PREFER_PARALLEL ON)
+find_package(HDF5 REQUIRED COMPONENTS C)
+if(NOT HDF5_IS_PARALLEL)
+  message(FATAL_ERROR "HDF5 ${HDF5_VERSION} at ${HDF5_INCLUDE_DIRS} is serial; install a parallel build (Debian: libhdf5-openmpi-dev)")
+endif()
+find_package(yaml-cpp REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(Threads REQUIRED)
+find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)
+find_library(XXHASH_LIBRARY xxhash REQUIRED)
+
+execute_process(
+  COMMAND ${ROUNDTABLE_PYTHON} -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
+  OUTPUT_VARIABLE TORCH_ROOT OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE torch_missing)
+if(torch_missing)
+  message(FATAL_ERROR "${ROUNDTABLE_PYTHON} has no torch; run launch/setup.sh, or set ROUNDTABLE_PYTHON to a Python that has")
+endif()
+get_filename_component(site_packages ${TORCH_ROOT} DIRECTORY)
+message(STATUS "LibTorch: ${TORCH_ROOT}")
+
+# yaml-cpp before 0.8 names its target without a namespace.
+if(NOT TARGET yaml-cpp::yaml-cpp)
+  add_library(yaml-cpp::yaml-cpp ALIAS yaml-cpp)
+endif()
+
+add_library(roundtable_hdf5 INTERFACE)
+target_include_directories(roundtable_hdf5 SYSTEM INTERFACE ${HDF5_INCLUDE_DIRS})
+target_link_libraries(roundtable_hdf5 INTERFACE ${HDF5_LIBRARIES} MPI::MPI_CXX)
+
+add_library(roundtable_xxhash INTERFACE)
+target_include_directories(roundtable_xxhash SYSTEM INTERFACE ${XXHASH_INCLUDE_DIR})
+target_link_libraries(roundtable_xxhash INTERFACE ${XXHASH_LIBRARY})
+
+add_library(roundtable_torch INTERFACE)
+target_include_directories(roundtable_torch SYSTEM INTERFACE
+  ${TORCH_ROOT}/include ${TORCH_ROOT}/include/torch/csrc/api/include)
+target_link_libraries(roundtable_torch INTERFACE ${TORCH_ROOT}/lib/libtorch_cpu.so ${TORCH_ROOT}/lib/libc10.so)
+
+# LibTorch's at::parallel_for is a template over OpenMP: without the flag it would run serially in our code.
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+target_link_libraries(roundtable_torch INTERFACE OpenMP::OpenMP_CXX)
+
+# CUDA and NCCL: compiled and linked wherever a toolkit is found.
+include(CheckLanguage)
+check_language(CUDA)
+set(ROUNDTABLE_CUDA OFF)
+if(CMAKE_CUDA_COMPILER)
+  find_package(CUDAToolkit)
+  # The wheel's libtorch_cuda needs the NCCL of its own wheel, not an older one of the system.
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${site_packages}/nvidia/nccl/include)
+  find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${site_packages}/nvidia/nccl/lib)
+  if(CUDAToolkit_FOUND AND NCCL_INCLUDE_DIR AND NCCL_LIBRARY AND EXISTS ${TORCH_ROOT}/lib/libtorch_cuda.so)
+    set(ROUNDTABLE_CUDA ON)
+  endif()
+endif()
+message(STATUS "CUDA and NCCL: ${ROUNDTABLE_CUDA}")
+if(ROUNDTABLE_CUDA)
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 80 90)
+  endif()
+  set(CMAKE_CUDA_STANDARD 17)
+  enable_language(CUDA)
+  # --no-as-needed: libtorch_cuda registers its kernels when it is loaded; no symbol of ours pulls it in.
+  target_link_libraries(roundtable_torch INTERFACE
+    -Wl,--no-as-needed ${TORCH_ROOT}/lib/libtorch_cuda.so ${TORCH_ROOT}/lib/libc10_cuda.so -Wl,--as-needed)
+  target_link_directories(roundtable_torch INTERFACE ${site_packages}/nvidia/cu13/lib ${site_packages}/nvidia/nccl/lib)
+  target_link_options(roundtable_torch INTERFACE -Wl,-rpath-link,${site_packages}/nvidia/cu13/lib)
+  target_include_directories(roundtable_torch SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+  target_link_libraries(roundtable_torch INTERFACE CUDA::cudart)
+  add_library(roundtable_nccl INTERFACE)
+  target_include_directories(roundtable_nccl SYSTEM INTERFACE ${NCCL_INCLUDE_DIR})
+  target_link_libraries(roundtable_nccl INTERFACE ${NCCL_LIBRARY} CUDA::cudart)
+endif()
