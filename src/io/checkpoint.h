@@ -1,0 +1,56 @@
+// The weights in a Hugging Face model directory: one model.safetensors, or shards and their index.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/safetensors.h"
+
+namespace roundtable {
+
+// Read-only and thread-safe. The constructor reads the index and checks that every file it names is there; a shard is
+// opened (and its header checked) when a tensor of it is first asked for, and stays open. Where a directory holds
+// both model.safetensors and an index, the single file counts, as in transformers.
+class Checkpoint {
+ public:
+  explicit Checkpoint(const std::string& directory);
+  ~Checkpoint();
+
+  // All tensors, sorted by name.
+  const std::vector<std::string>& names() const { return names_; }
+  bool contains(std::string_view name) const;
+  // The shard that holds the tensor: a file name in the directory.
+  const std::string& file_of(std::string_view name) const;
+
+  // These throw bad input where the checkpoint has no such tensor, or the shard lacks what the index promises.
+  // The reference stays valid as long as this object.
+  const TensorInfo& info(std::string_view name) const;
+  // Copies info(name).bytes bytes to `dst`.
+  void read(std::string_view name, void* dst) const;
+
+  // Bytes of all tensors, summed from the headers: opens every shard. (The index has a number too, but writers
+  // disagree on what it counts.)
+  std::uint64_t total_bytes() const;
+
+ private:
+  const SafetensorsFile& shard(const std::string& file) const;
+  void load_index(const std::string& index_path);
+
+  std::string directory_;
+  std::vector<std::string> names_;
+  std::map<std::string, std::string, std::less<>> file_of_;  // tensor -> file name
+  mutable std::mutex mutex_;                                 // guards shards_, not the reads
+  mutable std::map<std::string, std::unique_ptr<SafetensorsFile>> shards_;
+};
+
+// Writes model.safetensors.index.json into `directory`, byte for byte as Hugging Face's save_pretrained lays it out.
+// `weight_map` gives each tensor's file name, `total_size` the bytes of all tensors.
+void write_checkpoint_index(const std::string& directory, const std::map<std::string, std::string>& weight_map,
+                            std::uint64_t total_size);
+
+}  // namespace roundtable
