@@ -13,7 +13,8 @@ namespace roundtable {
 // an object holds twice (parsers disagree on which of the two counts), and on nesting deeper than 256 levels.
 nlohmann::json load_json(const std::string& path);
 
-// Writes a file atomically as Hugging Face's tools do: keys sorted, two spaces a level, ASCII only, a newline at the end.
+// Writes a file atomically as Hugging Face's tools do: keys sorted, two spaces a level, ASCII only, a newline at the
+// end.
 void save_json(const std::string& path, const nlohmann::json& json);
 
 // One JSON object whose values are asked for by key and type. Each getter throws bad input,

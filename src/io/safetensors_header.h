@@ -1,0 +1,27 @@
+// The JSON part of a safetensors file, read event by event: no tree of attacker-chosen size is ever built.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "io/safetensors.h"
+
+namespace roundtable {
+
+struct SafetensorsHeader {
+  TensorMap tensors;
+  std::map<std::string, std::string> metadata;
+};
+
+// `text` is the header, `data_offset` where the tensors' bytes begin in the file and `data_bytes` how many there are.
+// Checks everything: JSON, fields, types, shapes, and that the tensors cover the data exactly. Throws bad input with
+// `path` in front.
+SafetensorsHeader parse_safetensors_header(std::string_view text, const std::string& path, std::uint64_t data_offset,
+                                           std::uint64_t data_bytes);
+
+// "path: tensor 'x'", for errors.
+std::string tensor_place(std::string_view path, std::string_view name);
+
+}  // namespace roundtable
