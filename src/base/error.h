@@ -6,7 +6,6 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <utility>
 
 namespace roundtable {
 
@@ -38,24 +37,12 @@ class AgreedError : public Error {
 };
 
 // `place` is a file, key or rank ("model.safetensors: tensor 'a.weight'"); `mend` says what to do and may be empty.
-inline Error make_error(ExitCode code, std::string_view place, std::string_view problem, std::string_view mend = {}) {
-  std::string line = fmt::format("{}: {}", place, problem);
-  if (!mend.empty()) line += fmt::format("; {}", mend);
-  return Error(code, line);
-}
-
-inline Error bad_input(std::string_view place, std::string_view problem, std::string_view mend = {}) {
-  return make_error(ExitCode::kBadInput, place, problem, mend);
-}
-
-inline Error machine_error(std::string_view place, std::string_view problem, std::string_view mend = {}) {
-  return make_error(ExitCode::kMachine, place, problem, mend);
-}
+Error make_error(ExitCode code, std::string_view place, std::string_view problem, std::string_view mend = {});
+Error bad_input(std::string_view place, std::string_view problem, std::string_view mend = {});
+Error machine_error(std::string_view place, std::string_view problem, std::string_view mend = {});
 
 namespace detail {
-[[noreturn]] inline void check_failed(const char* file, int line, const char* what) {
-  throw std::logic_error(fmt::format("internal error at {}:{}: {} does not hold", file, line, what));
-}
+[[noreturn]] void check_failed(const char* file, int line, const char* what);
 }  // namespace detail
 
 }  // namespace roundtable

@@ -1,0 +1,65 @@
+// A set of ranks that act together. No MPI or NCCL type appears here: the rest of the program is handed a
+// Communicator and never asks what carries it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/element_type.h"
+
+namespace roundtable {
+
+// Every call below is collective over the communicator's ranks: all must call it, in the same order, with the same
+// count, type and root. Errors of the carrier are thrown as Error (kMachine) and name the rank.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  // data[i] = sum over ranks of data[i], in place. `type` is kF32, kF64, kBF16 or kI64.
+  // Every rank receives the same bits.
+  virtual void all_reduce_sum(void* data, std::int64_t count, ElementType type) = 0;
+
+  // Copies `bytes` bytes from the root's `data` to everybody's.
+  virtual void broadcast(void* data, std::int64_t bytes, int root) = 0;
+
+  // Returns when all ranks have called it.
+  virtual void barrier() = 0;
+
+  // Joins each rank's `bytes` bytes in rank order into `gathered` (size() * bytes long, on every rank).
+  virtual void all_gather(const void* mine, std::int64_t bytes, void* gathered) = 0;
+};
+
+// One rank alone: every collective is the identity. For unit tests and single-process tools.
+class SelfCommunicator final : public Communicator {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  void all_reduce_sum(void*, std::int64_t, ElementType) override {}
+  void broadcast(void*, std::int64_t, int) override {}
+  void barrier() override {}
+  void all_gather(const void* mine, std::int64_t bytes, void* gathered) override;
+};
+
+// The following work over host memory and are collective over `comm`.
+
+// The root's text on every rank.
+std::string broadcast_text(Communicator& comm, std::string text, int root);
+
+// Every rank's text, in rank order, on every rank.
+std::vector<std::string> all_gather_text(Communicator& comm, const std::string& text);
+
+// Runs `work` on the root alone and gives its text to all. Where it throws an Error there, an AgreedError is thrown
+// on every rank with the same code and line, so that all can leave in order.
+std::string run_on_root(Communicator& comm, const std::function<std::string()>& work);
+
+// As run_on_root, for work that every rank does on its own part: where some throw, all throw the error of the lowest
+// such rank.
+void run_on_all(Communicator& comm, const std::function<void()>& work);
+
+}  // namespace roundtable

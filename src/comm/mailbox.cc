@@ -1,0 +1,33 @@
+// Mail over MPI point-to-point messages.
+#include "comm/mailbox.h"
+
+#include <chrono>
+#include <thread>
+
+namespace roundtable {
+
+void Mailbox::send(int destination, MailTo to, const std::string& text) {
+  check_mpi(MPI_Send(text.data(), static_cast<int>(text.size()), MPI_CHAR, destination, static_cast<int>(to),
+                     comm_->native()),
+            "MPI_Send");
+}
+
+Mail Mailbox::receive(MailTo to) {
+  MPI_Message message;
+  MPI_Status status;
+  int found = 0;
+  while (true) {
+    // Matched probe: two threads of rank 0 probe the same communicator.
+    check_mpi(MPI_Improbe(MPI_ANY_SOURCE, static_cast<int>(to), comm_->native(), &found, &message, &status),
+              "MPI_Improbe");
+    if (found) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  int size = 0;
+  check_mpi(MPI_Get_count(&status, MPI_CHAR, &size), "MPI_Get_count");
+  Mail mail{status.MPI_SOURCE, std::string(static_cast<std::size_t>(size), '\0')};
+  check_mpi(MPI_Mrecv(mail.text.data(), size, MPI_CHAR, &message, MPI_STATUS_IGNORE), "MPI_Mrecv");
+  return mail;
+}
+
+}  // namespace roundtable

@@ -1,0 +1,67 @@
+// Communicator over MPI (host memory), and the life of MPI in this process.
+#pragma once
+
+#include <mpi.h>
+
+#include <memory>
+#include <string>
+
+#include "comm/communicator.h"
+
+namespace roundtable {
+
+// Throws Error (kMachine) naming the call, the rank and MPI's own words, when `code` is not MPI_SUCCESS.
+void check_mpi(int code, const char* call);
+
+// Owns one MPI communicator, with errors returned and checked (MPI_ERRORS_RETURN). Waits do not spin for long:
+// a rank that waits for slow peers leaves the core to others.
+class MpiCommunicator final : public Communicator {
+ public:
+  // Takes ownership of `comm`; MPI_COMM_WORLD and MPI_COMM_SELF are duplicated instead.
+  explicit MpiCommunicator(MPI_Comm comm);
+  ~MpiCommunicator() override;
+  MpiCommunicator(const MpiCommunicator&) = delete;
+  MpiCommunicator& operator=(const MpiCommunicator&) = delete;
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  void all_reduce_sum(void* data, std::int64_t count, ElementType type) override;
+  void broadcast(void* data, std::int64_t bytes, int root) override;
+  void barrier() override;
+  void all_gather(const void* mine, std::int64_t bytes, void* gathered) override;
+
+  // Ranks of equal `color` form a new communicator, ordered by `key`. Collective.
+  std::unique_ptr<MpiCommunicator> split(int color, int key) const;
+  // The ranks that share memory with this one (a node). Collective.
+  std::unique_ptr<MpiCommunicator> split_by_node() const;
+  // A separate context for point-to-point messages. Collective.
+  std::unique_ptr<MpiCommunicator> duplicate() const;
+
+  MPI_Comm native() const { return comm_; }
+
+ private:
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  int rank_ = 0;
+  int size_ = 1;
+};
+
+// The MPI communicator behind `comm`; MPI_COMM_SELF for a SelfCommunicator. For parallel HDF5.
+MPI_Comm native_mpi(const Communicator& comm);
+
+// Initializes MPI with MPI_THREAD_MULTIPLE (the coordinator is a thread beside rank 0's worker) and finalizes it.
+class MpiRuntime {
+ public:
+  MpiRuntime(int* argc, char*** argv);
+  ~MpiRuntime();
+  MpiRuntime(const MpiRuntime&) = delete;
+  MpiRuntime& operator=(const MpiRuntime&) = delete;
+
+  MpiCommunicator& world() { return *world_; }
+  // Ends all ranks of the job at once with `code`. Does not return.
+  [[noreturn]] void abort(int code);
+
+ private:
+  std::unique_ptr<MpiCommunicator> world_;
+};
+
+}  // namespace roundtable

@@ -1,0 +1,105 @@
+// NCCL collectives. Not run where there is no GPU; tests/comm/nccl_test.cc (label gpu) runs them where there is one.
+#include "comm/nccl_communicator.h"
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include "base/error.h"
+
+namespace roundtable {
+namespace {
+
+void check_nccl(ncclResult_t result, const char* call) {
+  // ncclInProgress is not an error: a non-blocking communicator answers so while it works.
+  if (result == ncclSuccess || result == ncclInProgress) return;
+  throw machine_error(call, fmt::format("{} ({})", ncclGetErrorString(result), ncclGetLastError(nullptr)));
+}
+
+void check_cuda(cudaError_t result, const char* call) {
+  if (result != cudaSuccess) throw machine_error(call, cudaGetErrorString(result));
+}
+
+ncclDataType_t datatype_of(ElementType type) {
+  switch (type) {
+    case ElementType::kF32:
+      return ncclFloat32;
+    case ElementType::kF64:
+      return ncclFloat64;
+    case ElementType::kBF16:
+      return ncclBfloat16;
+    case ElementType::kI64:
+      return ncclInt64;
+    default:
+      RT_CHECK(false && "element type cannot be summed over NCCL");
+      return ncclFloat32;
+  }
+}
+
+class NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(Communicator& host, int device, cudaStream_t stream)
+      : rank_(host.rank()), size_(host.size()), stream_(stream) {
+    check_cuda(cudaSetDevice(device), "cudaSetDevice");
+    ncclUniqueId id;
+    if (rank_ == 0) check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId");
+    host.broadcast(&id, sizeof(id), 0);
+    check_nccl(ncclCommInitRank(&comm_, size_, id, rank_), "ncclCommInitRank");
+  }
+
+  ~NcclCommunicator() override {
+    if (comm_ != nullptr) ncclCommDestroy(comm_);
+  }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+
+  void all_reduce_sum(void* data, std::int64_t count, ElementType type) override {
+    check_nccl(ncclAllReduce(data, data, static_cast<std::size_t>(count), datatype_of(type), ncclSum, comm_, stream_),
+               "ncclAllReduce");
+    poll();
+  }
+
+  void broadcast(void* data, std::int64_t bytes, int root) override {
+    check_nccl(ncclBroadcast(data, data, static_cast<std::size_t>(bytes), ncclInt8, root, comm_, stream_),
+               "ncclBroadcast");
+    poll();
+  }
+
+  void barrier() override {
+    // NCCL has no barrier: a reduction of one element, waited for, is one.
+    float* one = nullptr;
+    check_cuda(cudaMallocAsync(reinterpret_cast<void**>(&one), sizeof(float), stream_), "cudaMallocAsync");
+    all_reduce_sum(one, 1, ElementType::kF32);
+    check_cuda(cudaFreeAsync(one, stream_), "cudaFreeAsync");
+    check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  }
+
+  void all_gather(const void* mine, std::int64_t bytes, void* gathered) override {
+    check_nccl(ncclAllGather(mine, gathered, static_cast<std::size_t>(bytes), ncclInt8, comm_, stream_),
+               "ncclAllGather");
+    poll();
+  }
+
+ private:
+  // A peer that died or a broken link shows as an asynchronous error, not as the result of a call.
+  void poll() {
+    ncclResult_t state = ncclSuccess;
+    check_nccl(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError");
+    check_nccl(state, "NCCL (asynchronous)");
+  }
+
+  int rank_;
+  int size_;
+  cudaStream_t stream_;
+  ncclComm_t comm_ = nullptr;
+};
+
+}  // namespace
+
+bool nccl_available() { return true; }
+
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host, int device, void* stream) {
+  return std::make_unique<NcclCommunicator>(host, device, static_cast<cudaStream_t>(stream));
+}
+
+}  // namespace roundtable

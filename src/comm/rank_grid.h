@@ -1,0 +1,37 @@
+// The world of ranks, cut into groups x shards.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "comm/mpi_communicator.h"
+
+namespace roundtable {
+
+// rank = group * shards + shard: neighbours share a group, so that a group sits inside a node.
+class RankGrid {
+ public:
+  // Collective over `world`. `shards` must divide its size.
+  RankGrid(const MpiCommunicator& world, int shards);
+
+  int groups() const { return groups_; }
+  int shards() const { return shards_; }
+  int group() const { return group_; }
+  int shard() const { return shard_; }
+  bool leads_group() const { return shard_ == 0; }
+  // The ranks that tune a block together with this one; rank in it = shard.
+  MpiCommunicator& group_comm() { return *group_comm_; }
+
+ private:
+  int groups_;
+  int shards_;
+  int group_;
+  int shard_;
+  std::unique_ptr<MpiCommunicator> group_comm_;
+};
+
+// Ranks a group: `wanted` if positive, else the largest number that divides the world, the ranks of a node and the
+// strata. Throws Error (kBadInput) when a wanted number does not divide the world or the strata.
+int choose_shards(std::int64_t wanted, int world_size, int node_size, std::int64_t strata);
+
+}  // namespace roundtable

@@ -1,0 +1,41 @@
+// The linear layer's autograd function.
+#include "model/linear.h"
+
+#include <torch/torch.h>
+
+namespace roundtable {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// y = x W^T + b. dL/dW goes straight into the fp32 buffer: autograd's own accumulation would keep it in W's dtype and
+// allocate it anew in each micro-batch.
+struct AccumulatingLinear : public torch::autograd::Function<AccumulatingLinear> {
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x, const torch::Tensor& weight,
+                               const torch::Tensor& bias, const torch::Tensor& gradient) {
+    context->save_for_backward({x, weight});
+    context->saved_data["gradient"] = gradient;
+    return torch::linear(x, weight, bias);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grad_outputs) {
+    const auto saved = context->get_saved_variables();
+    const torch::Tensor x = saved[0].flatten(0, -2);              // [tokens, in]
+    const torch::Tensor dy = grad_outputs[0].flatten(0, -2);      // [tokens, out]
+    torch::Tensor gradient = context->saved_data["gradient"].toTensor();
+    gradient.add_(torch::mm(dy.t(), x));
+    torch::Tensor dx;
+    if (context->needs_input_grad(0)) dx = torch::mm(dy, saved[1]).view_as(saved[0]);
+    return {dx, torch::Tensor(), torch::Tensor(), torch::Tensor()};
+  }
+};
+
+}  // namespace
+
+torch::Tensor Linear::forward(const torch::Tensor& x) const {
+  if (!weight_gradient.defined()) return torch::linear(x, weight, bias);
+  return AccumulatingLinear::apply(x, weight, bias, weight_gradient);
+}
+
+}  // namespace roundtable

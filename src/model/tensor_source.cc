@@ -1,0 +1,136 @@
+// Reading tensors, checking them, and handing them to all ranks.
+#include "model/tensor_source.h"
+
+#include <fmt/ranges.h>
+#include <torch/torch.h>
+
+#include <optional>
+
+#include "base/error.h"
+
+namespace roundtable {
+namespace {
+
+torch::ScalarType scalar_type_of(ElementType type, const std::string& place) {
+  switch (type) {
+    case ElementType::kF32:
+      return torch::kFloat32;
+    case ElementType::kF16:
+      return torch::kFloat16;
+    case ElementType::kBF16:
+      return torch::kBFloat16;
+    default:
+      throw bad_input(place, "is not a float tensor (F32, F16 or BF16)", "quantize from the float model");
+  }
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+// What the root tells the others of a block's tensors: an error, or the type of each.
+std::string describe_types(const std::vector<torch::Tensor>& tensors) {
+  std::string types;
+  for (const torch::Tensor& tensor : tensors) types += tensor.scalar_type() == torch::kBFloat16 ? 'b' : 'f';
+  return types;
+}
+
+// Runs `read` on the root and broadcasts the tensors it returns, whose shapes everybody knows.
+std::vector<torch::Tensor> read_and_broadcast(Communicator& comm, int root,
+                                              const std::vector<ParameterSpec>& wanted, const TensorSource& source) {
+  std::vector<torch::Tensor> tensors;
+  std::string types;
+  std::optional<Error> failure;
+  if (comm.rank() == root) {
+    try {
+      for (const ParameterSpec& spec : wanted) tensors.push_back(source.read(spec.name, spec.shape));
+      types = describe_types(tensors);
+    } catch (const Error& error) {
+      failure = error;
+    }
+  }
+  int code = failure ? static_cast<int>(failure->code()) : 0;
+  comm.broadcast(&code, sizeof(code), root);
+  types = broadcast_text(comm, failure ? failure->what() : types, root);
+  if (code != 0) throw AgreedError(static_cast<ExitCode>(code), types);
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (comm.rank() != root) {
+      tensors.push_back(torch::empty(wanted[i].shape, types[i] == 'b' ? torch::kBFloat16 : torch::kFloat32));
+    }
+    comm.broadcast(tensors[i].data_ptr(), static_cast<std::int64_t>(tensors[i].nbytes()), root);
+  }
+  return tensors;
+}
+
+}  // namespace
+
+torch::Tensor CheckpointSource::read(const std::string& name, const std::vector<std::int64_t>& shape) const {
+  const TensorInfo& info = checkpoint_.info(name);
+  const std::string place = fmt::format("{}: tensor '{}'", checkpoint_.file_of(name), name);
+  if (info.shape != shape) {
+    throw bad_input(place, fmt::format("has shape {} and config.json calls for {}", shape_text(info.shape),
+                                       shape_text(shape)));
+  }
+  torch::Tensor tensor = torch::empty(shape, scalar_type_of(info.type, place));
+  checkpoint_.read(name, tensor.data_ptr());
+  if (!tensor.isfinite().all().item<bool>()) {
+    throw Error(ExitCode::kNumeric, place + ": holds a value that is not finite; the model is broken");
+  }
+  return info.type == ElementType::kF16 ? tensor.to(torch::kFloat32) : tensor;
+}
+
+BlockWeights load_block(const TensorSource& source, const ModelConfig& config, std::int64_t block, Communicator& comm,
+                        int root) {
+  const std::string prefix = config.block_name(block) + ".";
+  const std::vector<LinearSpec> linears = block_linears(config);
+  std::vector<ParameterSpec> wanted;
+  for (const LinearSpec& linear : linears) wanted.push_back({prefix + linear.name + ".weight", {linear.out, linear.in}});
+  for (const LinearSpec& linear : linears) {
+    if (linear.bias) wanted.push_back({prefix + linear.name + ".bias", {linear.out}});
+  }
+  for (const ParameterSpec& norm : block_norms(config)) wanted.push_back({prefix + norm.name, norm.shape});
+
+  const std::vector<torch::Tensor> tensors = read_and_broadcast(comm, root, wanted, source);
+  auto next = tensors.begin();
+  BlockWeights weights;
+  for (std::size_t i = 0; i < linears.size(); ++i) weights.weights.push_back(*next++);
+  for (const LinearSpec& linear : linears) weights.biases.push_back(linear.bias ? *next++ : torch::Tensor());
+  weights.norms.assign(next, tensors.end());
+  return weights;
+}
+
+torch::Tensor load_tensor(const TensorSource& source, const std::string& name, const std::vector<std::int64_t>& shape,
+                          Communicator& comm, int root) {
+  return read_and_broadcast(comm, root, {{name, shape}}, source).front();
+}
+
+DecoderBlock make_block(const ModelConfig& config, const BlockWeights& weights, torch::ScalarType dtype,
+                        torch::Device device) {
+  const auto placed = [&](const torch::Tensor& tensor) {
+    return tensor.defined() ? tensor.to(device, dtype) : torch::Tensor();
+  };
+  std::vector<Linear> linears;
+  const std::vector<LinearSpec> specs = block_linears(config);
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    linears.push_back({specs[i].name, placed(weights.weights[i]), placed(weights.biases[i]), {}});
+  }
+  std::vector<torch::Tensor> norms;
+  for (const torch::Tensor& norm : weights.norms) norms.push_back(placed(norm));
+  return DecoderBlock(config, std::move(linears), std::move(norms));
+}
+
+ElementType element_type_of(torch::ScalarType dtype) {
+  switch (dtype) {
+    case torch::kFloat32:
+      return ElementType::kF32;
+    case torch::kFloat16:
+      return ElementType::kF16;
+    case torch::kBFloat16:
+      return ElementType::kBF16;
+    case torch::kInt32:
+      return ElementType::kI32;
+    default:
+      RT_CHECK(false && "dtype is not written to files");
+      return ElementType::kU8;
+  }
+}
+
+}  // namespace roundtable

@@ -1,0 +1,91 @@
+// Stages out, journal records in.
+#include "pipeline/coordinator.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+namespace roundtable {
+
+Coordinator::Coordinator(const Plan& plan, const RunPaths& paths, bool keep_boundaries, RunState& state,
+                         Mailbox& mailbox, EventLog& events, Progress& progress)
+    : plan_(plan),
+      paths_(paths),
+      keep_boundaries_(keep_boundaries),
+      state_(state),
+      mailbox_(mailbox),
+      events_(events),
+      progress_(progress),
+      groups_at_work_(plan.groups) {
+  for (std::size_t i = 0; i < plan.stages.size(); ++i) {
+    if (state.finished()[i] < plan.stages[i].size()) waiting_.push_back(i);
+  }
+  // The longest first, so that no group starts one when the others are about to end; among equals, in order.
+  const auto left = [&](std::size_t i) { return plan_.stages[i].size() - state_.finished()[i]; };
+  std::stable_sort(waiting_.begin(), waiting_.end(), [&](std::size_t a, std::size_t b) { return left(a) > left(b); });
+  std::reverse(waiting_.begin(), waiting_.end());
+}
+
+void Coordinator::serve() {
+  while (groups_at_work_ > 0) handle(mailbox_.receive(MailTo::kCoordinator));
+}
+
+void Coordinator::handle(const Mail& mail) {
+  const nlohmann::json message = nlohmann::json::parse(mail.text);
+  const std::string type = message["type"];
+  const int group = mail.source / plan_.shards;
+  if (type == "ready") {
+    hand_out(mail.source);
+  } else if (type == "progress") {
+    progress_.update(group, message["stage"], message["block"], message["iteration"], message["iterations"],
+                     message["first_loss"], message["best_loss"]);
+  } else if (type == "block") {
+    finish_block(group, message);
+  } else {
+    finish_stage(message["stage"]);
+  }
+}
+
+void Coordinator::hand_out(int worker) {
+  if (waiting_.empty()) {
+    mailbox_.send(worker, MailTo::kWorker, nlohmann::json{{"type", "end"}}.dump());
+    --groups_at_work_;
+    return;
+  }
+  const std::size_t stage = waiting_.back();
+  waiting_.pop_back();
+  mailbox_.send(worker, MailTo::kWorker,
+                nlohmann::json{{"type", "stage"}, {"stage", stage}, {"finished", state_.finished()[stage]}}.dump());
+  events_.append("stage_start", {{"stage", stage}, {"group", worker / plan_.shards}});
+}
+
+void Coordinator::finish_block(int group, const nlohmann::json& message) {
+  nlohmann::json record = message;
+  record.erase("losses");  // they go to the event log, which nobody's correctness hangs on
+  state_.journal().append(record);
+  nlohmann::json event = message;
+  event.erase("type");
+  event["group"] = group;
+  events_.append("block", event);
+  progress_.block_done(group, message["stage"], message["block"], message["first_loss"], message["best_loss"],
+                       message["seconds"]);
+}
+
+void Coordinator::finish_stage(std::int64_t stage) {
+  events_.append("stage_end", {{"stage", stage}});
+  if (keep_boundaries_) return;
+  std::error_code ignored;  // a boundary that cannot be removed costs disk, not correctness
+  std::filesystem::remove(paths_.boundary(plan_.stages[static_cast<std::size_t>(stage)].first), ignored);
+}
+
+std::thread start_coordinator(Coordinator& coordinator, std::function<void(std::exception_ptr)> on_error) {
+  return std::thread([&coordinator, on_error = std::move(on_error)] {
+    try {
+      coordinator.serve();
+    } catch (...) {
+      on_error(std::current_exception());
+    }
+  });
+}
+
+}  // namespace roundtable

@@ -1,0 +1,93 @@
+// Fingerprints of a run's inputs.
+#include "pipeline/fingerprint.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+#include <vector>
+
+#include "base/hash.h"
+#include "io/checkpoint.h"
+#include "io/file.h"
+
+namespace roundtable {
+namespace {
+
+// A shard's size, its header and 16 pieces spread over its data: hashing hundreds of gigabytes at every start would
+// cost minutes; a model that was exchanged or edited shows in these all the same.
+void update_with_file(Hasher& hasher, const std::string& path) {
+  constexpr std::uint64_t kPiece = 64 << 10;
+  constexpr std::uint64_t kPieces = 16;
+  const InputFile file(path);
+  hasher.update(std::to_string(file.size()));
+  std::vector<char> piece(kPiece);
+  for (std::uint64_t i = 0; i <= kPieces; ++i) {
+    const std::uint64_t last = file.size() > kPiece ? file.size() - kPiece : 0;
+    const std::uint64_t offset = last / kPieces * i;
+    const std::uint64_t bytes = std::min(kPiece, file.size() - offset);
+    file.read_at(offset, piece.data(), bytes);
+    hasher.update(piece.data(), bytes);
+  }
+}
+
+std::string model_digest(const std::string& directory) {
+  Hasher hasher;
+  hasher.update(read_text_file(directory + "/config.json", 16 << 20));
+  const Checkpoint checkpoint(directory);
+  std::set<std::string> files;
+  for (const std::string& name : checkpoint.names()) {
+    hasher.update(name);
+    files.insert(checkpoint.file_of(name));
+  }
+  for (const std::string& file : files) update_with_file(hasher, directory + "/" + file);
+  return hasher.digest();
+}
+
+}  // namespace
+
+nlohmann::json fingerprint(const Config& config, const Plan& plan) {
+  // Only what changes the result: paths of outputs, threads and the backend do not.
+  const auto& q = config.quantization;
+  const auto& t = config.tuning;
+  return {{"version", 1},
+          {"model", model_digest(config.model.path)},
+          {"calibration.tokens", hash_file(config.calibration.tokens)},
+          {"calibration.n_samples", config.calibration.n_samples},
+          {"calibration.seqlen", config.calibration.seqlen},
+          {"quantization.bits", q.bits},
+          {"quantization.group_size", q.group_size},
+          {"quantization.scheme", q.scheme},
+          {"quantization.enable_full_range", q.enable_full_range},
+          {"quantization.scale_dtype", q.scale_dtype},
+          {"quantization.data_type", q.data_type},
+          {"tuning.iters", t.iters},
+          {"tuning.batch_size", t.batch_size},
+          {"tuning.gradient_accumulate_steps", t.gradient_accumulate_steps},
+          {"tuning.lr", t.lr},
+          {"tuning.minmax_lr", t.minmax_lr},
+          {"tuning.use_quant_input", t.use_quant_input},
+          {"tuning.enable_minmax_tuning", t.enable_minmax_tuning},
+          {"tuning.not_use_mse", t.not_use_mse},
+          {"tuning.amp", t.amp},
+          {"tuning.sampler", t.sampler},
+          {"tuning.seed", t.seed},
+          {"output.formats", config.output.formats},
+          {"number of stages", plan.stages.size()}};
+}
+
+std::string fingerprint_difference(const nlohmann::json& old_print, const nlohmann::json& new_print) {
+  std::string names;
+  for (const auto& [key, value] : new_print.items()) {
+    if (old_print.contains(key) && old_print[key] == value) continue;
+    names += (names.empty() ? "" : ", ") + key;
+  }
+  return names;
+}
+
+std::string fingerprint_digest(const nlohmann::json& print) {
+  Hasher hasher;
+  hasher.update(print.dump());
+  return hasher.digest();
+}
+
+}  // namespace roundtable

@@ -1,0 +1,44 @@
+// What a run has finished, on disk: the only thing that a restart trusts.
+//
+// The file is a sequence of records:
+//
+//   | size u32 | checksum u64 (XXH3 of the payload) | payload: JSON text, size bytes |
+//
+// little-endian. A record is on the disk before append() returns. A torn last record (the process died while writing)
+// is cut off on opening; a record whose checksum is wrong is an error, since nothing after it can be trusted.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace roundtable {
+
+// Owned by the coordinator's process (rank 0) alone.
+class Journal {
+ public:
+  // Opens or creates `path` and reads its records. Throws Error (kBadInput) when it is damaged, (kMachine) when it
+  // cannot be read or written, or another process holds it.
+  explicit Journal(const std::string& path);
+  ~Journal();
+  Journal(const Journal&) = delete;
+  Journal& operator=(const Journal&) = delete;
+
+  // The records found on opening and appended since, in order. Each is an object with a "type".
+  const std::vector<nlohmann::json>& records() const { return records_; }
+  // The last record of a type, or null.
+  const nlohmann::json* last(const std::string& type) const;
+
+  // Safe to call from one thread at a time.
+  void append(const nlohmann::json& record);
+
+ private:
+  void lock();
+  void read_all();
+
+  std::string path_;
+  int fd_ = -1;
+  std::vector<nlohmann::json> records_;
+};
+
+}  // namespace roundtable

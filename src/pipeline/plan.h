@@ -1,0 +1,65 @@
+// What a run will do and take, decided and checked before any work.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "data/token_set.h"
+#include "model/model_config.h"
+#include "tune/block_tuner.h"
+
+namespace roundtable {
+
+// A run of consecutive blocks [first, last) that one group tunes in order.
+struct Stage {
+  std::int64_t first = 0;
+  std::int64_t last = 0;
+  std::int64_t size() const { return last - first; }
+};
+
+// The ranks of this run, as far as the plan depends on them.
+struct World {
+  int ranks = 1;
+  int ranks_a_node = 1;
+};
+
+struct Plan {
+  ModelConfig model;
+  World world;
+  int shards = 1;
+  int groups = 1;
+  std::vector<Stage> stages;
+  std::int64_t batch = 0;                   // strata: samples a step
+  BlockSchemes schemes;                     // by linear layer of a block
+  std::vector<std::string> float_reasons;   // "mlp.down_proj stays in 16 bits: ..."
+  std::vector<std::string> warnings;
+
+  // Forecast.
+  std::int64_t block_parameters = 0;        // weights of a block's linear layers
+  std::int64_t bytes_a_rank = 0;            // peak of the tuning phase, without the program itself
+  std::int64_t boundary_bytes = 0;          // disk in the run directory
+  std::int64_t output_bytes = 0;
+  std::int64_t reduced_bytes_a_step = 0;
+};
+
+// Checks the config, the model's headers and the token sets, and lays out the work. Reads headers only.
+// Throws Error (kBadInput) with the place and the mend. Not collective.
+Plan make_plan(const Config& config, const World& world);
+
+// The part of a plan that needs no files beside config.json; the same on every rank.
+Plan lay_out(const Config& config, const World& world);
+
+// For people.
+std::string describe(const Plan& plan, const Config& config);
+
+// Cuts `blocks` blocks into `stages` runs of nearly equal length, the longer ones first.
+std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages);
+
+QuantScheme scheme_of(const QuantizationSection& section);
+
+std::string human_bytes(std::int64_t bytes);
+
+}  // namespace roundtable

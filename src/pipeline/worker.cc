@@ -1,0 +1,176 @@
+// Tuning stages, block by block.
+#include "pipeline/worker.h"
+
+#include <torch/torch.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "cache/boundary_file.h"
+#include "data/sampler.h"
+#include "pipeline/shard.h"
+#include "tune/block_tuner.h"
+
+namespace roundtable {
+namespace {
+
+// One group's walk through the blocks of one stage.
+class StageWorker {
+ public:
+  StageWorker(Environment& env, Mailbox& mailbox, std::int64_t stage)
+      : env_(env),
+        mailbox_(mailbox),
+        stage_(stage),
+        range_(shard_samples(env.config.calibration.n_samples, env.plan.batch, env.plan.shards, env.grid.shard())),
+        source_(env.config.model.path),
+        context_(make_block_context(env.plan.model, env.config.calibration.seqlen, env.dtype, env.device)) {}
+
+  // `finished` blocks at the start are replayed from their shards: forward only.
+  void run(std::int64_t finished) {
+    const Stage stage = env_.plan.stages[static_cast<std::size_t>(stage_)];
+    float_chain_ = read_inputs(stage.first);
+    quantized_chain_ = float_chain_;
+    for (std::int64_t block = stage.first; block < stage.last; ++block) {
+      const bool last = block + 1 == stage.last;
+      try {
+        run_block_of_stage(block, block < stage.first + finished, last);
+      } catch (const AgreedError&) {
+        throw;
+      } catch (const Error& error) {
+        throw Error(error.code(), fmt::format("block {}: {}", block, error.what()));
+      }
+    }
+  }
+
+ private:
+  torch::Tensor read_inputs(std::int64_t first_block) {
+    const auto& calibration = env_.config.calibration;
+    const BoundaryShape shape{calibration.n_samples, calibration.seqlen, env_.plan.model.hidden_size,
+                              element_type_of(env_.dtype)};
+    torch::Tensor inputs = torch::empty({range_.size(), shape.seqlen, shape.hidden}, env_.dtype);
+    run_on_all(env_.grid.group_comm(), [&] {
+      read_boundary(env_.grid.group_comm(), env_.paths.boundary(first_block), shape, first_block, env_.fingerprint,
+                    range_, inputs.data_ptr());
+    });
+    return inputs.to(env_.device);
+  }
+
+  void run_block_of_stage(std::int64_t block, bool finished, bool last) {
+    const BlockWeights weights = load_block(source_, env_.plan.model, block, env_.grid.group_comm(), 0);
+    DecoderBlock worked = make_block(env_.plan.model, weights, env_.dtype, env_.device);
+    const torch::Tensor target = run_block(worked, float_chain_, context_, env_.config.tuning.micro_batch);
+    if (finished) {
+      set_weights(worked, block);
+    } else {
+      tune(block, weights, worked, target);
+    }
+    // Nobody reads the chains after the stage's last block.
+    if (last) return;
+    if (env_.config.tuning.use_quant_input) {
+      quantized_chain_ = run_block(worked, quantized_chain_, context_, env_.config.tuning.micro_batch);
+    }
+    float_chain_ = target;
+  }
+
+  // Replay: the weights of a block that an earlier start of this run has tuned.
+  void set_weights(DecoderBlock& block, std::int64_t index) {
+    const auto read = read_shard(env_.paths.output, env_.plan, index, env_.grid.group_comm());
+    for (std::size_t i = 0; i < read.size(); ++i) {
+      if (read[i]) block.linears()[i].weight = dequantize(*read[i], env_.dtype).to(env_.device);
+    }
+  }
+
+  void tune(std::int64_t block, const BlockWeights& weights, DecoderBlock& worked, const torch::Tensor& target) {
+    const Stopwatch watch;
+    std::vector<torch::Tensor> original;
+    for (const torch::Tensor& weight : weights.weights) original.push_back(weight.to(env_.device));
+    const auto& t = env_.config.tuning;
+    const Sampler sampler(t.sampler, env_.config.calibration.n_samples, env_.plan.batch,
+                          static_cast<std::uint64_t>(t.seed), block);
+    const TuneSettings settings{t.iters, t.micro_batch, t.lr, t.minmax_lr, t.enable_minmax_tuning, t.not_use_mse};
+    const BlockSamples samples{quantized_chain_, target, range_};
+    const TunedBlock tuned = tune_block(worked, original, env_.plan.schemes, samples, context_, sampler, settings,
+                                        env_.gradient_group(), observer(block));
+    ShardRecord shard;
+    run_on_all(env_.grid.group_comm(), [&] {
+      if (!env_.grid.leads_group()) return;
+      shard = write_shard(env_.paths.output, env_.plan, block, weights, tuned);
+      prove_shard(env_.paths.output, env_.plan, block, tuned, worked);
+    });
+    if (env_.grid.leads_group()) report(block, tuned, shard, watch.seconds());
+  }
+
+  TuneObserver observer(std::int64_t block) {
+    TuneObserver observer;
+    if (!env_.grid.leads_group()) return observer;
+    const bool first_of_stage = block == env_.plan.stages[static_cast<std::size_t>(stage_)].first;
+    if (env_.config.run.save_gradients && first_of_stage) {
+      observer.on_gradients = [this, block](const StepGradients& step) {
+        if (step.iteration == 0) write_gradients(env_.paths.gradients(block), step);
+      };
+    }
+    observer.on_iteration = [this, block](std::int64_t iteration, float first, float best) {
+      if (since_report_.seconds() < 0.5) return;
+      since_report_ = Stopwatch();
+      send({{"type", "progress"},
+            {"stage", stage_},
+            {"block", block},
+            {"iteration", iteration + 1},
+            {"iterations", env_.config.tuning.iters},
+            {"first_loss", first},
+            {"best_loss", best}});
+    };
+    return observer;
+  }
+
+  void report(std::int64_t block, const TunedBlock& tuned, const ShardRecord& shard, double seconds) {
+    send({{"type", "block"},
+          {"stage", stage_},
+          {"block", block},
+          {"file", shard.file},
+          {"digest", shard.digest},
+          {"bytes", shard.bytes},
+          {"first_loss", tuned.first_loss()},
+          {"best_loss", tuned.best_loss()},
+          {"best_iteration", tuned.best_iteration},
+          {"seconds", seconds},
+          {"losses", tuned.losses}});
+  }
+
+  void send(const nlohmann::json& message) { mailbox_.send(0, MailTo::kCoordinator, message.dump()); }
+
+  Environment& env_;
+  Mailbox& mailbox_;
+  std::int64_t stage_;
+  SampleRange range_;
+  CheckpointSource source_;
+  BlockContext context_;
+  torch::Tensor float_chain_;      // [range, seqlen, hidden]: what enters the present block of the float model
+  torch::Tensor quantized_chain_;  // what enters it of the quantized model
+  Stopwatch since_report_;
+};
+
+nlohmann::json next_order(Environment& env, Mailbox& mailbox) {
+  std::string order;
+  if (env.grid.leads_group()) {
+    mailbox.send(0, MailTo::kCoordinator, nlohmann::json{{"type", "ready"}}.dump());
+    order = mailbox.receive(MailTo::kWorker).text;
+  }
+  return nlohmann::json::parse(broadcast_text(env.grid.group_comm(), order, 0));
+}
+
+}  // namespace
+
+void work(Environment& env, Mailbox& mailbox) {
+  while (true) {
+    const nlohmann::json order = next_order(env, mailbox);
+    if (order["type"] == "end") return;
+    StageWorker(env, mailbox, order["stage"]).run(order["finished"]);
+    if (env.grid.leads_group()) {
+      mailbox.send(0, MailTo::kCoordinator, nlohmann::json{{"type", "stage"}, {"stage", order["stage"]}}.dump());
+    }
+  }
+}
+
+}  // namespace roundtable

@@ -1,0 +1,14 @@
+// A worker of the tuning phase: every rank is one. The ranks of a group work together on the stages that the group's
+// leading rank fetches from the coordinator.
+#pragma once
+
+#include "comm/mailbox.h"
+#include "pipeline/environment.h"
+
+namespace roundtable {
+
+// Works until the coordinator has no stage left. Collective over the group.
+// Throws Error with the block in its text when tuning, writing or proving fails.
+void work(Environment& env, Mailbox& mailbox);
+
+}  // namespace roundtable

@@ -1,0 +1,94 @@
+// Checks shapes and hands the arrays to the kernels of the tensors' device.
+#include "quant/fake_quant.h"
+
+#include <torch/torch.h>
+
+#include "base/error.h"
+#include "quant/fake_quant_kernels.h"
+
+namespace roundtable {
+namespace {
+
+bool is_bf16(const torch::Tensor& tensor) {
+  RT_CHECK(tensor.scalar_type() == torch::kBFloat16 || tensor.scalar_type() == torch::kFloat32);
+  return tensor.scalar_type() == torch::kBFloat16;
+}
+
+WeightArrays arrays_of(const torch::Tensor& weight, const RoundingParameters& p, const QuantScheme& scheme) {
+  RT_CHECK(weight.dim() == 2 && weight.is_contiguous() && p.v.is_contiguous());
+  RT_CHECK(p.v.sizes() == weight.sizes());
+  const std::int64_t groups = scheme.groups(weight.size(1));
+  RT_CHECK(p.min_scale.numel() == weight.size(0) * groups);
+  return {weight.const_data_ptr(),    is_bf16(weight), weight.size(0), weight.size(1), groups, p.v.data_ptr<float>(),
+          p.min_scale.data_ptr<float>(), p.max_scale.data_ptr<float>(), p.wmin.const_data_ptr<float>(),
+          p.wmax.const_data_ptr<float>()};
+}
+
+// W [out, in] as [out, G, group], the last group padded with zeros, which change neither min(W, 0) nor max(W, 0).
+torch::Tensor grouped(const torch::Tensor& weight, const QuantScheme& scheme) {
+  const std::int64_t groups = scheme.groups(weight.size(1));
+  const std::int64_t width = scheme.group_columns(weight.size(1));
+  const std::int64_t padding = groups * width - weight.size(1);
+  const torch::Tensor padded = padding == 0 ? weight : torch::constant_pad_nd(weight, {0, padding});
+  return padded.view({weight.size(0), groups, width});
+}
+
+}  // namespace
+
+RoundingParameters make_rounding_parameters(const torch::Tensor& weight, const QuantScheme& scheme) {
+  const torch::Tensor in_groups = grouped(weight, scheme);
+  RoundingParameters p;
+  p.wmin = in_groups.amin(2).clamp_max(0).to(torch::kFloat32).contiguous();
+  p.wmax = in_groups.amax(2).clamp_min(0).to(torch::kFloat32).contiguous();
+  const auto fp32 = weight.options().dtype(torch::kFloat32);
+  p.v = torch::zeros(weight.sizes(), fp32);
+  p.min_scale = torch::ones(p.wmin.sizes(), fp32);
+  p.max_scale = torch::ones(p.wmin.sizes(), fp32);
+  return p;
+}
+
+void fake_quantize(const torch::Tensor& weight, const RoundingParameters& parameters, const QuantScheme& scheme,
+                   torch::Tensor& result) {
+  RT_CHECK(result.sizes() == weight.sizes() && result.is_contiguous());
+  const auto kernel = weight.is_cuda() ? cuda::fake_quantize : cpu::fake_quantize;
+  kernel(arrays_of(weight, parameters, scheme), scheme, result.data_ptr(), is_bf16(result));
+}
+
+void sign_step(const torch::Tensor& weight, RoundingParameters& parameters, const QuantScheme& scheme,
+               const torch::Tensor& gradient, const StepSize& size) {
+  RT_CHECK(gradient.sizes() == weight.sizes() && gradient.is_contiguous());
+  const auto kernel = weight.is_cuda() ? cuda::sign_step : cpu::sign_step;
+  kernel(arrays_of(weight, parameters, scheme), scheme, gradient.const_data_ptr<float>(), size);
+}
+
+RoundingGradients rounding_gradients(const torch::Tensor& weight, const RoundingParameters& parameters,
+                                     const QuantScheme& scheme, const torch::Tensor& gradient) {
+  RT_CHECK(gradient.sizes() == weight.sizes() && gradient.is_contiguous());
+  RoundingGradients out{torch::empty_like(parameters.v), torch::empty_like(parameters.min_scale),
+                        torch::empty_like(parameters.max_scale)};
+  const auto kernel = weight.is_cuda() ? cuda::rounding_gradients : cpu::rounding_gradients;
+  kernel(arrays_of(weight, parameters, scheme), scheme, gradient.const_data_ptr<float>(),
+         {out.v.data_ptr<float>(), out.min_scale.data_ptr<float>(), out.max_scale.data_ptr<float>()});
+  return out;
+}
+
+QuantizedWeight quantize(const torch::Tensor& weight, const RoundingParameters& parameters, const QuantScheme& scheme) {
+  const auto bytes = weight.options().dtype(torch::kUInt8);
+  QuantizedWeight out{scheme, torch::empty(weight.sizes(), bytes), torch::empty_like(parameters.min_scale),
+                      torch::empty(parameters.min_scale.sizes(), bytes)};
+  const auto kernel = weight.is_cuda() ? cuda::quantize : cpu::quantize;
+  kernel(arrays_of(weight, parameters, scheme), scheme, out.q.data_ptr<std::uint8_t>(), out.scale.data_ptr<float>(),
+         out.zero_point.data_ptr<std::uint8_t>());
+  return out;
+}
+
+torch::Tensor dequantize(const QuantizedWeight& weight, torch::ScalarType dtype) {
+  const std::int64_t columns = weight.q.size(1);
+  const std::int64_t width = weight.scheme.group_columns(columns);
+  const auto spread = [&](const torch::Tensor& of_groups) {
+    return of_groups.to(torch::kFloat32).repeat_interleave(width, 1).narrow(1, 0, columns);
+  };
+  return spread(weight.scale).mul(weight.q.to(torch::kFloat32).sub(spread(weight.zero_point))).to(dtype);
+}
+
+}  // namespace roundtable

@@ -1,0 +1,64 @@
+// Fake quantization of whole weight matrices, on the CPU or on CUDA: wherever the tensors are.
+// The arithmetic is in fake_quant_math.h.
+#pragma once
+
+#include <torch/types.h>
+
+#include "quant/scheme.h"
+
+namespace roundtable {
+
+// What is tuned of one weight matrix W [out, in], and the ranges that its grids come from. G = groups a row.
+struct RoundingParameters {
+  torch::Tensor v;          // [out, in] fp32, added before rounding; starts at 0
+  torch::Tensor min_scale;  // [out, G]  fp32 in [0, 1]; starts at 1
+  torch::Tensor max_scale;  // [out, G]  fp32 in [0, 1]; starts at 1
+  torch::Tensor wmin;       // [out, G]  fp32, min(W, 0) of each group
+  torch::Tensor wmax;       // [out, G]  fp32, max(W, 0) of each group
+};
+
+// A quantized matrix: dequantized weight = scale * (q - zero_point), group by group.
+struct QuantizedWeight {
+  QuantScheme scheme;
+  torch::Tensor q;           // [out, in] uint8, in [0, 2^bits - 1]
+  torch::Tensor scale;       // [out, G]  fp32 (values representable in fp16 where the scheme says so)
+  torch::Tensor zero_point;  // [out, G]  uint8
+};
+
+// dL/dp for the three tuned parameters, in the shapes of RoundingParameters.
+struct RoundingGradients {
+  torch::Tensor v;
+  torch::Tensor min_scale;
+  torch::Tensor max_scale;
+};
+
+// The gradients of a step, and how far it goes.
+struct StepSize {
+  float lr = 0;          // for v
+  float minmax_lr = 0;   // for min_scale and max_scale; 0 leaves them
+};
+
+// Every function takes a contiguous weight [out, in] in fp32 or bf16 and works on the weight's device.
+
+RoundingParameters make_rounding_parameters(const torch::Tensor& weight, const QuantScheme& scheme);
+
+// `result` [out, in], fp32 or bf16, = the dequantized weight under the present parameters.
+void fake_quantize(const torch::Tensor& weight, const RoundingParameters& parameters, const QuantScheme& scheme,
+                   torch::Tensor& result);
+
+// One signed-gradient step (SignRound, equation 6: p -= lr * sign(dL/dp)) for all three parameters from
+// `gradient` = dL/dWq, [out, in] fp32. In place.
+void sign_step(const torch::Tensor& weight, RoundingParameters& parameters, const QuantScheme& scheme,
+               const torch::Tensor& gradient, const StepSize& size);
+
+// The gradients that sign_step takes the signs of.
+RoundingGradients rounding_gradients(const torch::Tensor& weight, const RoundingParameters& parameters,
+                                     const QuantScheme& scheme, const torch::Tensor& gradient);
+
+// The integers, scales and zero points under the present parameters.
+QuantizedWeight quantize(const torch::Tensor& weight, const RoundingParameters& parameters, const QuantScheme& scheme);
+
+// scale * (q - zero_point), rounded once to `dtype`: the same bits as fake_quantize gave.
+torch::Tensor dequantize(const QuantizedWeight& weight, torch::ScalarType dtype);
+
+}  // namespace roundtable

@@ -1,0 +1,173 @@
+// Fake quantization on CUDA: a warp a group, its lanes along the group's weights.
+// Not run where there is no GPU; tests/quant/fake_quant_cuda_test.cc (label gpu) holds it against the CPU's results.
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_bf16.h>
+
+#include "quant/fake_quant_kernels.h"
+#include "quant/fake_quant_math.h"
+
+namespace roundtable::cuda {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr int kWarpsABlock = 8;
+
+__device__ inline float load(float x) { return x; }
+__device__ inline float load(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline void store(float x, float& out) { out = x; }
+__device__ inline void store(float x, __nv_bfloat16& out) { out = __float2bfloat16_rn(x); }
+
+// The group of this warp; `size` is 0 for warps past the last group.
+struct Group {
+  std::int64_t offset;
+  std::int64_t size;
+  std::int64_t index;
+  int lane;
+};
+
+__device__ inline Group group_of_warp(const WeightArrays& a, std::int64_t width) {
+  const std::int64_t index = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
+  if (index >= a.rows * a.groups) return {0, 0, 0, 0};
+  const std::int64_t row = index / a.groups;
+  const std::int64_t column = (index - row * a.groups) * width;
+  const std::int64_t left = a.columns - column;
+  return {row * a.columns + column, left < width ? left : width, index, static_cast<int>(threadIdx.x % kWarp)};
+}
+
+__device__ inline GroupGrid grid_of(const WeightArrays& a, const QuantScheme& scheme, std::int64_t index) {
+  return group_grid(scheme, {a.wmin[index], a.wmax[index], a.min_scale[index], a.max_scale[index]});
+}
+
+__device__ inline float warp_sum(float x) {
+  for (int step = kWarp / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+  return x;
+}
+
+template <class W, class R>
+__global__ void fake_quantize_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, R* result) {
+  const Group group = group_of_warp(a, width);
+  if (group.size == 0) return;
+  const GroupGrid grid = grid_of(a, scheme, group.index);
+  const W* weight = static_cast<const W*>(a.weight);
+  for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += kWarp) {
+    store(grid.scale * clamped(grid, rounded(grid, load(weight[i]), a.v[i])), result[i]);
+  }
+}
+
+// The step (out == nullptr) or the gradients themselves, which share everything but the last line.
+template <class W>
+__global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, const float* gradient,
+                                StepSize size, GradientArrays out) {
+  const Group group = group_of_warp(a, width);
+  if (group.size == 0) return;
+  const GroupGrid grid = grid_of(a, scheme, group.index);
+  const W* weight = static_cast<const W*>(a.weight);
+  float dscale = 0;
+  float dzero = 0;
+  for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += kWarp) {
+    const WeightGradient one = weight_gradient(grid, load(weight[i]), a.v[i], gradient[i]);
+    dscale += one.dscale;
+    dzero += one.dzero;
+    if (out.v != nullptr) {
+      out.v[i] = one.dv;
+    } else {
+      a.v[i] -= size.lr * sign_of(one.dv);
+    }
+  }
+  dscale = warp_sum(dscale);
+  dzero = warp_sum(dzero);
+  if (group.lane != 0) return;
+  const RangeGradient d = range_gradient(grid, dscale, dzero);
+  if (out.v != nullptr) {
+    out.min_scale[group.index] = d.dmin_scale;
+    out.max_scale[group.index] = d.dmax_scale;
+  } else if (size.minmax_lr != 0) {
+    a.min_scale[group.index] = stepped_scale(a.min_scale[group.index], d.dmin_scale, size.minmax_lr);
+    a.max_scale[group.index] = stepped_scale(a.max_scale[group.index], d.dmax_scale, size.minmax_lr);
+  }
+}
+
+template <class W>
+__global__ void quantize_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, std::uint8_t* q, float* scale,
+                                std::uint8_t* zero_point) {
+  const Group group = group_of_warp(a, width);
+  if (group.size == 0) return;
+  const GroupGrid grid = grid_of(a, scheme, group.index);
+  const W* weight = static_cast<const W*>(a.weight);
+  for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += kWarp) {
+    q[i] = static_cast<std::uint8_t>(clamped(grid, rounded(grid, load(weight[i]), a.v[i])) + grid.zero_point);
+  }
+  if (group.lane != 0) return;
+  scale[group.index] = grid.scale;
+  zero_point[group.index] = static_cast<std::uint8_t>(grid.zero_point);
+}
+
+unsigned blocks_for(const WeightArrays& a) {
+  return static_cast<unsigned>((a.rows * a.groups + kWarpsABlock - 1) / kWarpsABlock);
+}
+
+constexpr unsigned kThreads = kWarp * kWarpsABlock;
+
+}  // namespace
+
+void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* result, bool result_is_bf16) {
+  const std::int64_t width = scheme.group_columns(a.columns);
+  const auto stream = c10::cuda::getCurrentCUDAStream().stream();
+  const auto launch = [&](auto* weight, auto* out) {
+    using W = std::remove_pointer_t<decltype(weight)>;
+    fake_quantize_kernel<W><<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, out);
+  };
+  const auto launch_for = [&](auto* weight) {
+    if (result_is_bf16) {
+      launch(weight, static_cast<__nv_bfloat16*>(result));
+    } else {
+      launch(weight, static_cast<float*>(result));
+    }
+  };
+  if (a.weight_is_bf16) {
+    launch_for(static_cast<__nv_bfloat16*>(nullptr));
+  } else {
+    launch_for(static_cast<float*>(nullptr));
+  }
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+namespace {
+
+void launch_gradient(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size,
+                     const GradientArrays& out) {
+  const std::int64_t width = scheme.group_columns(a.columns);
+  const auto stream = c10::cuda::getCurrentCUDAStream().stream();
+  if (a.weight_is_bf16) {
+    gradient_kernel<__nv_bfloat16><<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, gradient, size, out);
+  } else {
+    gradient_kernel<float><<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, gradient, size, out);
+  }
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+}  // namespace
+
+void sign_step(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size) {
+  launch_gradient(a, scheme, gradient, size, GradientArrays{nullptr, nullptr, nullptr});
+}
+
+void rounding_gradients(const WeightArrays& a, const QuantScheme& scheme, const float* gradient,
+                        const GradientArrays& out) {
+  launch_gradient(a, scheme, gradient, StepSize{}, out);
+}
+
+void quantize(const WeightArrays& a, const QuantScheme& scheme, std::uint8_t* q, float* scale,
+              std::uint8_t* zero_point) {
+  const std::int64_t width = scheme.group_columns(a.columns);
+  const auto stream = c10::cuda::getCurrentCUDAStream().stream();
+  if (a.weight_is_bf16) {
+    quantize_kernel<__nv_bfloat16><<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, q, scale, zero_point);
+  } else {
+    quantize_kernel<float><<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, q, scale, zero_point);
+  }
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+}  // namespace roundtable::cuda

@@ -1,0 +1,46 @@
+// The kernels behind fake_quant.h, once for the CPU (fake_quant_cpu.cc) and once for CUDA (fake_quant_cuda.cu).
+#pragma once
+
+#include "quant/fake_quant.h"
+
+namespace roundtable {
+
+// Raw arrays of one weight matrix; all row-major and contiguous.
+struct WeightArrays {
+  const void* weight;     // [rows, columns], bf16 or fp32
+  bool weight_is_bf16;
+  std::int64_t rows;
+  std::int64_t columns;
+  std::int64_t groups;    // a row
+  float* v;               // [rows, columns]
+  float* min_scale;       // [rows, groups]
+  float* max_scale;
+  const float* wmin;
+  const float* wmax;
+};
+
+// Where rounding_gradients leaves its results; sign_step needs none.
+struct GradientArrays {
+  float* v;
+  float* min_scale;
+  float* max_scale;
+};
+
+#define ROUNDTABLE_DECLARE_KERNELS                                                                              \
+  void fake_quantize(const WeightArrays& arrays, const QuantScheme& scheme, void* result, bool result_is_bf16); \
+  void sign_step(const WeightArrays& arrays, const QuantScheme& scheme, const float* gradient,                  \
+                 const StepSize& size);                                                                         \
+  void rounding_gradients(const WeightArrays& arrays, const QuantScheme& scheme, const float* gradient,         \
+                          const GradientArrays& out);                                                           \
+  void quantize(const WeightArrays& arrays, const QuantScheme& scheme, std::uint8_t* q, float* scale,           \
+                std::uint8_t* zero_point);
+
+namespace cpu {
+ROUNDTABLE_DECLARE_KERNELS
+}
+namespace cuda {
+ROUNDTABLE_DECLARE_KERNELS
+}
+#undef ROUNDTABLE_DECLARE_KERNELS
+
+}  // namespace roundtable

@@ -1,0 +1,161 @@
+// The arithmetic of fake quantization, one group or one weight at a time, shared by the CPU and the CUDA source.
+//
+// Sources: SignRound (arXiv 2309.05516, equations 2 to 5) and auto-round 0.16.1, data_type/int.py (quant_tensor_sym,
+// quant_tensor_asym), whose results these functions reproduce. Per group of weights W:
+//
+//   asym  s = fp16((wmax*max_scale - wmin*min_scale) / (2^b - 1)), s >= 1e-5
+//         z = round(-wmin*min_scale / s)
+//         q = clamp(round(W/s + v) + z, 0, 2^b - 1),             Wq = s * (q - z)
+//   sym   M = 2^(b-1), a = -wmin*min_scale, c = wmax*max_scale
+//         s = fp16((c < a ? +1 : -1) * max(a, c) / M), |s| >= 1e-5, sign kept
+//         q = clamp(round(W/s + v), -M, M - 1),                  Wq = s * q, stored with z = M
+//         restricted range: s = fp16(max(a, c) / (M - 1/2))
+//
+// round is half to even, its gradient 1 (straight through); so is the gradient of fp16().
+// Both schemes clamp round(W/s + v) to [low, high] and scale it: asym has low = -z and high = 2^b - 1 - z.
+#pragma once
+
+#include <c10/macros/Macros.h>
+#include <c10/util/Half.h>
+
+#include <cmath>
+
+#include "quant/scheme.h"
+
+namespace roundtable {
+
+// The least magnitude of a scale: auto-round's q_scale_thresh, which depends on the scale's dtype.
+C10_HOST_DEVICE inline float least_scale(const QuantScheme& scheme) { return scheme.fp16_scale ? 1e-5f : 1e-8f; }
+
+// What is fixed when a group is wrapped, and what is tuned of it.
+struct GroupRange {
+  float wmin;  // min(W, 0)
+  float wmax;  // max(W, 0)
+  float min_scale;
+  float max_scale;
+};
+
+// The grid of one group, and its derivatives for the backward pass.
+struct GroupGrid {
+  float scale;
+  float zero_point;      // as stored: in [0, 2^b - 1]
+  float low;             // bounds of round(W/s + v)
+  float high;
+  float dscale_dmin;     // ds / d min_scale
+  float dscale_dmax;     // ds / d max_scale
+  float dzero_dmin;      // dz / d min_scale, through s as well
+  float dzero_dmax;
+};
+
+C10_HOST_DEVICE inline float round_scale(const QuantScheme& scheme, float scale) {
+  return scheme.fp16_scale ? static_cast<float>(static_cast<c10::Half>(scale)) : scale;
+}
+
+C10_HOST_DEVICE inline GroupGrid symmetric_grid(const QuantScheme& scheme, const GroupRange& range) {
+  const float levels = static_cast<float>(1 << (scheme.bits - 1));  // M
+  const float least = least_scale(scheme);
+  const float a = -range.wmin * range.min_scale;
+  const float c = range.wmax * range.max_scale;
+  const float divisor = scheme.full_range ? levels : levels - 0.5f;
+  const float sign = scheme.full_range && !(c < a) ? -1.0f : 1.0f;
+  const float largest = a > c ? a : c;
+  const float raw = round_scale(scheme, sign * largest / divisor);
+
+  GroupGrid grid{};
+  const bool held = raw < 0 ? raw > -least : raw < least;
+  grid.scale = !held ? raw : (raw < 0 ? -least : least);
+  grid.zero_point = levels;
+  grid.low = -levels;
+  grid.high = levels - 1;
+  if (!held) {
+    // max() shares the gradient of a tie evenly, as torch.max does.
+    const float share_a = a > c ? 1.0f : (a == c ? 0.5f : 0.0f);
+    grid.dscale_dmin = sign / divisor * share_a * -range.wmin;
+    grid.dscale_dmax = sign / divisor * (1.0f - share_a) * range.wmax;
+  }
+  return grid;
+}
+
+C10_HOST_DEVICE inline GroupGrid asymmetric_grid(const QuantScheme& scheme, const GroupRange& range) {
+  const float top = static_cast<float>((1 << scheme.bits) - 1);
+  const float least = least_scale(scheme);
+  const float low_end = range.wmin * range.min_scale;
+  const float raw = round_scale(scheme, (range.wmax * range.max_scale - low_end) / top);
+
+  GroupGrid grid{};
+  const bool held = raw < least;
+  grid.scale = held ? least : raw;
+  if (!held) {
+    grid.dscale_dmin = -range.wmin / top;
+    grid.dscale_dmax = range.wmax / top;
+  }
+  const float zero = rintf(-low_end / grid.scale);
+  grid.zero_point = zero;
+  const float dzero_dscale = low_end / (grid.scale * grid.scale);
+  grid.dzero_dmin = -range.wmin / grid.scale + dzero_dscale * grid.dscale_dmin;
+  grid.dzero_dmax = dzero_dscale * grid.dscale_dmax;
+  const float least_zero = static_cast<float>(scheme.min_zero_point);
+  if (zero < least_zero || zero > top) {
+    // Above: -wmin*min_scale/s exceeds 2^b - 1 only by the rounding of s to half precision.
+    grid.zero_point = zero < least_zero ? least_zero : top;
+    grid.dzero_dmin = 0;
+    grid.dzero_dmax = 0;
+  }
+  grid.low = -grid.zero_point;
+  grid.high = top - grid.zero_point;
+  return grid;
+}
+
+C10_HOST_DEVICE inline GroupGrid group_grid(const QuantScheme& scheme, const GroupRange& range) {
+  return scheme.symmetric ? symmetric_grid(scheme, range) : asymmetric_grid(scheme, range);
+}
+
+// round(W/s + v), not yet clamped.
+C10_HOST_DEVICE inline float rounded(const GroupGrid& grid, float weight, float v) {
+  return rintf(weight / grid.scale + v);
+}
+
+C10_HOST_DEVICE inline float clamped(const GroupGrid& grid, float value) {
+  return value < grid.low ? grid.low : (value > grid.high ? grid.high : value);
+}
+
+// Contribution of one weight, with gradient g = dL/dWq, to the gradients of its group's scale and zero point:
+//   inside the clamp   dWq/dv = s, dWq/ds = q - W/s, dWq/dz = 0        (q counted from the zero point)
+//   outside            dWq/dv = 0, dWq/ds = q,       dWq/dz = -s
+struct WeightGradient {
+  float dv;
+  float dscale;
+  float dzero;
+};
+
+C10_HOST_DEVICE inline WeightGradient weight_gradient(const GroupGrid& grid, float weight, float v, float g) {
+  const float ratio = weight / grid.scale;
+  const float value = rintf(ratio + v);
+  const bool inside = value >= grid.low && value <= grid.high;
+  const float q = clamped(grid, value);
+  WeightGradient out;
+  out.dv = inside ? g * grid.scale : 0.0f;
+  out.dscale = g * (inside ? q - ratio : q);
+  out.dzero = inside ? 0.0f : -g * grid.scale;
+  return out;
+}
+
+struct RangeGradient {
+  float dmin_scale;
+  float dmax_scale;
+};
+
+// Chain rule from the group's sums of dscale and dzero to its two tuned scales.
+C10_HOST_DEVICE inline RangeGradient range_gradient(const GroupGrid& grid, float dscale, float dzero) {
+  return {dscale * grid.dscale_dmin + dzero * grid.dzero_dmin, dscale * grid.dscale_dmax + dzero * grid.dzero_dmax};
+}
+
+C10_HOST_DEVICE inline float sign_of(float x) { return x > 0 ? 1.0f : (x < 0 ? -1.0f : 0.0f); }
+
+// p - lr * sign(dL/dp), kept in [0, 1]: min_scale and max_scale.
+C10_HOST_DEVICE inline float stepped_scale(float value, float gradient, float lr) {
+  const float next = value - lr * sign_of(gradient);
+  return next < 0.0f ? 0.0f : (next > 1.0f ? 1.0f : next);
+}
+
+}  // namespace roundtable

@@ -1,0 +1,16 @@
+// Stands in for fake_quant_cuda.cu in builds without a CUDA toolkit: no tensor can be on a CUDA device there.
+#include "base/error.h"
+#include "quant/fake_quant_kernels.h"
+
+namespace roundtable::cuda {
+
+void fake_quantize(const WeightArrays&, const QuantScheme&, void*, bool) { RT_CHECK(false && "no CUDA"); }
+void sign_step(const WeightArrays&, const QuantScheme&, const float*, const StepSize&) { RT_CHECK(false && "no CUDA"); }
+void rounding_gradients(const WeightArrays&, const QuantScheme&, const float*, const GradientArrays&) {
+  RT_CHECK(false && "no CUDA");
+}
+void quantize(const WeightArrays&, const QuantScheme&, std::uint8_t*, float*, std::uint8_t*) {
+  RT_CHECK(false && "no CUDA");
+}
+
+}  // namespace roundtable::cuda

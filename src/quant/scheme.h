@@ -1,0 +1,26 @@
+// How a weight matrix is quantized: bits, groups and the grid of each group.
+#pragma once
+
+#include <cstdint>
+
+namespace roundtable {
+
+struct QuantScheme {
+  int bits = 4;                     // 2, 3, 4 or 8
+  std::int64_t group_size = 128;    // along the input dimension; -1 for one group a row
+  bool symmetric = true;
+  bool full_range = true;           // symmetric only
+  bool fp16_scale = true;           // scales are rounded to half precision; fp32 otherwise
+  int min_zero_point = 0;           // asymmetric only: the least zero point that the output format can hold
+
+  // Groups a row of `columns` weights; the last one is shorter where group_size does not divide.
+  std::int64_t groups(std::int64_t columns) const {
+    const std::int64_t size = group_columns(columns);
+    return (columns + size - 1) / size;
+  }
+  std::int64_t group_columns(std::int64_t columns) const {
+    return group_size < 0 || group_size > columns ? columns : group_size;
+  }
+};
+
+}  // namespace roundtable
