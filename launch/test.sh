@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Installs, builds and runs every test. Further arguments go to ctest:
+#   launch/test.sh            everything
+#   launch/test.sh -L mpi     one kind (unit, mpi, e2e, peer, slurm, gpu)
+source "$(dirname "$0")/common.sh"
+
+"$root/launch/setup.sh" --peer
+say "testing"
+exec ctest --test-dir "$build" --output-on-failure "$@"
