@@ -2,70 +2,120 @@
 // overrides, `--help` and the resolved dump, so that a key is declared once.
 //
 // Names are AutoRound's (auto-round 0.16.1) wherever it has one.
+//
+// Visitor protocol:
+//   visitor("key", field, "help", constraint)   for a key; the field's present value is the default
+//   visitor.section("name", struct, "help")     for a section
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "config/constraint.h"
 
 namespace roundtable {
 
-// Visitor protocol: visitor("key", field, "help", constraint), see config/constraint.h.
+// Bounds far above any use, so that products of two or three counts stay inside 64 bits.
+inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 20;
+inline constexpr std::int64_t kMaxSamples = std::int64_t{1} << 24;
 
 struct ModelSection {
-  std::string path;  // a Hugging Face model directory
+  std::string path;
 
   template <class Visitor>
-  void visit(Visitor& v);
+  void visit(Visitor& v) {
+    v("path", path, "a Hugging Face model directory (required)", any_text());
+  }
+  bool operator==(const ModelSection&) const = default;
 };
 
 struct CalibrationSection {
-  std::string tokens;           // token set made by launch/prepare_calibration.py
+  std::string tokens;
   std::int64_t n_samples = 128;
   std::int64_t seqlen = 2048;
 
   template <class Visitor>
-  void visit(Visitor& v);
+  void visit(Visitor& v) {
+    v("tokens", tokens, "token set made by launch/prepare_calibration.py (required by quantize)", any_text());
+    v("n_samples", n_samples, "calibration samples", whole_from(1, kMaxSamples));
+    v("seqlen", seqlen, "tokens a sample", whole_from(1, kMaxCount));
+  }
+  bool operator==(const CalibrationSection&) const = default;
 };
 
 struct QuantizationSection {
   std::int64_t bits = 4;
-  std::int64_t group_size = 128;   // -1: one group a channel
-  std::string scheme = "sym";      // sym | asym
-  bool enable_full_range = true;   // sym only
+  std::int64_t group_size = 128;
+  std::string scheme = "sym";
+  bool enable_full_range = true;
   std::string scale_dtype = "fp16";
   std::string data_type = "int";
 
   template <class Visitor>
-  void visit(Visitor& v);
+  void visit(Visitor& v) {
+    v("bits", bits, "bits a weight", one_of<std::int64_t>({2, 3, 4, 8}));
+    v("group_size", group_size, "weights that share a scale, along the input dimension; -1: a whole channel",
+      special_or_from(-1, 1, kMaxCount));
+    v("scheme", scheme, "symmetric, or asymmetric with a zero point", one_of<std::string>({"sym", "asym"}));
+    v("enable_full_range", enable_full_range, "sym: use the lowest integer too, with scales of either sign",
+      true_or_false());
+    v("scale_dtype", scale_dtype, "type that scales are rounded to", one_of<std::string>({"fp16", "fp32"}));
+    v("data_type", data_type, "type of a quantized weight", one_of<std::string>({"int"}));
+  }
+  bool operator==(const QuantizationSection&) const = default;
 };
 
 struct TuningSection {
-  std::int64_t iters = 200;        // 0: rounding to nearest
+  std::int64_t iters = 200;
   std::int64_t batch_size = 8;
   std::int64_t gradient_accumulate_steps = 1;
-  double lr = 0;                   // 0: 1 / iters
-  double minmax_lr = 0;            // 0: lr
+  double lr = 0;
+  double minmax_lr = 0;
   bool use_quant_input = true;
   bool enable_minmax_tuning = true;
-  bool not_use_mse = false;        // keep the last parameters, not the best
-  bool amp = true;                 // forward and backward in bf16
-  std::string sampler = "strata";  // strata | rand
+  bool not_use_mse = false;
+  bool amp = true;
+  std::string sampler = "strata";
   std::int64_t seed = 42;
-  std::int64_t micro_batch = 0;    // samples a forward pass; 0: a rank's whole share of a batch
+  std::int64_t micro_batch = 0;
 
   template <class Visitor>
-  void visit(Visitor& v);
+  void visit(Visitor& v) {
+    v("iters", iters, "steps a block; 0: rounding to nearest", whole_from(0, kMaxCount));
+    v("batch_size", batch_size, "samples a batch, over all ranks of a group", whole_from(1, kMaxCount));
+    v("gradient_accumulate_steps", gradient_accumulate_steps, "batches a step", whole_from(1, kMaxCount));
+    v("lr", lr, "step of the rounding; 0: 1 / iters", finite_from(0));
+    v("minmax_lr", minmax_lr, "step of the scales; 0: lr", finite_from(0));
+    v("use_quant_input", use_quant_input, "feed a block the quantized output of the blocks before it, inside a stage",
+      true_or_false());
+    v("enable_minmax_tuning", enable_minmax_tuning, "tune the scales too", true_or_false());
+    v("not_use_mse", not_use_mse, "keep the last step's parameters, not those of the lowest loss", true_or_false());
+    v("amp", amp, "forward and backward passes in bf16", true_or_false());
+    v("sampler", sampler, "samples of a step: one of each stratum, or drawn from the whole set",
+      one_of<std::string>({"strata", "rand"}));
+    v("seed", seed, "seed of the sampler", whole_from(0));
+    v("micro_batch", micro_batch, "samples a forward pass; 0: a rank's whole share of a batch",
+      whole_from(0, kMaxCount));
+  }
+  bool operator==(const TuningSection&) const = default;
 };
 
 struct ParallelSection {
-  std::int64_t shards = 0;        // ranks a group; 0: as many of a node's ranks as divide the strata
-  std::int64_t stages = 0;        // 0: one a group
-  std::int64_t threads = 0;       // threads a rank; 0: a fair share of the node's cores
-  std::string backend = "auto";   // auto | mpi | nccl
+  std::int64_t shards = 0;
+  std::int64_t stages = 0;
+  std::int64_t threads = 0;
+  std::string backend = "auto";
 
   template <class Visitor>
-  void visit(Visitor& v);
+  void visit(Visitor& v) {
+    v("shards", shards, "ranks a group; 0: as many of a node's ranks as divide the strata", whole_from(0, kMaxCount));
+    v("stages", stages, "runs of blocks handed to groups; 0: one a group", whole_from(0, kMaxCount));
+    v("threads", threads, "threads a rank; 0: a fair share of the node's cores", whole_from(0, kMaxCount));
+    v("backend", backend, "what carries gradients and weights", one_of<std::string>({"auto", "mpi", "nccl"}));
+  }
+  bool operator==(const ParallelSection&) const = default;
 };
 
 struct OutputSection {
@@ -73,17 +123,27 @@ struct OutputSection {
   std::vector<std::string> formats = {"auto_round:auto_gptq"};
 
   template <class Visitor>
-  void visit(Visitor& v);
+  void visit(Visitor& v) {
+    v("path", path, "directory of the quantized checkpoint (required by quantize)", any_text());
+    v("formats", formats, "checkpoint formats to write", list_of(one_of<std::string>({"auto_round:auto_gptq"})));
+  }
+  bool operator==(const OutputSection&) const = default;
 };
 
 struct RunSection {
-  std::string directory;          // journal, boundaries, events; empty: output.path + ".run"
-  std::string eval_tokens;        // token set for perplexity; empty: none is measured
+  std::string directory;
+  std::string eval_tokens;
   bool keep_boundaries = false;
-  bool save_gradients = false;    // keep each stage's first gradients, before the sign step
+  bool save_gradients = false;
 
   template <class Visitor>
-  void visit(Visitor& v);
+  void visit(Visitor& v) {
+    v("directory", directory, "journal, boundaries and events; empty: output.path + \".run\"", any_text());
+    v("eval_tokens", eval_tokens, "token set for perplexity; empty: none is measured", any_text());
+    v("keep_boundaries", keep_boundaries, "keep the boundary files after the run", true_or_false());
+    v("save_gradients", save_gradients, "keep each stage's first gradients, before the sign step", true_or_false());
+  }
+  bool operator==(const RunSection&) const = default;
 };
 
 struct Config {
@@ -96,18 +156,34 @@ struct Config {
   RunSection run;
 
   template <class Visitor>
-  void visit(Visitor& v);
+  void visit(Visitor& v) {
+    v.section("model", model, "the model to quantize");
+    v.section("calibration", calibration, "the samples it is tuned on");
+    v.section("quantization", quantization, "the form of the quantized weights");
+    v.section("tuning", tuning, "signed gradient descent on the rounding");
+    v.section("parallel", parallel, "how ranks are used; none of these changes the result, but for stages");
+    v.section("output", output, "what is written");
+    v.section("run", run, "files of the run itself, and evaluation");
+  }
+  bool operator==(const Config&) const = default;
 };
 
-// Reads `path` (YAML) and then applies `overrides` ("section.key=value", in order). Every key is checked against its
-// type and range. Relative paths stay as written (relative to the working directory).
+// Reads `path` (YAML) and then applies `overrides` ("section.key=value", in order; the value is taken as it stands, a
+// list as "a,b"). Every key is checked against its type and range, and model.path must be set. Relative paths stay as
+// written (relative to the working directory).
 // Throws Error (kBadInput) with file, line, key and the valid keys or values.
 Config load_config(const std::string& path, const std::vector<std::string>& overrides);
+
+// The same from text in memory, such as another process's to_yaml(); `place` names it in errors.
+Config parse_config(const std::string& text, const std::string& place, const std::vector<std::string>& overrides = {});
+
+// Throws Error (kBadInput) when the text key ("output.path") is empty; `place` names the config file.
+void require(const Config& config, std::string_view key, std::string_view place);
 
 // The whole config as YAML that load_config reads back to the same values.
 std::string to_yaml(const Config& config);
 
-// A table of every key, its default and its meaning, for `--help`.
+// A table of every key, its default, its meaning and its values, for `--help`.
 std::string describe_keys();
 
 }  // namespace roundtable

@@ -1,0 +1,70 @@
+// What values a key takes: a test, and the words for it in `--help` and in error messages.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace roundtable {
+
+template <class T>
+struct Constraint {
+  std::string values;  // fits after "expected": "a whole number from 1 to 8"
+  std::function<bool(const T&)> holds;
+};
+
+inline Constraint<bool> true_or_false() {
+  return {"true or false", [](bool) { return true; }};
+}
+
+inline Constraint<std::string> any_text() {
+  return {"text", [](const std::string&) { return true; }};
+}
+
+template <class T>
+Constraint<T> one_of(const std::vector<T>& choices) {
+  std::string words;
+  for (std::size_t i = 0; i < choices.size(); ++i) {
+    words += fmt::format("{}{}", i == 0 ? "" : i + 1 == choices.size() ? " or " : ", ", choices[i]);
+  }
+  return {words,
+          [choices](const T& value) { return std::find(choices.begin(), choices.end(), value) != choices.end(); }};
+}
+
+inline Constraint<std::int64_t> whole_from(std::int64_t least, std::int64_t most) {
+  return {fmt::format("a whole number from {} to {}", least, most),
+          [=](std::int64_t value) { return least <= value && value <= most; }};
+}
+
+inline Constraint<std::int64_t> whole_from(std::int64_t least) {
+  return {fmt::format("a whole number of at least {}", least), [=](std::int64_t value) { return least <= value; }};
+}
+
+// `special` stands outside the range and means something of its own.
+inline Constraint<std::int64_t> special_or_from(std::int64_t special, std::int64_t least, std::int64_t most) {
+  const auto range = whole_from(least, most);
+  return {fmt::format("{} or {}", special, range.values),
+          [=](std::int64_t value) { return value == special || range.holds(value); }};
+}
+
+inline Constraint<double> finite_from(double least) {
+  return {fmt::format("a number of at least {}", least),
+          [=](double value) { return std::isfinite(value) && value >= least; }};
+}
+
+// At least one item, no item twice.
+template <class T>
+Constraint<std::vector<T>> list_of(const Constraint<T>& item) {
+  return {fmt::format("a list of different items, each {}", item.values), [=](std::vector<T> items) {
+            if (items.empty() || !std::all_of(items.begin(), items.end(), item.holds)) return false;
+            std::sort(items.begin(), items.end());
+            return std::adjacent_find(items.begin(), items.end()) == items.end();
+          }};
+}
+
+}  // namespace roundtable

@@ -1,0 +1,19 @@
+// Words for error messages, and the check that input is text at all.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace roundtable {
+
+// UTF-8 without control characters other than tab and line ends.
+bool is_text(std::string_view bytes);
+
+// One line, in single quotes: control characters escaped, cut after some 60 bytes.
+std::string shown(std::string_view text);
+
+// The candidate a user who wrote `word` most likely meant; empty when none is near.
+std::string nearest(std::string_view word, const std::vector<std::string>& candidates);
+
+}  // namespace roundtable
