@@ -371,7 +371,7 @@ Config parse_config(const std::string& text, const std::string& place, const std
   Config config;
   apply_document(config, parse_yaml(text, place), place);
   for (const auto& option : overrides) apply_override(config, option);
-  require(config, "model.path", place);
+  require_keys(config, {"model.path"}, place);
   return config;
 }
 
@@ -379,14 +379,16 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
   return parse_config(read_file(path), path, overrides);
 }
 
-void require(const Config& config, std::string_view key, std::string_view place) {
+void require_keys(const Config& config, const std::vector<std::string>& keys, std::string_view place) {
   Config copy = config;
-  TextFinder finder{key, {}};
-  copy.visit(finder);
-  RT_CHECK(finder.found != nullptr);
-  if (finder.found->empty()) {
-    throw bad_input(fmt::format("{}: {}", place, key), "is not set",
-                    fmt::format("write it there, or add --set {}=VALUE", key));
+  for (const auto& key : keys) {
+    TextFinder finder{key, {}};
+    copy.visit(finder);
+    RT_CHECK(finder.found != nullptr);
+    if (finder.found->empty()) {
+      throw bad_input(fmt::format("{}: {}", place, key), "is not set",
+                      fmt::format("write it there, or add --set {}=VALUE", key));
+    }
   }
 }
 

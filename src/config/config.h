@@ -133,6 +133,7 @@ struct OutputSection {
 struct RunSection {
   std::string directory;
   std::string eval_tokens;
+  std::string logits;
   bool keep_boundaries = false;
   bool save_gradients = false;
 
@@ -140,6 +141,7 @@ struct RunSection {
   void visit(Visitor& v) {
     v("directory", directory, "journal, boundaries and events; empty: output.path + \".run\"", any_text());
     v("eval_tokens", eval_tokens, "token set for perplexity; empty: none is measured", any_text());
+    v("logits", logits, "eval on one rank: safetensors file for the logits of every token; empty: none", any_text());
     v("keep_boundaries", keep_boundaries, "keep the boundary files after the run", true_or_false());
     v("save_gradients", save_gradients, "keep each stage's first gradients, before the sign step", true_or_false());
   }
@@ -177,8 +179,8 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
 // The same from text in memory, such as another process's to_yaml(); `place` names it in errors.
 Config parse_config(const std::string& text, const std::string& place, const std::vector<std::string>& overrides = {});
 
-// Throws Error (kBadInput) when the text key ("output.path") is empty; `place` names the config file.
-void require(const Config& config, std::string_view key, std::string_view place);
+// Throws Error (kBadInput) when one of these text keys ("output.path") is empty; `place` begins its line.
+void require_keys(const Config& config, const std::vector<std::string>& keys, std::string_view place = "config");
 
 // The whole config as YAML that load_config reads back to the same values.
 std::string to_yaml(const Config& config);

@@ -250,8 +250,7 @@ TEST(Config, EveryRecipeLoads) {
     if (entry.path().extension() != ".yaml") continue;
     EXPECT_EQ(error_of([&] {
                 const Config config = load_config(entry.path(), {});
-                require(config, "calibration.tokens", entry.path().string());
-                require(config, "output.path", entry.path().string());
+                require_keys(config, {"calibration.tokens", "output.path"}, entry.path().string());
               }),
               "");
   }
@@ -542,10 +541,12 @@ TEST(ConfigErrors, ModelPathIsRequired) {
 
 TEST(ConfigErrors, OtherKeysAreRequiredOnRequest) {
   const Config config = parse(kModel);
-  EXPECT_EQ(error_of([&] { require(config, "output.path", "c.yaml"); }),
+  EXPECT_EQ(error_of([&] {
+              require_keys(config, {"model.path", "output.path"}, "c.yaml");
+            }),
             "c.yaml: output.path: is not set; write it there, or add --set output.path=VALUE");
-  EXPECT_NO_THROW(require(config, "model.path", "c.yaml"));
-  EXPECT_THROW(require(config, "tuning.iters", "c.yaml"), std::logic_error);  // our own bug, not the user's
+  EXPECT_NO_THROW(require_keys(config, {"model.path"}));
+  EXPECT_THROW(require_keys(config, {"tuning.iters"}), std::logic_error);  // our own bug, not the user's
 }
 
 // ---- text helpers ----------------------------------------------------------------------------------------------
