@@ -36,7 +36,7 @@ launch/sample_text.sh demo/text
   --seqlen 512 --n-samples 64 --allow-fewer --out demo/heldout.safetensors
 
 # No binding: Open MPI would pin each rank, and with it all its threads, to one core.
-run=(mpirun -n 2 --bind-to none --oversubscribe "$build/src/roundtable" quantize "$config" "$@")
+run=(mpirun -n 2 --bind-to none --oversubscribe "${build#"$root"/}/src/roundtable" quantize "$config" "$@")
 say "${run[*]}"
 "${run[@]}"
 say "done. The same from here: ${run[*]}"
