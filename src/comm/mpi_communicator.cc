@@ -144,7 +144,7 @@ MpiRuntime::~MpiRuntime() {
   MPI_Finalize();
 }
 
-void MpiRuntime::abort(int code) {
+void abort_all_ranks(int code) {
   MPI_Abort(MPI_COMM_WORLD, code);
   std::_Exit(code);
 }

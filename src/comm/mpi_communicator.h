@@ -48,6 +48,9 @@ class MpiCommunicator final : public Communicator {
 // The MPI communicator behind `comm`; MPI_COMM_SELF for a SelfCommunicator. For parallel HDF5.
 MPI_Comm native_mpi(const Communicator& comm);
 
+// Ends all ranks of the job at once with `code`, from any thread. Does not return.
+[[noreturn]] void abort_all_ranks(int code);
+
 // Initializes MPI with MPI_THREAD_MULTIPLE (the coordinator is a thread beside rank 0's worker) and finalizes it.
 class MpiRuntime {
  public:
@@ -57,8 +60,6 @@ class MpiRuntime {
   MpiRuntime& operator=(const MpiRuntime&) = delete;
 
   MpiCommunicator& world() { return *world_; }
-  // Ends all ranks of the job at once with `code`. Does not return.
-  [[noreturn]] void abort(int code);
 
  private:
   std::unique_ptr<MpiCommunicator> world_;

@@ -1,6 +1,7 @@
 // Finds a checkpoint's shards and keeps them open.
 #include "io/checkpoint.h"
 
+#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <set>

@@ -1,6 +1,8 @@
 // JSON through nlohmann-json, with the limits and the error texts that it leaves to its callers.
 #include "io/json_file.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <set>
 #include <string_view>

@@ -1,6 +1,8 @@
 // Reading safetensors files; the header's JSON is in safetensors_header.cc.
 #include "io/safetensors.h"
 
+#include <fmt/format.h>
+
 #include <bit>
 #include <cstring>
 #include <utility>

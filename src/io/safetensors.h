@@ -40,7 +40,8 @@ using TensorMap = std::map<std::string, TensorInfo, std::less<>>;
 
 // A safetensors file, open for reading. The constructor reads the header and checks all of it, as the reference does
 // and beyond (names that occur twice are refused): whoever holds an object may read every tensor it lists.
-// Memory: the header, whatever the file claims. All errors are bad input, "path: tensor 'x': problem; mend".
+// Memory follows the size of the header that is there, not what it claims. All errors are bad input,
+// "path: tensor 'x': problem; mend".
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);

@@ -1,6 +1,8 @@
 // Two steps: the events of the JSON parser fill TensorInfos, then the layout is checked as a whole.
 #include "io/safetensors_header.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>

@@ -1,4 +1,6 @@
 // Writing safetensors files, to the reference's bytes.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>

@@ -1,0 +1,123 @@
+// Assembly on the coordinator's rank; proof on all.
+#include "pipeline/assemble.h"
+
+#include <torch/torch.h>
+
+#include <filesystem>
+#include <map>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "export/auto_gptq.h"
+#include "io/checkpoint.h"
+#include "io/file.h"
+#include "io/json_file.h"
+#include "pipeline/run_paths.h"
+
+namespace roundtable {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Larger files beside a model are weights in other formats.
+constexpr std::uintmax_t kMaxCompanion = 128u << 20;
+
+bool is_companion(const fs::directory_entry& entry) {
+  const std::string name = entry.path().filename().string();
+  const std::string extension = entry.path().extension().string();
+  for (const char* weights : {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}) {
+    if (extension == weights) return false;
+  }
+  return entry.is_regular_file() && entry.file_size() <= kMaxCompanion && name != "config.json" &&
+         !name.ends_with(".index.json") && name.front() != '.';
+}
+
+void copy_file(const std::string& from, const std::string& to) {
+  const std::string content = read_text_file(from, kMaxCompanion);
+  write_file_atomically(to, [&](OutputFile& file) { file.write(content.data(), content.size()); });
+}
+
+void copy_companions(const Config& config) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(config.model.path)) {
+    if (is_companion(entry)) copy_file(entry.path().string(), config.output.path + "/" + entry.path().filename().string());
+  }
+}
+
+void write_config(const Config& config, const Plan& plan) {
+  std::vector<std::string> float_layers;
+  const std::vector<LinearSpec> linears = block_linears(plan.model);
+  for (std::int64_t block = 0; block < plan.model.n_blocks; ++block) {
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      if (!plan.schemes[i]) float_layers.push_back(plan.model.block_name(block) + "." + linears[i].name);
+    }
+  }
+  nlohmann::json json = load_json(config.model.path + "/config.json");
+  json["quantization_config"] = auto_gptq_config(scheme_of(config.quantization), config.tuning.iters, float_layers);
+  save_json(config.output.path + "/config.json", json);
+  // vLLM and older readers look for the same object in a file of its own.
+  save_json(config.output.path + "/quantization_config.json", json["quantization_config"]);
+}
+
+ShardRecord write_outside(const Config& config, const Plan& plan) {
+  const Checkpoint checkpoint(config.model.path);
+  std::vector<std::vector<char>> data;
+  std::vector<TensorView> views;
+  for (const std::string& name : checkpoint.names()) {
+    if (name.starts_with("model.layers.")) continue;
+    const TensorInfo& info = checkpoint.info(name);
+    data.emplace_back(info.bytes);
+    checkpoint.read(name, data.back().data());
+    views.push_back({name, info.type, info.shape, data.back().data()});
+  }
+  const std::string file = shard_name(plan.model.n_blocks, plan.model.n_blocks + 1);
+  const WrittenFile written = write_safetensors(config.output.path + "/" + file, views, {{"format", "pt"}});
+  return {file, written.digest, written.bytes};
+}
+
+void write_index(const Config& config, const Plan& plan) {
+  std::map<std::string, std::string> weight_map;
+  std::uint64_t total = 0;
+  for (std::int64_t i = 0; i <= plan.model.n_blocks; ++i) {
+    const std::string name = shard_name(i, plan.model.n_blocks + 1);
+    const SafetensorsFile shard(config.output.path + "/" + name);
+    for (const auto& [tensor, info] : shard.tensors()) {
+      weight_map[tensor] = name;
+      total += info.bytes;
+    }
+  }
+  write_checkpoint_index(config.output.path, weight_map, total);
+}
+
+}  // namespace
+
+ShardRecord assemble(const Config& config, const Plan& plan) {
+  const ShardRecord outside = write_outside(config, plan);
+  copy_companions(config);
+  write_config(config, plan);
+  write_index(config, plan);
+  return outside;
+}
+
+void prove_files(Communicator& comm, const std::string& output, const nlohmann::json& digests) {
+  const nlohmann::json all = nlohmann::json::parse(broadcast_text(comm, digests.dump(), 0));
+  run_on_all(comm, [&] {
+    int index = 0;
+    for (const auto& [file, digest] : all.items()) {
+      if (index++ % comm.size() != comm.rank()) continue;
+      const std::string path = output + "/" + file;
+      if (hash_file(path) == digest) continue;
+      throw machine_error(path, "does not hold what was written",
+                          "suspect the file system; remove the file and start the same command again");
+    }
+  });
+}
+
+std::int64_t checkpoint_bytes(const std::string& directory) {
+  std::int64_t bytes = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
+    if (entry.path().extension() == ".safetensors") bytes += static_cast<std::int64_t>(entry.file_size());
+  }
+  return bytes;
+}
+
+}  // namespace roundtable

@@ -1,0 +1,30 @@
+// What the command line offers: plan, quantize, eval. Each runs on all ranks of the world.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "comm/mpi_communicator.h"
+#include "config/config.h"
+
+namespace roundtable {
+
+// Reads and checks the config on rank 0 and gives every rank the same. Collective. An Error there is thrown on all
+// ranks as AgreedError.
+Config load_config_everywhere(MpiCommunicator& world, const std::string& path, const std::vector<std::string>& overrides);
+
+// Each returns the object that --json prints (meaningful on rank 0) and writes what people read to stdout on rank 0.
+// Collective over the world. Errors of input are thrown on all ranks as AgreedError; what breaks later on one rank
+// alone is thrown there as Error, and the caller then ends all ranks.
+
+// Checks, and says what a run would take.
+nlohmann::json run_plan(MpiCommunicator& world, const Config& config);
+
+// plan -> calibrate -> tune -> assemble -> prove. The same command starts a run and goes on with it.
+nlohmann::json run_quantize(MpiCommunicator& world, const Config& config);
+
+// Perplexity of model.path (float, or quantized in a layout we read) on run.eval_tokens.
+nlohmann::json run_eval(MpiCommunicator& world, const Config& config);
+
+}  // namespace roundtable

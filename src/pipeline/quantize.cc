@@ -1,0 +1,222 @@
+// The whole run: plan, calibrate, tune, assemble, prove.
+#include <torch/torch.h>
+
+#include <cstdlib>
+#include <optional>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "cache/boundary_file.h"
+#include "io/file.h"
+#include "pipeline/assemble.h"
+#include "pipeline/commands.h"
+#include "pipeline/coordinator.h"
+#include "pipeline/events.h"
+#include "pipeline/fingerprint.h"
+#include "pipeline/phase_meter.h"
+#include "pipeline/progress.h"
+#include "pipeline/run_state.h"
+#include "pipeline/setup.h"
+#include "pipeline/streaming_pass.h"
+#include "pipeline/worker.h"
+
+namespace roundtable {
+namespace {
+
+class QuantizeRun {
+ public:
+  QuantizeRun(MpiCommunicator& world, const Config& config)
+      : world_(world), config_(config), paths_(config), progress_(display_stream(world)) {}
+
+  nlohmann::json run() {
+    meter_.run("plan", [&] { plan(); });
+    if (const auto summary = finished_summary()) return *summary;
+    env_.emplace(make_environment(config_, plan_, world_));
+    env_->fingerprint = broadcast_text(world_, fingerprint_digest(print_), 0);
+    phase("calibrate", [&] { calibrate(); });
+    phase("tune", [&] { tune(); });
+    phase("assemble", [&] { assemble_output(); });
+    phase("prove", [&] { prove(); });
+    if (!config_.run.eval_tokens.empty()) phase("evaluate", [&] { evaluate(); });
+    return summarize();
+  }
+
+ private:
+  bool root() const { return world_.rank() == 0; }
+
+  void phase(const std::string& name, const std::function<void()>& work) {
+    meter_.run(name, work);
+    if (events_) events_->append("phase", {{"phase", name}, {"seconds", meter_.seconds()[name]}});
+  }
+
+  // Everything that can be checked is, before the first byte is written.
+  void plan() {
+    const World ranks = world_of(world_);
+    run_on_root(world_, [&] {
+      require_keys(config_, {"calibration.tokens", "output.path"});
+      plan_ = make_plan(config_, ranks);
+      print_ = fingerprint(config_, plan_);
+      state_.emplace(paths_, print_, plan_);
+      events_.emplace(paths_.events());
+      const std::string yaml = to_yaml(config_);
+      write_file_atomically(paths_.resolved_config(), [&](OutputFile& file) { file.write(yaml.data(), yaml.size()); });
+      fmt::print("{}\n{}", yaml, describe(plan_, config_));
+      std::fflush(stdout);
+      return std::string();
+    });
+    if (!root()) plan_ = lay_out(config_, ranks);
+  }
+
+  // A run that was finished before: its summary, and no work.
+  std::optional<nlohmann::json> finished_summary() {
+    const std::string text = run_on_root(world_, [&] {
+      const nlohmann::json* done = state_->completed("summary");
+      return done == nullptr ? std::string() : (*done)["summary"].dump();
+    });
+    if (text.empty()) return std::nullopt;
+    const nlohmann::json summary = nlohmann::json::parse(text);
+    if (root()) {
+      fmt::print("this run is finished already\n");
+      print_summary(summary);
+    }
+    return summary;
+  }
+
+  // Boundaries that stand are used again; the float pass goes only as far as the last missing one.
+  void calibrate() {
+    const nlohmann::json missing = nlohmann::json::parse(
+        run_on_root(world_, [&] { return nlohmann::json(state_->missing_boundaries()).dump(); }));
+    if (missing.empty()) return;
+    const std::int64_t last = missing.back();
+    progress_.begin_phase("calibrate", last + 1);
+    const auto& c = config_.calibration;
+    const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, plan_.model.vocab_size);
+    const SampleRange range = part_of(c.n_samples, world_.size(), world_.rank());
+    const BoundaryShape shape{c.n_samples, c.seqlen, plan_.model.hidden_size, element_type_of(env_->dtype)};
+    const CheckpointSource source(config_.model.path);
+    const torch::Tensor hidden = embed_rows(*env_, source, tokens, range);
+    run_blocks(*env_, source, hidden, last, [&](std::int64_t block, const torch::Tensor& states) {
+      for (const auto& first : missing) {
+        if (first == block) write_boundary(block, shape, range, states);
+      }
+      progress_.advance(1);
+    });
+    progress_.end_phase();
+  }
+
+  void write_boundary(std::int64_t block, const BoundaryShape& shape, const SampleRange& range,
+                      const torch::Tensor& states) {
+    BoundaryWriter writer(world_, paths_.boundary(block), shape, block, env_->fingerprint);
+    const torch::Tensor host = states.cpu().contiguous();
+    writer.write(range, host.const_data_ptr());
+    writer.finish();
+  }
+
+  void tune() {
+    Mailbox mailbox(world_);
+    std::optional<Coordinator> coordinator;
+    std::thread thread;
+    if (root()) {
+      progress_.begin_phase("tune", plan_.model.n_blocks);
+      progress_.set_groups(plan_.groups);
+      progress_.set_total_blocks(plan_.model.n_blocks - state_->finished_blocks());
+      coordinator.emplace(plan_, paths_, config_.run.keep_boundaries, *state_, mailbox, *events_, progress_);
+      // A coordinator that fails leaves every worker waiting for it: the job ends here and now.
+      thread = start_coordinator(*coordinator, [](std::exception_ptr error) { end_job(error); });
+    }
+    work(*env_, mailbox);
+    if (thread.joinable()) thread.join();
+    world_.barrier();
+    progress_.end_phase();
+  }
+
+  void assemble_output() {
+    run_on_root(world_, [&] {
+      if (state_->completed("assembled") != nullptr) return std::string();
+      const ShardRecord outside = assemble(config_, plan_);
+      state_->journal().append({{"type", "assembled"}, {"file", outside.file}, {"digest", outside.digest}});
+      return std::string();
+    });
+  }
+
+  void prove() { prove_files(world_, paths_.output, root() ? state_->shard_digests() : nlohmann::json()); }
+
+  void evaluate() {
+    progress_.begin_phase("evaluate", 2 * plan_.model.n_blocks);
+    for (const auto& [which, directory] : {std::pair{"float", config_.model.path}, {"quantized", paths_.output}}) {
+      const Perplexity result =
+          measure_perplexity(*env_, directory, config_.run.eval_tokens, "", [&] { progress_.advance(1); });
+      perplexity_[which] = result.value;
+      perplexity_["tokens"] = result.tokens;
+    }
+    progress_.end_phase();
+  }
+
+  nlohmann::json summarize() {
+    nlohmann::json summary = {{"output", paths_.output},
+                              {"seconds", meter_.seconds()},
+                              {"peak_bytes", meter_.peak_bytes(world_)}};
+    if (!perplexity_.empty()) summary["perplexity"] = perplexity_;
+    if (!root()) return summary;
+    summary["bytes"] = {{"before", checkpoint_bytes(config_.model.path)}, {"after", checkpoint_bytes(paths_.output)}};
+    state_->journal().append({{"type", "summary"}, {"summary", summary}});
+    events_->append("summary", summary);
+    print_summary(summary);
+    return summary;
+  }
+
+  static void print_summary(const nlohmann::json& summary) {
+    fmt::print("\n");
+    if (summary.contains("perplexity")) {
+      const auto& p = summary["perplexity"];
+      fmt::print("perplexity   float {:.3f}, quantized {:.3f} ({} held-out tokens)\n", p["float"].get<double>(),
+                 p["quantized"].get<double>(), p["tokens"].get<std::int64_t>());
+    }
+    fmt::print("size         {} -> {}\n", human_bytes(summary["bytes"]["before"]),
+               human_bytes(summary["bytes"]["after"]));
+    std::string times;
+    for (const auto& [name, seconds] : summary["seconds"].items()) {
+      times += fmt::format("{}{} {:.1f} s", times.empty() ? "" : ", ", name, seconds.get<double>());
+    }
+    fmt::print("time         {}\n", times);
+    for (const auto& [name, ranks] : summary["peak_bytes"].items()) {
+      std::int64_t peak = 0;
+      for (const auto& bytes : ranks) peak = std::max(peak, bytes.get<std::int64_t>());
+      if (name == "tune") fmt::print("peak memory  {} a rank in tuning\n", human_bytes(peak));
+    }
+    fmt::print("checkpoint   {}\n", summary["output"].get<std::string>());
+  }
+
+  [[noreturn]] static void end_job(std::exception_ptr error);
+
+  MpiCommunicator& world_;
+  const Config& config_;
+  RunPaths paths_;
+  Plan plan_;
+  nlohmann::json print_;                // rank 0
+  std::optional<RunState> state_;       // rank 0
+  std::optional<EventLog> events_;      // rank 0
+  Progress progress_;
+  PhaseMeter meter_;
+  std::optional<Environment> env_;
+  nlohmann::json perplexity_ = nlohmann::json::object();
+};
+
+void QuantizeRun::end_job(std::exception_ptr error) {
+  int code = static_cast<int>(ExitCode::kInternal);
+  try {
+    std::rethrow_exception(error);
+  } catch (const Error& known) {
+    code = static_cast<int>(known.code());
+    log_error(fmt::format("coordinator: {}", known.what()));
+  } catch (const std::exception& unknown) {
+    log_error(fmt::format("coordinator: {}", unknown.what()));
+  }
+  abort_all_ranks(code);
+}
+
+}  // namespace
+
+nlohmann::json run_quantize(MpiCommunicator& world, const Config& config) { return QuantizeRun(world, config).run(); }
+
+}  // namespace roundtable
