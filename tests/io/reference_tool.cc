@@ -1,5 +1,7 @@
 // What reference_test.py holds against the safetensors package: `write FILE` writes a set of tensors that both sides
 // make by one formula, `dump FILE` prints what the reader finds, as JSON with the bytes in hexadecimal.
+#include <fmt/format.h>
+
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>

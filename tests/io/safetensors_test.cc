@@ -2,6 +2,7 @@
 // both against the reference.
 #include "io/safetensors.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <cstring>
