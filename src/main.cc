@@ -53,6 +53,9 @@ int end_all(const MpiCommunicator& world, ExitCode code, const std::string& line
   return static_cast<int>(code);
 }
 
+// LibTorch puts a stack trace behind the message.
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
 int run(MpiRuntime& mpi, const CommandLine& line) {
   MpiCommunicator& world = mpi.world();
   if (world.size() > 1) set_log_prefix(fmt::format("rank {}: ", world.rank()));
@@ -69,7 +72,7 @@ int run(MpiRuntime& mpi, const CommandLine& line) {
   } catch (const std::bad_alloc&) {
     return end_all(world, ExitCode::kMachine, "out of memory; lower tuning.micro_batch or raise parallel.shards");
   } catch (const std::exception& error) {
-    return end_all(world, ExitCode::kInternal, error.what());
+    return end_all(world, ExitCode::kInternal, first_line(error.what()));
   }
 }
 

@@ -12,11 +12,13 @@ using torch::autograd::variable_list;
 // y = x W^T + b. dL/dW goes straight into the fp32 buffer: autograd's own accumulation would keep it in W's dtype and
 // allocate it anew in each micro-batch.
 struct AccumulatingLinear : public torch::autograd::Function<AccumulatingLinear> {
+  // The weight is an argument so that the graph has something that asks for a gradient; a bias may be undefined,
+  // which autograd does not take as an input.
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x, const torch::Tensor& weight,
-                               const torch::Tensor& bias, const torch::Tensor& gradient) {
+                               const Linear* layer) {
     context->save_for_backward({x, weight});
-    context->saved_data["gradient"] = gradient;
-    return torch::linear(x, weight, bias);
+    context->saved_data["gradient"] = layer->weight_gradient;
+    return torch::linear(x, weight, layer->bias);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grad_outputs) {
@@ -27,7 +29,7 @@ struct AccumulatingLinear : public torch::autograd::Function<AccumulatingLinear>
     gradient.add_(torch::mm(dy.t(), x));
     torch::Tensor dx;
     if (context->needs_input_grad(0)) dx = torch::mm(dy, saved[1]).view_as(saved[0]);
-    return {dx, torch::Tensor(), torch::Tensor(), torch::Tensor()};
+    return {dx, torch::Tensor(), torch::Tensor()};
   }
 };
 
@@ -35,7 +37,7 @@ struct AccumulatingLinear : public torch::autograd::Function<AccumulatingLinear>
 
 torch::Tensor Linear::forward(const torch::Tensor& x) const {
   if (!weight_gradient.defined()) return torch::linear(x, weight, bias);
-  return AccumulatingLinear::apply(x, weight, bias, weight_gradient);
+  return AccumulatingLinear::apply(x, weight, this);
 }
 
 }  // namespace roundtable

@@ -41,15 +41,22 @@ void Coordinator::handle(const Mail& mail) {
                      message["first_loss"], message["best_loss"]);
   } else if (type == "block") {
     finish_block(group, message);
-  } else {
+  } else if (type == "stage") {
     finish_stage(message["stage"]);
+  } else {
+    groups_at_work_ = 0;
   }
+}
+
+void Coordinator::stop(Mailbox& mailbox) {
+  mailbox.send(0, MailTo::kCoordinator, nlohmann::json{{"type", "stop"}}.dump());
 }
 
 void Coordinator::hand_out(int worker) {
   if (waiting_.empty()) {
     mailbox_.send(worker, MailTo::kWorker, nlohmann::json{{"type", "end"}}.dump());
     --groups_at_work_;
+    progress_.idle(worker / plan_.shards);
     return;
   }
   const std::size_t stage = waiting_.back();

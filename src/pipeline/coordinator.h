@@ -21,6 +21,7 @@ namespace roundtable {
 //                           {"type": "progress", "block", ...}         now and then
 //                           {"type": "block", "block", "file", ...}    a shard stands on the disk
 //                           {"type": "stage", "stage"}                 a stage is done
+//                           {"type": "stop"}                           rank 0 alone: end at once
 //   coordinator -> worker   {"type": "stage", "stage", "finished"}     tune it, its first `finished` blocks are done
 //                           {"type": "end"}                            nothing is left
 class Coordinator {
@@ -28,8 +29,11 @@ class Coordinator {
   Coordinator(const Plan& plan, const RunPaths& paths, bool keep_boundaries, RunState& state, Mailbox& mailbox,
               EventLog& events, Progress& progress);
 
-  // Serves until every group was told that nothing is left. Throws Error on journal and file errors.
+  // Serves until every group was told that nothing is left, or stop() was called. Throws Error on journal and file
+  // errors.
   void serve();
+  // Ends serve() on rank 0, whose worker failed and is about to end the job.
+  static void stop(Mailbox& mailbox);
 
  private:
   void handle(const Mail& mail);

@@ -124,7 +124,15 @@ class QuantizeRun {
       // A coordinator that fails leaves every worker waiting for it: the job ends here and now.
       thread = start_coordinator(*coordinator, [](std::exception_ptr error) { end_job(error); });
     }
-    work(*env_, mailbox);
+    try {
+      work(*env_, mailbox);
+    } catch (...) {
+      if (thread.joinable()) {
+        Coordinator::stop(mailbox);
+        thread.join();
+      }
+      throw;
+    }
     if (thread.joinable()) thread.join();
     world_.barrier();
     progress_.end_phase();

@@ -3,7 +3,9 @@
 
 #include <torch/torch.h>
 
+#include <chrono>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -29,21 +31,31 @@ class StageWorker {
   // `finished` blocks at the start are replayed from their shards: forward only.
   void run(std::int64_t finished) {
     const Stage stage = env_.plan.stages[static_cast<std::size_t>(stage_)];
-    float_chain_ = read_inputs(stage.first);
+    try {
+      float_chain_ = read_inputs(stage.first);
+    } catch (const Error& error) {
+      fail(error, true);
+    }
     quantized_chain_ = float_chain_;
     for (std::int64_t block = stage.first; block < stage.last; ++block) {
       const bool last = block + 1 == stage.last;
       try {
         run_block_of_stage(block, block < stage.first + finished, last);
-      } catch (const AgreedError&) {
-        throw;
       } catch (const Error& error) {
-        throw Error(error.code(), fmt::format("block {}: {}", block, error.what()));
+        fail(Error(error.code(), fmt::format("block {}: {}", block, error.what())),
+             dynamic_cast<const AgreedError*>(&error));
       }
     }
   }
 
  private:
+  // The group agreed on the error, but the other groups do not know of it: the leading rank reports it and ends all
+  // ranks; the rest of the group wait for that, so that one report is seen and not one a rank.
+  [[noreturn]] void fail(const Error& error, bool agreed) {
+    if (agreed && !env_.grid.leads_group()) std::this_thread::sleep_for(std::chrono::seconds(20));
+    throw error;
+  }
+
   torch::Tensor read_inputs(std::int64_t first_block) {
     const auto& calibration = env_.config.calibration;
     const BoundaryShape shape{calibration.n_samples, calibration.seqlen, env_.plan.model.hidden_size,

@@ -57,9 +57,7 @@ class TuningState {
 
   void clear() { arena_.zero_(); }
   void set_loss(double loss) { arena_[-1] = loss; }
-  void reduce(Communicator& group) {
-    group.all_reduce_sum(arena_.data_ptr(), arena_.numel(), ElementType::kF32);
-  }
+  void reduce(Communicator& group) { group.all_reduce_sum(arena_.data_ptr(), arena_.numel(), ElementType::kF32); }
   float loss() const { return arena_[-1].item<float>(); }
 
   void step(const StepSize& size) {
@@ -135,12 +133,12 @@ std::string first_broken_layer(DecoderBlock& block, const BlockSamples& samples,
   return broken.empty() ? "the loss itself (the layers' outputs are finite)" : "layer " + broken;
 }
 
-// All ranks of the group see the same loss and throw together, with the first rank's finding that has one.
+// All ranks of the group see the same loss and throw together, each with its own finding.
 [[noreturn]] void throw_broken_loss(DecoderBlock& block, const BlockSamples& samples, const BlockContext& context,
                                     std::int64_t iteration, float loss) {
-  throw Error(ExitCode::kNumeric, fmt::format("the loss is {} at iteration {}, beginning with {}; check the "
-                                              "calibration tokens, or lower tuning.lr",
-                                              loss, iteration, first_broken_layer(block, samples, context)));
+  throw AgreedError(ExitCode::kNumeric, fmt::format("the loss is {} at iteration {}, beginning with {}; check the "
+                                                    "calibration tokens, or lower tuning.lr",
+                                                    loss, iteration, first_broken_layer(block, samples, context)));
 }
 
 }  // namespace
@@ -173,8 +171,8 @@ TunedBlock tune_block(DecoderBlock& block, const std::vector<torch::Tensor>& ori
       }
       // lr falls linearly to 0 over the iterations.
       const double left = 1.0 - static_cast<double>(i) / static_cast<double>(iters);
-      state.step({static_cast<float>(lr * left),
-                  settings.enable_minmax_tuning ? static_cast<float>(minmax_lr * left) : 0.0f});
+      state.step(
+          {static_cast<float>(lr * left), settings.enable_minmax_tuning ? static_cast<float>(minmax_lr * left) : 0.0f});
       if (observer.on_iteration) observer.on_iteration(i, tuned.first_loss(), tuned.best_loss());
     }
   }

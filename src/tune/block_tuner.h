@@ -65,7 +65,7 @@ struct TuneObserver {
 //
 // Collective over `group`: loss and gradients are summed over its ranks before any decision, so that every rank takes
 // the same steps and returns the same integers. `group` moves data where the block lives (MPI: host, NCCL: device).
-// Throws Error (kNumeric) on all ranks when a loss is not finite, naming the layer where that begins.
+// Throws AgreedError (kNumeric) on all ranks of the group when a loss is not finite, naming the layer where that begins.
 TunedBlock tune_block(DecoderBlock& block, const std::vector<torch::Tensor>& original, const BlockSchemes& schemes,
                       const BlockSamples& samples, const BlockContext& context, const Sampler& sampler,
                       const TuneSettings& settings, Communicator& group, const TuneObserver& observer = {});
