@@ -91,6 +91,15 @@ def feed(tokens):
     return drawn
 
 
+def flatten(out):
+    """auto-round writes into out/<model>-w4g64 where it tunes, but into out itself where it only rounds."""
+    inner = [os.path.join(out, name) for name in os.listdir(out)]
+    if not os.path.exists(os.path.join(out, "config.json")) and len(inner) == 1:
+        for name in os.listdir(inner[0]):
+            os.rename(os.path.join(inner[0], name), os.path.join(out, name))
+        os.rmdir(inner[0])
+
+
 def main():
     parser = argparse.ArgumentParser(description="Runs auto-round on one of our token sets.")
     parser.add_argument("--model", required=True)
@@ -109,6 +118,9 @@ def main():
     parser.add_argument("--blocks", type=int, default=0, help="stop after N blocks, for timing; nothing is saved")
     arguments = parser.parse_args()
 
+    if os.path.exists(arguments.out) and os.listdir(arguments.out):
+        print(f"error: {arguments.out} is not empty", file=sys.stderr)
+        return 1
     tokens = load_file(arguments.tokens)["input_ids"]
     tokens = tokens[:arguments.n_samples or None, :arguments.seqlen or None].contiguous()
     digest = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
@@ -125,6 +137,7 @@ def main():
                         dataset="NeelNanda/pile-10k", device_map="cpu", **extra)
     try:
         rounder.quantize_and_save(arguments.out, format="auto_round:auto_gptq")
+        flatten(arguments.out)
     except Stopped:
         pass
     seconds = time.perf_counter() - start
