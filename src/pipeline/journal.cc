@@ -56,11 +56,12 @@ const nlohmann::json* Journal::last(const std::string& type) const {
 }
 
 void Journal::lock() {
-  // A lock of the kernel's, not a file: a dead job leaves none behind.
+  // A lock of the kernel's, not a file: a dead job leaves none behind. It belongs to the open file (OFD): one that
+  // belongs to the process would go as soon as anything in the process closes this file, read_all() to begin with.
   struct flock whole {};
   whole.l_type = F_WRLCK;
   whole.l_whence = SEEK_SET;
-  if (::fcntl(fd_, F_SETLK, &whole) == 0) return;
+  if (::fcntl(fd_, F_OFD_SETLK, &whole) == 0) return;
   if (errno == EACCES || errno == EAGAIN) {
     throw bad_input(path_, "another job is at work in this run directory", "wait for it, or choose another output.path");
   }
