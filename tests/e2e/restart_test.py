@@ -1,0 +1,226 @@
+"""A job may be killed at any instant: the same command goes on, and ends with the bytes of a run left in peace."""
+
+import json
+import pathlib
+import shutil
+import struct
+import unittest
+
+import program
+import tiny_model
+
+BLOCK = "block"  # the event of a block that was tuned
+
+
+class RestartTest(program.Case):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        tiny_model.make_model(cls.folder / "model", num_hidden_layers=6)
+        tiny_model.make_tokens(cls.folder / "tokens.safetensors", rows=16, seqlen=32)
+        cls.config = program.write_config(cls.folder / "config.yaml", {
+            "model.path": str(cls.folder / "model"),
+            "calibration.tokens": str(cls.folder / "tokens.safetensors"),
+            "calibration.n_samples": 16,
+            "calibration.seqlen": 32,
+            "quantization.group_size": 32,
+            "tuning.iters": 60,
+            "tuning.batch_size": 4,
+            "parallel.shards": 1,
+            "parallel.stages": 2,
+            "parallel.threads": 1,
+        })
+
+    def command(self, name, *settings):
+        command = ["quantize", self.config, "--set", f"output.path={self.folder / name}"]
+        for setting in settings:
+            command += ["--set", setting]
+        return command
+
+    def run_directory(self, name):
+        return self.folder / f"{name}.run"
+
+    def tuned(self, name):
+        """Blocks tuned so far, in order, over all starts."""
+        return [e["block"] for e in program.events(self.run_directory(name)) if e["event"] == BLOCK]
+
+    def kill_after(self, name, n_blocks, ranks, *settings):
+        job = program.start(self.command(name, *settings), ranks)
+        try:
+            program.wait_for(lambda: len(self.tuned(name)) >= n_blocks, job)
+        finally:
+            program.kill(job)
+        self.assertFalse((self.folder / name / "config.json").exists(), "the job had ended before it was killed")
+        return self.tuned(name)
+
+    def hold_killed_against_undisturbed(self, name, ranks, *settings):
+        self.succeed(self.command(f"{name}-undisturbed", *settings), ranks)
+        before = self.kill_after(name, 2, ranks, *settings)
+        written = {block: program.digests(self.folder / name) for block in before}
+        again = self.kill_after(name, len(before) + 1, ranks, *settings)
+        self.succeed(self.command(name, *settings), ranks)
+        blocks = self.tuned(name)
+        self.assertEqual(blocks[:len(again)], again)
+        self.assertEqual(len(blocks), len(set(blocks)), "a block was tuned twice")
+        want, have = (program.digests(self.folder / n) for n in (f"{name}-undisturbed", name))
+        self.assertEqual(have, want)
+        for digests in written.values():
+            for file, digest in digests.items():
+                if file.endswith(".safetensors"):
+                    self.assertEqual(have[file], digest)
+
+    def test_killed_twice_on_one_rank(self):
+        self.hold_killed_against_undisturbed("one", 1)
+
+    def test_killed_twice_on_two_groups(self):
+        self.hold_killed_against_undisturbed("groups", 2)
+
+    def test_killed_twice_on_two_shards(self):
+        self.hold_killed_against_undisturbed("shards", 2, "parallel.shards=2", "tuning.amp=false")
+
+    def test_a_run_killed_on_two_ranks_goes_on_with_one(self):
+        before = self.kill_after("fewer", 2, 2)
+        self.succeed(self.command("fewer"), 1)
+        self.assertEqual(self.tuned("fewer")[:len(before)], before)
+        self.assertEqual(len(self.tuned("fewer")), len(set(self.tuned("fewer"))), "a block was tuned twice")
+
+    def test_killed_before_the_first_block(self):
+        job = program.start(self.command("early"))
+        try:
+            program.wait_for(lambda: (self.run_directory("early") / "journal").exists(), job)
+        finally:
+            program.kill(job)
+        self.succeed(self.command("early"))
+        self.succeed(self.command("early-undisturbed"))
+        self.assertEqual(program.digests(self.folder / "early"), program.digests(self.folder / "early-undisturbed"))
+
+    def test_a_lost_shard_is_tuned_anew_with_what_follows_it(self):
+        self.kill_after("lost", 2, 1)
+        first = self.tuned("lost")
+        (self.folder / "lost" / f"model-{first[0] + 1:05d}-of-00007.safetensors").unlink()
+        result = self.succeed(self.command("lost"))
+        self.assertIn("is missing or was changed", result.err)
+        self.succeed(self.command("lost-undisturbed"))
+        self.assertEqual(program.digests(self.folder / "lost"), program.digests(self.folder / "lost-undisturbed"))
+
+
+class FinishedRunTest(program.Case):
+    """What a second start does with a run that is complete."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        tiny_model.make_model(cls.folder / "model")
+        tiny_model.make_model(cls.folder / "other model", seed=7)
+        for name, seed in (("tokens", 2), ("other tokens", 8)):
+            tiny_model.make_tokens(cls.folder / f"{name}.safetensors", rows=8, seqlen=16, seed=seed)
+        cls.finished = cls.folder / "finished"
+        cls.config = program.write_config(cls.folder / "config.yaml", {
+            "model.path": str(cls.folder / "model"),
+            "calibration.tokens": str(cls.folder / "tokens.safetensors"),
+            "calibration.n_samples": 8,
+            "calibration.seqlen": 16,
+            "quantization.group_size": 32,
+            "tuning.iters": 2,
+            "tuning.batch_size": 4,
+            "parallel.stages": 2,
+            "parallel.threads": 1,
+            "output.path": str(cls.finished),
+        })
+        cls.first = program.run(["quantize", cls.config, "--json"])
+
+    def setUp(self):
+        self.assertEqual(self.first.code, 0, self.first)
+
+    def copy(self, name):
+        """The finished run, to be spoilt."""
+        for suffix in ("", ".run"):
+            shutil.copytree(f"{self.finished}{suffix}", self.folder / (name + suffix))
+        return self.folder / name, self.folder / f"{name}.run"
+
+    def state(self, output):
+        kept = {f"{suffix}/{file}": digest for suffix in ("", ".run")
+                for file, digest in program.digests(f"{output}{suffix}").items()}
+        kept.pop(".run/events.jsonl")  # a log may grow
+        return kept
+
+    def test_it_only_prints_the_summary_again(self):
+        for ranks in (1, 2):
+            before = self.state(self.finished)
+            result = self.succeed(["quantize", self.config, "--json"], ranks)
+            self.assertIn("this run is finished already", result.out)
+            self.assertEqual(result.json, self.first.json)
+            self.assertEqual(self.state(self.finished), before)
+            self.assertEqual([e for e in program.events(f"{self.finished}.run") if e["event"] == BLOCK][4:], [])
+
+    def test_another_config_model_or_token_set_is_refused_by_name(self):
+        before = self.state(self.finished)
+        for setting, name in [("quantization.bits=3", "quantization.bits"),
+                              ("tuning.iters=3", "tuning.iters"),
+                              ("tuning.seed=1", "tuning.seed"),
+                              ("parallel.stages=1", "number of stages"),
+                              (f"model.path={self.folder / 'other model'}", "model"),
+                              (f"calibration.tokens={self.folder / 'other tokens.safetensors'}",
+                               "calibration.tokens")]:
+            for ranks in (1, 2) if name == "quantization.bits" else (1,):
+                self.fail_with(["quantize", self.config, "--set", setting], ranks, 2,
+                               self.finished, f"differs in: {name}; ", "choose another output.path")
+            self.assertEqual(self.state(self.finished), before, setting)
+
+    def test_what_does_not_change_the_result_may_change(self):
+        for setting in ("parallel.threads=2", "run.keep_boundaries=true"):
+            result = self.succeed(["quantize", self.config, "--set", setting])
+            self.assertIn("this run is finished already", result.out)
+
+    def test_a_torn_tail_of_the_journal_is_cut_off(self):
+        journal = (pathlib.Path(f"{self.finished}.run") / "journal").read_bytes()
+        payload = json.dumps({"type": "summary"}).encode()
+        torn = {"head": b"\x20\x00", "payload": struct.pack("<IQ", len(payload), 0) + payload[:-3]}
+        # The last record itself cut short: the run was not finished, and is now.
+        torn_last = journal[:-5]
+        for name, bytes in [*((n, journal + tail) for n, tail in torn.items()), ("last", torn_last)]:
+            output, run_directory = self.copy(f"torn-{name}")
+            (run_directory / "journal").write_bytes(bytes)
+            result = self.succeed(["quantize", self.config, "--set", f"output.path={output}"])
+            self.assertEqual("this run is finished already" in result.out, name != "last")
+            self.assertEqual(len([e for e in program.events(run_directory) if e["event"] == BLOCK]), 4, "none anew")
+            self.assertEqual(program.digests(output), program.digests(self.finished))
+            if name != "last":
+                self.assertEqual((run_directory / "journal").read_bytes(), journal)
+
+    def test_a_changed_byte_in_the_journal_is_refused(self):
+        output, run_directory = self.copy("flipped")
+        journal = bytearray((run_directory / "journal").read_bytes())
+        for at in (8, 40, len(journal) // 2, len(journal) - 2):
+            spoilt = bytearray(journal)
+            spoilt[at] ^= 1
+            (run_directory / "journal").write_bytes(spoilt)
+            before = self.state(output)
+            for ranks in (1, 2) if at == 8 else (1,):
+                self.fail_with(["quantize", self.config, "--set", f"output.path={output}"], ranks, 2,
+                               run_directory / "journal", "does not match its checksum", "remove")
+            self.assertEqual(self.state(output), before)
+
+    def test_a_second_job_on_the_same_run_is_refused(self):
+        output = self.folder / "busy"
+        command = ["quantize", self.config, "--set", f"output.path={output}", "--set", "tuning.iters=100000"]
+        job = program.start(command)
+        try:
+            program.wait_for(lambda: (self.folder / "busy.run" / "boundary-00002.h5").exists(), job)
+            self.fail_with(command, 1, 2, "another job is at work")
+        finally:
+            program.kill(job)
+
+    def test_a_changed_shard_is_tuned_anew_and_mends_the_output(self):
+        output, run_directory = self.copy("spoilt")
+        shard = output / "model-00003-of-00005.safetensors"
+        bytes = bytearray(shard.read_bytes())
+        bytes[-100] ^= 1
+        shard.write_bytes(bytes)
+        result = self.succeed(["quantize", self.config, "--set", f"output.path={output}"])
+        self.assertIn("model-00003-of-00005.safetensors is missing or was changed", result.err)
+        self.assertEqual(program.digests(output), program.digests(self.finished))
+
+
+if __name__ == "__main__":
+    unittest.main()

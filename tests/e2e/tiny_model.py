@@ -1,0 +1,82 @@
+"""Tiny random models with a tokenizer, and random token sets: the inputs of the end-to-end tests.
+
+    make_model(path, "llama", dtype=torch.float32, seed=1)   a Hugging Face model directory
+    make_tokens(path, rows=16, seqlen=32, seed=2)            a token set as launch/prepare_calibration.py writes it
+"""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy
+import torch
+import transformers
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+transformers.utils.logging.disable_progress_bar()
+
+VOCAB = 512
+N_BLOCKS = 4
+WORDS = ["<unk>", "<s>", "</s>"] + [f"w{i}" for i in range(3, VOCAB)]
+
+SHAPE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "num_hidden_layers": N_BLOCKS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+
+FAMILIES = {
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
+    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM, {"sliding_window": 16}),
+    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM, {}),
+}
+
+
+def new_model(family="llama", seed=1, **changes):
+    """A random model in fp32, with weights large enough that attention and the activation bend what flows through."""
+    make_config, make, own = FAMILIES[family]
+    settings = SHAPE | {"intermediate_size": 96, "tie_word_embeddings": False} | own | changes
+    torch.manual_seed(seed)
+    model = make(make_config(**settings)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.uniform_(0.5, 1.5)
+            elif name.endswith(".bias"):
+                parameter.normal_(0, 0.5)
+            elif "embed_tokens" in name:
+                parameter.normal_(0, 1)
+            else:
+                parameter.normal_(0, 1.5 / parameter.shape[1] ** 0.5)
+    return model
+
+
+def save_tokenizer(path):
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>").save_pretrained(path)
+
+
+def make_model(path, family="llama", dtype=torch.float32, seed=1, shard_size="50GB", **changes):
+    """Writes a model directory and returns its path. `changes` go to the family's config."""
+    model = new_model(family, seed, **changes).to(dtype)
+    model.save_pretrained(path, max_shard_size=shard_size)
+    save_tokenizer(path)
+    return path
+
+
+def make_tokens(path, rows=16, seqlen=32, seed=2, vocab=VOCAB, ids=None):
+    """Writes a token set of random ids, or of `ids`, and returns them as int32 [rows, seqlen]."""
+    if ids is None:
+        ids = numpy.random.default_rng(seed).integers(0, vocab, (rows, seqlen))
+    ids = numpy.ascontiguousarray(ids, dtype=numpy.int32)
+    save_file({"input_ids": ids}, path, metadata={"format": "roundtable.tokens", "version": "1"})
+    return ids
