@@ -1,0 +1,105 @@
+// Boundaries: written by any number of ranks, read by any other cut; damage and strangers are refused.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <vector>
+
+#include "base/error.h"
+#include "cache/boundary_file.h"
+#include "tests/mpi_main.h"
+
+namespace roundtable {
+namespace {
+
+using testing::world;
+
+class Boundary : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string mine = (std::filesystem::temp_directory_path() / ("boundary-" + std::to_string(getpid()))).string();
+    path_ = broadcast_text(world(), mine, 0) + ".h5";
+  }
+  void TearDown() override {
+    world().barrier();
+    if (world().rank() == 0) std::filesystem::remove(path_);
+  }
+
+  static std::vector<float> values(const SampleRange& range) {
+    std::vector<float> data(static_cast<std::size_t>(range.size()) * 6);
+    for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<float>(range.begin * 6) + static_cast<float>(i);
+    return data;
+  }
+
+  void write() {
+    const SampleRange range = part_of(shape_.n_samples, world().size(), world().rank());
+    BoundaryWriter writer(world(), path_, shape_, 4, "print");
+    writer.write(range, values(range).data());
+    writer.finish();
+  }
+
+  std::vector<float> read(const SampleRange& range, std::int64_t first_block = 4, const std::string& print = "print") {
+    std::vector<float> data(static_cast<std::size_t>(range.size()) * 6);
+    run_on_all(world(), [&] { read_boundary(world(), path_, shape_, first_block, print, range, data.data()); });
+    return data;
+  }
+
+  BoundaryShape shape_{11, 2, 3, ElementType::kF32};
+  std::string path_;
+};
+
+TEST_F(Boundary, EveryRankReadsAnyPart) {
+  write();
+  const SampleRange mine{world().rank(), 11};
+  EXPECT_EQ(read(mine), values(mine));
+  EXPECT_FALSE(std::filesystem::exists(path_ + ".tmp"));
+}
+
+TEST_F(Boundary, AnotherRunsIsRefused) {
+  write();
+  EXPECT_THROW(read({0, 1}, 4, "other"), Error);
+  EXPECT_THROW(read({0, 1}, 5), Error);
+  shape_.seqlen = 3;
+  EXPECT_THROW(read({0, 1}), Error);
+}
+
+TEST_F(Boundary, ADamagedSampleIsFound) {
+  write();
+  if (world().rank() == 0) {
+    // The value 31 (sample 5) stands once in the file; flip a bit of it.
+    std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
+    std::string bytes((std::istreambuf_iterator<char>(file)), {});
+    const float value = 31;
+    const auto at = bytes.find(std::string(reinterpret_cast<const char*>(&value), sizeof(value)));
+    ASSERT_NE(at, std::string::npos);
+    file.clear();
+    file.seekp(static_cast<std::streamoff>(at));
+    file.put('\x01');
+  }
+  world().barrier();
+  EXPECT_EQ(read({0, 5}), values({0, 5}));
+  EXPECT_THROW(read({0, 11}), Error);
+}
+
+TEST_F(Boundary, ATruncatedFileIsRefused) {
+  write();
+  if (world().rank() == 0) std::filesystem::resize_file(path_, std::filesystem::file_size(path_) / 2);
+  world().barrier();
+  EXPECT_THROW(read({0, 11}), Error);
+}
+
+TEST_F(Boundary, AMissingFileIsOneLine) {
+  try {
+    read({0, 1});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr(path_));
+    EXPECT_THAT(error.what(), ::testing::Not(::testing::HasSubstr("\n")));
+  }
+}
+
+}  // namespace
+}  // namespace roundtable

@@ -1,0 +1,10 @@
+// The world of a test program under mpirun.
+#pragma once
+
+#include "comm/mpi_communicator.h"
+
+namespace roundtable::testing {
+
+MpiCommunicator& world();
+
+}  // namespace roundtable::testing

@@ -1,0 +1,44 @@
+// The CUDA kernels against the CPU's: the same inner functions, so the same bits; sums of a group in another order.
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "quant/fake_quant.h"
+
+namespace roundtable {
+namespace {
+
+RoundingParameters on_gpu(const RoundingParameters& p) {
+  return {p.v.cuda(), p.min_scale.cuda(), p.max_scale.cuda(), p.wmin.cuda(), p.wmax.cuda()};
+}
+
+TEST(FakeQuantCuda, EqualsTheCpu) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no CUDA device on this machine";
+  torch::manual_seed(1);
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const bool symmetric : {true, false}) {
+      for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+        const QuantScheme scheme{bits, 40, symmetric, true, true, 0};
+        const torch::Tensor weight = torch::randn({64, 200}).to(dtype);
+        RoundingParameters cpu = make_rounding_parameters(weight, scheme);
+        cpu.v.uniform_(-0.5, 0.5);
+        cpu.max_scale.uniform_(0.7, 1);
+        RoundingParameters gpu = on_gpu(cpu);
+        const torch::Tensor gradient = torch::randn({64, 200});
+        torch::Tensor here = torch::empty_like(weight);
+        torch::Tensor there = torch::empty_like(weight.cuda());
+        fake_quantize(weight, cpu, scheme, here);
+        fake_quantize(weight.cuda(), gpu, scheme, there);
+        EXPECT_TRUE(torch::equal(here, there.cpu()));
+        const RoundingGradients a = rounding_gradients(weight, cpu, scheme, gradient);
+        const RoundingGradients b = rounding_gradients(weight.cuda(), gpu, scheme, gradient.cuda());
+        EXPECT_TRUE(torch::equal(a.v, b.v.cpu()));
+        EXPECT_TRUE(torch::allclose(a.min_scale, b.min_scale.cpu(), 1e-4, 1e-5));
+        EXPECT_TRUE(torch::allclose(a.max_scale, b.max_scale.cpu(), 1e-4, 1e-5));
+        EXPECT_TRUE(torch::equal(quantize(weight, cpu, scheme).q, quantize(weight.cuda(), gpu, scheme).q.cpu()));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace roundtable

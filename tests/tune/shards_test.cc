@@ -1,0 +1,65 @@
+// Shards of a group: the same gradients and loss as one rank, and the same integers on every rank.
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "tests/mpi_main.h"
+#include "tests/tune/tuner_fixture.h"
+
+namespace roundtable {
+namespace {
+
+using testing::TinyProblem;
+using testing::world;
+
+struct FirstStep {
+  float loss = 0;
+  std::vector<torch::Tensor> gradients;
+};
+
+TunedBlock tune(const TinyProblem& problem, const SampleRange& range, Communicator& group, FirstStep& first,
+                const std::string& kind) {
+  DecoderBlock block = problem.block();
+  TuneObserver observer;
+  observer.on_gradients = [&](const StepGradients& step) {
+    if (step.iteration != 0) return;
+    first.loss = step.loss;
+    for (const torch::Tensor& gradient : step.gradients) first.gradients.push_back(gradient.clone());
+  };
+  return tune_block(block, problem.weights.weights, problem.schemes, problem.samples(range), problem.context,
+                    Sampler(kind, 8, 4, 42, 0), {.iters = 12}, group, observer);
+}
+
+class Shards : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(Shards, GradientsAndLossEqualOneRanks) {
+  const TinyProblem problem;
+  FirstStep together;
+  FirstStep single;
+  SelfCommunicator alone;
+  tune(problem, shard_samples(8, 4, world().size(), world().rank()), world(), together, GetParam());
+  tune(problem, {0, 8}, alone, single, GetParam());
+  EXPECT_NEAR(together.loss, single.loss, 1e-6 * single.loss);
+  ASSERT_EQ(together.gradients.size(), single.gradients.size());
+  for (std::size_t i = 0; i < single.gradients.size(); ++i) {
+    const double error = (together.gradients[i] - single.gradients[i]).norm().item<double>();
+    EXPECT_LT(error, 1e-5 * single.gradients[i].norm().item<double>()) << i;
+  }
+}
+
+TEST_P(Shards, EveryRankEndsWithTheSameIntegers) {
+  const TinyProblem problem;
+  FirstStep ignored;
+  const TunedBlock tuned =
+      tune(problem, shard_samples(8, 4, world().size(), world().rank()), world(), ignored, GetParam());
+  for (const auto& weight : tuned.weights) {
+    torch::Tensor sum = weight->q.to(torch::kInt64);
+    torch::Tensor mine = sum.clone();
+    world().all_reduce_sum(sum.data_ptr(), sum.numel(), ElementType::kI64);
+    EXPECT_TRUE(torch::equal(sum, mine * world().size()));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Samplers, Shards, ::testing::Values("strata", "rand"));
+
+}  // namespace
+}  // namespace roundtable
