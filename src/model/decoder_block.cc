@@ -7,6 +7,8 @@
 #include <optional>
 
 #include "base/error.h"
+#include "model/rms_norm.h"
+#include "model/swiglu.h"
 
 namespace roundtable {
 namespace {
@@ -84,13 +86,7 @@ torch::Tensor DecoderBlock::attention(const torch::Tensor& x, const BlockContext
 }
 
 torch::Tensor DecoderBlock::mlp(const torch::Tensor& x) const {
-  return run_linear(kDown, torch::silu(run_linear(kGate, x)) * run_linear(kUp, x));
-}
-
-torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
-  const torch::Tensor wide = x.to(torch::kFloat32);
-  const torch::Tensor scale = torch::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps);
-  return weight * (wide * scale).to(x.scalar_type());
+  return run_linear(kDown, swiglu(run_linear(kGate, x), run_linear(kUp, x)));
 }
 
 }  // namespace roundtable

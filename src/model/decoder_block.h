@@ -69,7 +69,4 @@ class DecoderBlock {
   Observer observer_;
 };
 
-// x * weight / sqrt(mean(x^2) + eps) over the last dimension, computed in fp32 (Llama's LlamaRMSNorm).
-torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
-
 }  // namespace roundtable

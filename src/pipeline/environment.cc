@@ -1,6 +1,7 @@
 // Devices, threads and memory of this process.
 #include "pipeline/environment.h"
 
+#include <malloc.h>
 #include <sched.h>
 #include <torch/torch.h>
 
@@ -63,6 +64,13 @@ int set_threads(std::int64_t wanted, int rank_in_node, int ranks_in_node) {
   const int threads = static_cast<int>(wanted > 0 ? wanted : std::max<std::int64_t>(1, share.size()));
   at::set_num_threads(threads);
   return threads;
+}
+
+void keep_freed_memory() {
+#ifdef M_MMAP_THRESHOLD
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 512 << 20);
+#endif
 }
 
 std::int64_t peak_resident_bytes() {

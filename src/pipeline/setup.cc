@@ -29,6 +29,7 @@ World world_of(MpiCommunicator& world) {
 
 Environment make_environment(const Config& config, const Plan& plan, MpiCommunicator& world) {
   const auto node = world.split_by_node();
+  keep_freed_memory();
   set_threads(config.parallel.threads, node->rank(), node->size());
   torch::Device device = torch::kCPU;
   run_on_all(world, [&] { device = choose_device(config.parallel, node->rank()); });

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "export/auto_gptq.h"
 #include "io/safetensors.h"
+#include "model/rms_norm.h"
 #include "tune/block_tuner.h"
 
 namespace roundtable {

@@ -1,41 +1,14 @@
 // Fake quantization on the CPU: rows in parallel, the weights of a group in SIMD.
-//
-// One binary serves every x86-64: the loops over a group are compiled for AVX-512, AVX2 and the baseline, and the
-// loader picks one (target_clones). Products and sums are never contracted to FMA (see CMakeLists.txt), so that all
-// three round alike.
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <cstring>
 
+#include "base/bf16_bits.h"
 #include "quant/fake_quant_kernels.h"
 #include "quant/fake_quant_math.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define RT_SIMD_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define RT_SIMD_CLONES
-#endif
-
 namespace roundtable::cpu {
 namespace {
-
-// bf16 travels as its bits: c10::BFloat16's conversions keep the loops from vectorizing.
-inline float load(float x) { return x; }
-inline float load(std::uint16_t bits) {
-  const std::uint32_t wide = static_cast<std::uint32_t>(bits) << 16;
-  float x;
-  std::memcpy(&x, &wide, sizeof(x));
-  return x;
-}
-
-inline void store(float x, float& out) { out = x; }
-inline void store(float x, std::uint16_t& out) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, sizeof(bits));
-  // Round to nearest even; x is finite.
-  out = static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
 
 template <class W, class R>
 RT_SIMD_CLONES void fake_quantize_group(const W* __restrict weight, const float* __restrict v, std::int64_t n,

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "tune/mse.h"
 
 namespace roundtable {
 namespace {
@@ -109,15 +110,14 @@ double accumulate_gradients(const DecoderBlock& block, const BlockSamples& sampl
   double loss = 0;
   for (std::size_t first = 0; first < mine.size(); first += width) {
     const std::size_t last = std::min(mine.size(), first + width);
-    const torch::Tensor index =
-        torch::tensor(std::vector<std::int64_t>(mine.begin() + static_cast<std::ptrdiff_t>(first),
-                                                mine.begin() + static_cast<std::ptrdiff_t>(last)))
-            .to(samples.input.device());
+    const std::vector<std::int64_t> rows(mine.begin() + static_cast<std::ptrdiff_t>(first),
+                                         mine.begin() + static_cast<std::ptrdiff_t>(last));
+    const torch::Tensor index = torch::tensor(rows).to(samples.input.device());
     const torch::Tensor output = block.forward(samples.input.index_select(0, index), context);
-    // dL/dy by hand: 2 (y - target) / elements. Autograd would keep fp32 copies of the activations for it.
-    torch::Tensor difference = output.detach().to(torch::kFloat32).sub_(samples.target.index_select(0, index));
-    loss += difference.square().sum().item<double>() / elements;
-    output.backward(difference.mul_(2.0 / elements).to(output.scalar_type()));
+    // The gradient by hand: autograd would keep fp32 copies of the activations for it.
+    const SquaredError error = squared_error(output, samples.target, rows, 1.0 / elements);
+    loss += error.loss;
+    output.backward(error.gradient);
   }
   return loss;
 }
