@@ -1,0 +1,86 @@
+// The fused operations of a block against LibTorch's own, forward and backward, in fp32 and bf16.
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "model/rms_norm.h"
+#include "model/rope.h"
+#include "model/swiglu.h"
+
+namespace roundtable {
+namespace {
+
+// |a - b| relative to b's size, at most `tolerance`.
+void expect_close(const torch::Tensor& a, const torch::Tensor& b, double tolerance) {
+  const double error = (a.to(torch::kFloat64) - b.to(torch::kFloat64)).norm().item<double>();
+  EXPECT_LE(error, tolerance * b.to(torch::kFloat64).norm().item<double>());
+}
+
+class FusedOps : public ::testing::TestWithParam<torch::ScalarType> {
+ protected:
+  double tolerance() const { return GetParam() == torch::kFloat32 ? 2e-6 : 6e-3; }  // bf16: its own rounding, 2^-8
+  torch::Tensor random(std::vector<std::int64_t> shape, double scale = 1) const {
+    return (torch::randn(shape) * scale).to(GetParam());
+  }
+  // The eager formula is evaluated in fp64 on the same values: the truth for both dtypes.
+  static torch::Tensor leaf(const torch::Tensor& x) { return x.detach().to(torch::kFloat64).requires_grad_(); }
+};
+
+TEST_P(FusedOps, RmsNorm) {
+  torch::manual_seed(1);
+  const torch::Tensor x = random({3, 37, 67}, 4).requires_grad_();
+  const torch::Tensor weight = random({67});
+  const torch::Tensor upstream = random({3, 37, 67});
+  const torch::Tensor y = rms_norm(x, weight, 1e-5);
+  y.backward(upstream);
+  const torch::Tensor wide = leaf(x);
+  const torch::Tensor expected =
+      weight.to(torch::kFloat64) * wide * torch::rsqrt(wide.square().mean(-1, true) + 1e-5);
+  expected.backward(upstream.to(torch::kFloat64));
+  expect_close(y.detach(), expected.detach(), tolerance());
+  expect_close(x.grad(), wide.grad(), tolerance());
+}
+
+TEST_P(FusedOps, Swiglu) {
+  torch::manual_seed(2);
+  const torch::Tensor gate = random({5, 1001}, 5).requires_grad_();
+  const torch::Tensor up = random({5, 1001}).requires_grad_();
+  const torch::Tensor upstream = random({5, 1001});
+  const torch::Tensor y = swiglu(gate, up);
+  y.backward(upstream);
+  const torch::Tensor wide_gate = leaf(gate);
+  const torch::Tensor wide_up = leaf(up);
+  const torch::Tensor expected = torch::silu(wide_gate) * wide_up;
+  expected.backward(upstream.to(torch::kFloat64));
+  expect_close(y.detach(), expected.detach(), tolerance());
+  expect_close(gate.grad(), wide_gate.grad(), tolerance());
+  expect_close(up.grad(), wide_up.grad(), tolerance());
+}
+
+TEST_P(FusedOps, SwigluAtTheEndsOfTheRange) {
+  const torch::Tensor gate = torch::tensor({-1e4f, -100.0f, -20.0f, 0.0f, 20.0f, 100.0f, 1e4f}).to(GetParam());
+  const torch::Tensor y = swiglu(gate, torch::ones_like(gate));
+  EXPECT_TRUE(y.isfinite().all().item<bool>());
+  EXPECT_TRUE(torch::allclose(y.to(torch::kFloat32), torch::silu(gate.to(torch::kFloat32)), 8e-3, 1e-6));
+}
+
+TEST_P(FusedOps, Rope) {
+  torch::manual_seed(3);
+  RopeConfig config;
+  const RopeTable table = make_rope_table(config, 16, 9, GetParam(), torch::kCPU);
+  const torch::Tensor x = random({2, 9, 3, 16}).requires_grad_();
+  const torch::Tensor upstream = random({2, 9, 3, 16});
+  const torch::Tensor y = apply_rope(x, table);
+  y.backward(upstream);
+  const torch::Tensor wide = leaf(x);
+  const auto halves = wide.chunk(2, -1);
+  const torch::Tensor expected = wide * table.cos.to(torch::kFloat64).unsqueeze(1) +
+                                 torch::cat({-halves[1], halves[0]}, -1) * table.sin.to(torch::kFloat64).unsqueeze(1);
+  expected.backward(upstream.to(torch::kFloat64));
+  expect_close(y.detach(), expected.detach(), tolerance());
+  expect_close(x.grad(), wide.grad(), tolerance());
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, FusedOps, ::testing::Values(torch::kFloat32, torch::kBFloat16));
+
+}  // namespace
+}  // namespace roundtable
