@@ -18,20 +18,22 @@ namespace roundtable {
 namespace {
 
 constexpr std::uint32_t kMaxRecord = 64u << 20;
+constexpr const char* kDamaged = "the file was damaged; remove the run directory and the output to start anew";
 constexpr std::uint64_t kMaxJournal = std::uint64_t{1} << 30;
-constexpr std::size_t kHead = sizeof(std::uint32_t) + sizeof(std::uint64_t);
 
 std::string reason() { return std::strerror(errno); }
 
 struct Head {
   std::uint32_t size;
+  std::uint32_t not_size;
   std::uint64_t checksum;
 };
+constexpr std::size_t kHead = sizeof(Head);
+static_assert(kHead == 16, "the file's format");
 
 Head read_head(const char* bytes) {
   Head head;
-  std::memcpy(&head.size, bytes, sizeof(head.size));
-  std::memcpy(&head.checksum, bytes + sizeof(head.size), sizeof(head.checksum));
+  std::memcpy(&head, bytes, kHead);
   return head;
 }
 
@@ -73,12 +75,14 @@ void Journal::read_all() {
   std::size_t at = 0;
   while (bytes.size() - at >= kHead) {
     const Head head = read_head(bytes.data() + at);
-    if (head.size > kMaxRecord) throw bad_input(path_, fmt::format("record at byte {} states {} bytes", at, head.size));
+    if (head.size != ~head.not_size || head.size > kMaxRecord) {
+      throw bad_input(path_, fmt::format("record at byte {} has a damaged head", at), kDamaged);
+    }
     if (bytes.size() - at - kHead < head.size) break;  // torn
     const char* payload = bytes.data() + at + kHead;
     if (xxh3_64(payload, head.size) != head.checksum) {
       throw bad_input(path_, fmt::format("record at byte {} does not match its checksum", at),
-                      "the file was damaged; remove the run directory and the output to start anew");
+                      kDamaged);
     }
     nlohmann::json record = nlohmann::json::parse(payload, payload + head.size, nullptr, /*allow_exceptions=*/false);
     if (!record.is_object() || !record.contains("type") || !record["type"].is_string()) {
@@ -97,10 +101,8 @@ void Journal::append(const nlohmann::json& record) {
   const std::string payload = record.dump();
   RT_CHECK(payload.size() <= kMaxRecord && record.contains("type"));
   const auto size = static_cast<std::uint32_t>(payload.size());
-  const std::uint64_t checksum = xxh3_64(payload.data(), payload.size());
-  std::string bytes(kHead, '\0');
-  std::memcpy(bytes.data(), &size, sizeof(size));
-  std::memcpy(bytes.data() + sizeof(size), &checksum, sizeof(checksum));
+  const Head head{size, ~size, xxh3_64(payload.data(), payload.size())};
+  std::string bytes(reinterpret_cast<const char*>(&head), kHead);
   bytes += payload;
   for (std::size_t done = 0; done < bytes.size();) {
     const ssize_t n = ::write(fd_, bytes.data() + done, bytes.size() - done);

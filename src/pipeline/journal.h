@@ -2,10 +2,11 @@
 //
 // The file is a sequence of records:
 //
-//   | size u32 | checksum u64 (XXH3 of the payload) | payload: JSON text, size bytes |
+//   | size u32 | ~size u32 | checksum u64 (XXH3 of the payload) | payload: JSON text, size bytes |
 //
 // little-endian. A record is on the disk before append() returns. A torn last record (the process died while writing)
-// is cut off on opening; a record whose checksum is wrong is an error, since nothing after it can be trusted.
+// is cut off on opening; a record whose checksum is wrong, or whose two sizes disagree, is an error, since nothing
+// after it can be trusted. The second size is there because a damaged one would make whole records look torn.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -153,9 +153,16 @@ Plan lay_out(const Config& config, const World& world) {
   plan.shards = choose_shards(config.parallel.shards, world.ranks, world.ranks_a_node, plan.batch);
   plan.groups = world.ranks / plan.shards;
   plan.stages = cut_stages(plan.model.n_blocks, count_stages(config, plan));
+  if (!scheme_of(config.quantization).symmetric) {
+    // auto-round 0.16.1, inference/backend.py: its torch_zp backend takes sym alone.
+    plan.warnings.push_back("asym in auto_round:auto_gptq is read on GPUs; auto-round 0.16.1 has no CPU backend for it");
+  }
   if (static_cast<std::int64_t>(plan.stages.size()) < plan.groups) {
     plan.warnings.push_back(fmt::format("{} groups for {} stages: some ranks will have no work",
                                         plan.groups, plan.stages.size()));
+  }
+  if (config.quantization.scale_dtype != "fp16") {
+    throw bad_input("quantization.scale_dtype", "auto_round:auto_gptq stores scales in fp16", "set it to fp16");
   }
   decide_schemes(config, plan);
   check_samples(config, plan);

@@ -50,6 +50,8 @@ def main():
     # auto-round forces fp16 on its layers, which is slow on a CPU and rounds scale * integer once more. Cast back: the
     # stored fp16 scales are exact in fp32.
     model = model.to(getattr(torch, arguments.dtype))
+    # The rotary frequencies are not stored: fp16 has rounded them, so they are made anew.
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     tokens = load_file(arguments.tokens)["input_ids"].long()
     loss, count = mean_loss(model, tokens, arguments.batch)
     print(json.dumps({"perplexity": math.exp(loss), "loss": loss, "tokens": count, "dtype": arguments.dtype,

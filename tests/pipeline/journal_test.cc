@@ -51,21 +51,18 @@ TEST_F(JournalFile, ATornTailIsCutOffAtEveryByte) {
 TEST_F(JournalFile, AFlippedByteIsRefused) {
   write(3);
   const std::string whole = content_of(path_);
-  int refused = 0;
   for (std::size_t i = 0; i < whole.size(); ++i) {
     std::string broken = whole;
     broken[i] = static_cast<char>(broken[i] ^ 0x10);
     folder_.put("journal", broken);
     try {
-      // A flipped size can make the last record look torn; a record must never come back changed.
       const Journal journal(path_);
-      for (const auto& record : journal.records()) EXPECT_LT(record["block"], 3);
+      ADD_FAILURE() << "byte " << i << " was taken";
     } catch (const Error& error) {
       EXPECT_THAT(error.what(), ::testing::HasSubstr(path_));
-      ++refused;
     }
+    EXPECT_EQ(content_of(path_), broken) << "nothing is cut off a damaged journal";
   }
-  EXPECT_GT(refused, static_cast<int>(whole.size()) * 3 / 4);
 }
 
 TEST_F(JournalFile, ASecondProcessIsRefused) {
