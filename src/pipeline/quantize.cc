@@ -183,8 +183,9 @@ class QuantizeRun {
     fmt::print("size         {} -> {}\n", human_bytes(summary["bytes"]["before"]),
                human_bytes(summary["bytes"]["after"]));
     std::string times;
-    for (const auto& [name, seconds] : summary["seconds"].items()) {
-      times += fmt::format("{}{} {:.1f} s", times.empty() ? "" : ", ", name, seconds.get<double>());
+    for (const char* name : {"plan", "calibrate", "tune", "assemble", "prove", "evaluate"}) {
+      if (!summary["seconds"].contains(name)) continue;
+      times += fmt::format("{}{} {:.1f} s", times.empty() ? "" : ", ", name, summary["seconds"][name].get<double>());
     }
     fmt::print("time         {}\n", times);
     for (const auto& [name, ranks] : summary["peak_bytes"].items()) {
