@@ -50,10 +50,13 @@ find_package(OpenMP REQUIRED COMPONENTS CXX)
 target_link_libraries(roundtable_torch INTERFACE OpenMP::OpenMP_CXX)
 
 # CUDA and NCCL: compiled and linked wherever a toolkit is found.
-include(CheckLanguage)
-check_language(CUDA)
+option(ROUNDTABLE_USE_CUDA "Use a CUDA toolkit where one is found" ON)
 set(ROUNDTABLE_CUDA OFF)
-if(CMAKE_CUDA_COMPILER)
+if(ROUNDTABLE_USE_CUDA)
+  include(CheckLanguage)
+  check_language(CUDA)
+endif()
+if(ROUNDTABLE_USE_CUDA AND CMAKE_CUDA_COMPILER)
   find_package(CUDAToolkit)
   # The wheel's libtorch_cuda needs the NCCL of its own wheel, not an older one of the system.
   find_path(NCCL_INCLUDE_DIR nccl.h PATHS ${site_packages}/nvidia/nccl/include NO_DEFAULT_PATH)
