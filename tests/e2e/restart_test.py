@@ -175,7 +175,7 @@ class FinishedRunTest(program.Case):
     def test_a_torn_tail_of_the_journal_is_cut_off(self):
         journal = (pathlib.Path(f"{self.finished}.run") / "journal").read_bytes()
         payload = json.dumps({"type": "summary"}).encode()
-        torn = {"head": b"\x20\x00", "payload": struct.pack("<IQ", len(payload), 0) + payload[:-3]}
+        torn = {"head": b"\x20\x00", "payload": struct.pack("<IIQ", len(payload), ~len(payload) & 0xFFFFFFFF, 0) + payload[:-3]}
         # The last record itself cut short: the run was not finished, and is now.
         torn_last = journal[:-5]
         for name, bytes in [*((n, journal + tail) for n, tail in torn.items()), ("last", torn_last)]:
@@ -191,14 +191,15 @@ class FinishedRunTest(program.Case):
     def test_a_changed_byte_in_the_journal_is_refused(self):
         output, run_directory = self.copy("flipped")
         journal = bytearray((run_directory / "journal").read_bytes())
-        for at in (8, 40, len(journal) // 2, len(journal) - 2):
+        for at in (2, 8, 40, len(journal) // 2, len(journal) - 2):  # 2: the size of the first record
             spoilt = bytearray(journal)
             spoilt[at] ^= 1
             (run_directory / "journal").write_bytes(spoilt)
             before = self.state(output)
             for ranks in (1, 2) if at == 8 else (1,):
                 self.fail_with(["quantize", self.config, "--set", f"output.path={output}"], ranks, 2,
-                               run_directory / "journal", "does not match its checksum", "remove")
+                               run_directory / "journal",
+                               "damaged head" if at == 2 else "does not match its checksum", "remove")
             self.assertEqual(self.state(output), before)
 
     def test_a_second_job_on_the_same_run_is_refused(self):
