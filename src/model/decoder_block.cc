@@ -4,9 +4,9 @@
 #include <torch/torch.h>
 
 #include <cmath>
-#include <optional>
 
 #include "base/error.h"
+#include "model/attention.h"
 #include "model/rms_norm.h"
 #include "model/swiglu.h"
 
@@ -15,16 +15,6 @@ namespace {
 
 // Places in block_linears().
 enum LinearIndex { kQ, kK, kV, kO, kGate, kUp, kDown };
-
-// [batch, seqlen, kv_heads, head_dim] -> [batch, heads, seqlen, head_dim], each key/value head serving a run of heads.
-torch::Tensor repeat_heads(const torch::Tensor& x, std::int64_t repeats) {
-  torch::Tensor heads_first = x.transpose(1, 2);
-  if (repeats == 1) return heads_first;
-  const auto sizes = heads_first.sizes();
-  return heads_first.unsqueeze(2)
-      .expand({sizes[0], sizes[1], repeats, sizes[2], sizes[3]})
-      .reshape({sizes[0], sizes[1] * repeats, sizes[2], sizes[3]});
-}
 
 }  // namespace
 
@@ -46,13 +36,7 @@ std::vector<ParameterSpec> block_norms(const ModelConfig& c) {
 
 BlockContext make_block_context(const ModelConfig& config, std::int64_t seqlen, torch::ScalarType dtype,
                                 torch::Device device) {
-  BlockContext context{make_rope_table(config.rope, config.head_dim, seqlen, dtype, device), {}};
-  if (config.sliding_window > 0 && config.sliding_window < seqlen) {
-    // Position i sees j with i - window < j <= i.
-    const torch::Tensor causal = torch::ones({seqlen, seqlen}, torch::kBool).tril();
-    context.mask = causal.logical_and(causal.tril(-config.sliding_window).logical_not()).to(device);
-  }
-  return context;
+  return {make_rope_table(config.rope, config.head_dim, seqlen, dtype, device)};
 }
 
 DecoderBlock::DecoderBlock(const ModelConfig& config, std::vector<Linear> linears, std::vector<torch::Tensor> norms)
@@ -75,13 +59,11 @@ torch::Tensor DecoderBlock::attention(const torch::Tensor& x, const BlockContext
   const auto project = [&](LinearIndex which, std::int64_t heads) {
     return run_linear(which, x).view({x.size(0), x.size(1), heads, config_.head_dim});
   };
-  const std::int64_t repeats = config_.n_heads / config_.n_kv_heads;
   const torch::Tensor q = apply_rope(project(kQ, config_.n_heads), context.rope).transpose(1, 2);
-  const torch::Tensor k = repeat_heads(apply_rope(project(kK, config_.n_kv_heads), context.rope), repeats);
-  const torch::Tensor v = repeat_heads(project(kV, config_.n_kv_heads), repeats);
-  const bool causal = !context.mask.defined();
-  const auto mask = causal ? std::nullopt : std::optional<torch::Tensor>(context.mask);
-  const torch::Tensor mixed = at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0, causal);
+  const torch::Tensor k = apply_rope(project(kK, config_.n_kv_heads), context.rope).transpose(1, 2);
+  const torch::Tensor v = project(kV, config_.n_kv_heads).transpose(1, 2);
+  const double scale = 1.0 / std::sqrt(static_cast<double>(config_.head_dim));
+  const torch::Tensor mixed = causal_attention(q, k, v, scale, config_.sliding_window);
   return run_linear(kO, mixed.transpose(1, 2).flatten(2));
 }
 

@@ -37,7 +37,6 @@ std::vector<ParameterSpec> block_norms(const ModelConfig& config);
 // What a block's forward pass takes beside hidden states: the same for all blocks.
 struct BlockContext {
   RopeTable rope;
-  torch::Tensor mask;  // [seqlen, seqlen] bool, true where attention is allowed; undefined for plain causal
 };
 
 BlockContext make_block_context(const ModelConfig& config, std::int64_t seqlen, torch::ScalarType dtype,

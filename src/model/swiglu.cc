@@ -4,10 +4,9 @@
 #include <ATen/Parallel.h>
 #include <torch/torch.h>
 
-#include <cmath>
-
 #include "base/bf16_bits.h"
 #include "base/error.h"
+#include "base/exp_inline.h"
 
 namespace roundtable {
 namespace {
@@ -16,25 +15,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr std::int64_t kGrain = 16384;
-
-// exp without a library call, so that the loops vectorize on every compiler: 2^(x / ln 2) from the exponent's bits and
-// a polynomial of the fraction (Cephes expf), relative error below 2e-7.
-inline float exp_of(float x) {
-  x = x < -87.0f ? -87.0f : (x > 87.0f ? 87.0f : x);
-  const float n = rintf(x * 1.44269504f);
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const std::int32_t bits = (static_cast<std::int32_t>(n) + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof(power));
-  return p * power;
-}
 
 inline float sigmoid(float x) { return 1.0f / (1.0f + exp_of(-x)); }
 

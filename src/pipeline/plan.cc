@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "comm/rank_grid.h"
 #include "export/auto_gptq.h"
+#include "model/attention.h"
 
 namespace roundtable {
 namespace {
@@ -61,7 +62,9 @@ void forecast(const Config& config, Plan& plan) {
                                6 * plan.model.n_heads * plan.model.head_dim;
   // Weights as read and as computed with, v, gradient arena, the best integers; then chains, target and one spare.
   plan.bytes_a_rank = plan.block_parameters * (2 + element + 4 + 4 + 1) + 4 * samples * state +
-                      in_pass * config.calibration.seqlen * a_token * (element + 2);
+                      in_pass * config.calibration.seqlen * a_token * (element + 2) +
+                      kept_attention_bytes(in_pass, plan.model.n_heads, config.calibration.seqlen,
+                                           plan.model.sliding_window, element);
   plan.boundary_bytes = static_cast<std::int64_t>(plan.stages.size()) * config.calibration.n_samples * state;
   const std::int64_t outside = plan.model.vocab_size * plan.model.hidden_size * (plan.model.tie_word_embeddings ? 2 : 4);
   plan.output_bytes = quantized_bytes * plan.model.n_blocks + outside;
