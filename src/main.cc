@@ -17,6 +17,7 @@ namespace {
 struct CommandLine {
   std::string command;
   std::string config;
+  std::string cluster;
   std::vector<std::string> overrides;
   bool json = false;
 };
@@ -34,13 +35,14 @@ std::string footer() {
 void add_command(CLI::App& app, CommandLine& line, const char* name, const char* description) {
   CLI::App* command = app.add_subcommand(name, description);
   command->add_option("CONFIG", line.config, "YAML file with the run's settings")->required();
+  command->add_option("--cluster", line.cluster, "YAML file with a cluster section, as in configs/clusters/");
   command->add_option("--set", line.overrides, "section.key=value, over what CONFIG says")->take_all();
   command->add_flag("--json", line.json, "end stdout with one JSON object on one line");
   command->callback([&line, name] { line.command = name; });
 }
 
 nlohmann::json dispatch(MpiCommunicator& world, const CommandLine& line) {
-  const Config config = load_config_everywhere(world, line.config, line.overrides);
+  const Config config = load_config_everywhere(world, line.config, line.overrides, line.cluster);
   if (line.command == "plan") return run_plan(world, config);
   if (line.command == "eval") return run_eval(world, config);
   return run_quantize(world, config);

@@ -367,16 +367,29 @@ struct TextFinder {
 
 }  // namespace
 
-Config parse_config(const std::string& text, const std::string& place, const std::vector<std::string>& overrides) {
-  Config config;
-  apply_document(config, parse_yaml(text, place), place);
+namespace {
+
+Config finish(Config config, const std::string& place, const std::vector<std::string>& overrides) {
   for (const auto& option : overrides) apply_override(config, option);
   require_keys(config, {"model.path"}, place);
   return config;
 }
 
-Config load_config(const std::string& path, const std::vector<std::string>& overrides) {
-  return parse_config(read_file(path), path, overrides);
+}  // namespace
+
+Config parse_config(const std::string& text, const std::string& place, const std::vector<std::string>& overrides) {
+  Config config;
+  apply_document(config, parse_yaml(text, place), place);
+  return finish(std::move(config), place, overrides);
+}
+
+Config load_config(const std::string& path, const std::vector<std::string>& overrides,
+                   const std::string& cluster_file) {
+  Config config;
+  for (const std::string& file : {path, cluster_file}) {
+    if (!file.empty()) apply_document(config, parse_yaml(read_file(file), file), file);
+  }
+  return finish(std::move(config), path, overrides);
 }
 
 void require_keys(const Config& config, const std::vector<std::string>& keys, std::string_view place) {

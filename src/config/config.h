@@ -118,6 +118,34 @@ struct ParallelSection {
   bool operator==(const ParallelSection&) const = default;
 };
 
+// Figures of a cluster for the plan's forecast and its choice of a layout; configs/clusters/ has some.
+struct ClusterSection {
+  std::int64_t nodes = 0;
+  std::int64_t devices_a_node = 1;
+  double device_memory = 80;
+  double matrix_rate = 400;
+  double memory_bandwidth = 2000;
+  double link_bandwidth = 200;
+  double network_bandwidth = 40;
+  double file_system_bandwidth = 2;
+  double latency = 30;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    const auto figure = [] { return finite_from(1e-6); };
+    v("nodes", nodes, "nodes; 0: no description, and no forecast of time", whole_from(0, kMaxCount));
+    v("devices_a_node", devices_a_node, "devices of a node, each with one rank", whole_from(1, kMaxCount));
+    v("device_memory", device_memory, "memory of a device, GB", figure());
+    v("matrix_rate", matrix_rate, "matrix products in the activations' dtype that a device reaches, TFLOP/s", figure());
+    v("memory_bandwidth", memory_bandwidth, "elementwise passes of a device, GB/s", figure());
+    v("link_bandwidth", link_bandwidth, "of a device to the others in its node, in a ring, GB/s", figure());
+    v("network_bandwidth", network_bandwidth, "of a device to other nodes, GB/s", figure());
+    v("file_system_bandwidth", file_system_bandwidth, "of the file system to the whole job, GB/s", figure());
+    v("latency", latency, "of one all-reduce, microseconds", finite_from(0));
+  }
+  bool operator==(const ClusterSection&) const = default;
+};
+
 struct OutputSection {
   std::string path;
   std::vector<std::string> formats = {"auto_round:auto_gptq"};
@@ -154,6 +182,7 @@ struct Config {
   QuantizationSection quantization;
   TuningSection tuning;
   ParallelSection parallel;
+  ClusterSection cluster;
   OutputSection output;
   RunSection run;
 
@@ -164,17 +193,19 @@ struct Config {
     v.section("quantization", quantization, "the form of the quantized weights");
     v.section("tuning", tuning, "signed gradient descent on the rounding");
     v.section("parallel", parallel, "how ranks are used; none of these changes the result, but for stages");
+    v.section("cluster", cluster, "the machine that plan forecasts for (--cluster FILE); quantize chooses its layout by it too");
     v.section("output", output, "what is written");
     v.section("run", run, "files of the run itself, and evaluation");
   }
   bool operator==(const Config&) const = default;
 };
 
-// Reads `path` (YAML) and then applies `overrides` ("section.key=value", in order; the value is taken as it stands, a
+// Reads `path` (YAML), then `cluster_file` over it where one is given, and then applies `overrides` ("section.key=value", in order; the value is taken as it stands, a
 // list as "a,b"). Every key is checked against its type and range, and model.path must be set. Relative paths stay as
 // written (relative to the working directory).
 // Throws Error (kBadInput) with file, line, key and the valid keys or values.
-Config load_config(const std::string& path, const std::vector<std::string>& overrides);
+Config load_config(const std::string& path, const std::vector<std::string>& overrides,
+                   const std::string& cluster_file = "");
 
 // The same from text in memory, such as another process's to_yaml(); `place` names it in errors.
 Config parse_config(const std::string& text, const std::string& place, const std::vector<std::string>& overrides = {});

@@ -3,6 +3,8 @@
 
 #include <torch/torch.h>
 
+#include <filesystem>
+
 #include "base/error.h"
 #include "pipeline/progress.h"
 #include "pipeline/setup.h"
@@ -11,28 +13,66 @@
 namespace roundtable {
 
 Config load_config_everywhere(MpiCommunicator& world, const std::string& path,
-                              const std::vector<std::string>& overrides) {
+                              const std::vector<std::string>& overrides, const std::string& cluster_file) {
   // The file itself may be on rank 0's node alone; its resolved form travels.
-  const std::string yaml = run_on_root(world, [&] { return to_yaml(load_config(path, overrides)); });
+  const std::string yaml = run_on_root(world, [&] { return to_yaml(load_config(path, overrides, cluster_file)); });
   return parse_config(yaml, path);
 }
 
-nlohmann::json run_plan(MpiCommunicator& world, const Config& config) {
-  const World ranks = world_of(world);
-  const std::string text = run_on_root(world, [&] {
-    require_keys(config, {"calibration.tokens", "output.path"});
-    return describe(make_plan(config, ranks), config);
-  });
-  if (world.rank() == 0) fmt::print("{}", text);
-  const Plan plan = lay_out(config, ranks);
-  return {{"groups", plan.groups},
+namespace {
+
+bool has_weights(const std::string& directory) {
+  return std::filesystem::exists(directory + "/model.safetensors") ||
+         std::filesystem::exists(directory + "/model.safetensors.index.json");
+}
+
+nlohmann::json to_json(const std::vector<Forecast::Bytes>& items) {
+  nlohmann::json object = nlohmann::json::object();
+  for (const auto& item : items) object[item.name] = item.bytes;
+  return object;
+}
+
+nlohmann::json to_json(const Plan& plan) {
+  nlohmann::json seconds = nlohmann::json::object();
+  for (const auto& phase : plan.forecast.phases) seconds[phase.name] = phase.seconds;
+  return {{"ranks", plan.world.ranks},
+          {"groups", plan.groups},
           {"shards", plan.shards},
           {"stages", plan.stages.size()},
-          {"bytes_a_rank", plan.bytes_a_rank},
-          {"boundary_bytes", plan.boundary_bytes},
-          {"output_bytes", plan.output_bytes},
-          {"reduced_bytes_a_step", plan.reduced_bytes_a_step},
+          {"bytes_a_rank", plan.forecast.memory_bytes()},
+          {"memory", to_json(plan.forecast.memory)},
+          {"disk", to_json(plan.forecast.disk)},
+          {"traffic", to_json(plan.forecast.traffic)},
+          {"seconds", seconds},
           {"layers_in_16_bits", plan.float_reasons}};
+}
+
+// On the cluster that the config describes; without one, on the ranks that are here.
+Plan make_plan_for(const Config& config, const World& here) {
+  const auto& cluster = config.cluster;
+  if (cluster.nodes == 0) {
+    require_keys(config, {"calibration.tokens", "output.path"});
+    return make_plan(config, here);
+  }
+  const World there{static_cast<int>(cluster.nodes * cluster.devices_a_node), static_cast<int>(cluster.devices_a_node)};
+  if (has_weights(config.model.path) && !config.calibration.tokens.empty()) return make_plan(config, there);
+  Plan plan = lay_out(config, there);
+  plan.warnings.push_back("a forecast from config.json alone: weights and token sets were not looked at");
+  return plan;
+}
+
+}  // namespace
+
+nlohmann::json run_plan(MpiCommunicator& world, const Config& config) {
+  const World ranks = world_of(world);
+  nlohmann::json result;
+  const std::string text = run_on_root(world, [&] {
+    const Plan plan = make_plan_for(config, ranks);
+    result = to_json(plan);
+    return describe(plan, config);
+  });
+  if (world.rank() == 0) fmt::print("{}", text);
+  return result;
 }
 
 nlohmann::json run_eval(MpiCommunicator& world, const Config& config) {

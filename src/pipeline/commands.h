@@ -10,9 +10,11 @@
 
 namespace roundtable {
 
-// Reads and checks the config on rank 0 and gives every rank the same. Collective. An Error there is thrown on all
+// Reads and checks the config on rank 0, with `cluster_file` over it if not empty, and gives every rank the same.
+// Collective. An Error there is thrown on all
 // ranks as AgreedError.
-Config load_config_everywhere(MpiCommunicator& world, const std::string& path, const std::vector<std::string>& overrides);
+Config load_config_everywhere(MpiCommunicator& world, const std::string& path, const std::vector<std::string>& overrides,
+                              const std::string& cluster_file);
 
 // Each returns the object that --json prints (meaningful on rank 0) and writes what people read to stdout on rank 0.
 // Collective over the world. Errors of input are thrown on all ranks as AgreedError; what breaks later on one rank

@@ -9,7 +9,6 @@
 #include "base/error.h"
 #include "comm/rank_grid.h"
 #include "export/auto_gptq.h"
-#include "model/attention.h"
 
 namespace roundtable {
 namespace {
@@ -27,10 +26,24 @@ void decide_schemes(const Config& config, Plan& plan) {
   }
 }
 
+// Ranks a group, by the cost model where the cluster is described.
+int count_shards(const Config& config, const Plan& plan) {
+  const auto& world = plan.world;
+  if (config.cluster.nodes == 0) {
+    return choose_shards(config.parallel.shards, world.ranks, world.ranks_a_node, plan.batch);
+  }
+  choose_shards(config.parallel.shards, world.ranks, world.ranks_a_node, plan.batch);  // checks a wanted number
+  return choose_layout(config, plan.model, plan.schemes, world.ranks, world.ranks_a_node).shards;
+}
+
 std::int64_t count_stages(const Config& config, const Plan& plan) {
   // A block tuned on the float chain needs nothing of the blocks before it.
   if (!config.tuning.use_quant_input) return plan.model.n_blocks;
-  if (config.parallel.stages == 0) return std::min<std::int64_t>(plan.groups, plan.model.n_blocks);
+  if (config.parallel.stages == 0) {
+    // Where the layout is the cost model's, stages are not cut shorter than it allows.
+    const std::int64_t least = config.cluster.nodes > 0 ? kLeastStage : 1;
+    return std::min<std::int64_t>(plan.groups, std::max<std::int64_t>(1, plan.model.n_blocks / least));
+  }
   if (config.parallel.stages > plan.model.n_blocks) {
     throw bad_input("parallel.stages",
                     fmt::format("{} stages are more than the model's {} blocks", config.parallel.stages,
@@ -39,36 +52,10 @@ std::int64_t count_stages(const Config& config, const Plan& plan) {
   return config.parallel.stages;
 }
 
-void forecast(const Config& config, Plan& plan) {
-  const std::int64_t element = config.tuning.amp ? 2 : 4;
-  std::int64_t quantized_bytes = 0;
-  for (std::size_t i = 0; i < plan.schemes.size(); ++i) {
-    const LinearSpec linear = block_linears(plan.model)[i];
-    const std::int64_t n = linear.out * linear.in;
-    plan.block_parameters += n;
-    if (plan.schemes[i]) {
-      const std::int64_t groups = plan.schemes[i]->groups(linear.in);
-      quantized_bytes += n * plan.schemes[i]->bits / 8 + groups * linear.out * (2 + plan.schemes[i]->bits / 8);
-    } else {
-      quantized_bytes += n * 2;
-    }
-  }
-  const std::int64_t samples = (config.calibration.n_samples + plan.shards - 1) / plan.shards;
-  const std::int64_t state = config.calibration.seqlen * plan.model.hidden_size * element;
-  const std::int64_t in_step = (plan.batch + plan.shards - 1) / plan.shards;
-  const std::int64_t in_pass = config.tuning.micro_batch > 0 ? std::min(config.tuning.micro_batch, in_step) : in_step;
-  // Activations kept for the backward pass of one sample, in units of one token's elements.
-  const std::int64_t a_token = 12 * plan.model.hidden_size + 5 * plan.model.intermediate_size +
-                               6 * plan.model.n_heads * plan.model.head_dim;
-  // Weights as read and as computed with, v, gradient arena, the best integers; then chains, target and one spare.
-  plan.bytes_a_rank = plan.block_parameters * (2 + element + 4 + 4 + 1) + 4 * samples * state +
-                      in_pass * config.calibration.seqlen * a_token * (element + 2) +
-                      kept_attention_bytes(in_pass, plan.model.n_heads, config.calibration.seqlen,
-                                           plan.model.sliding_window, element);
-  plan.boundary_bytes = static_cast<std::int64_t>(plan.stages.size()) * config.calibration.n_samples * state;
-  const std::int64_t outside = plan.model.vocab_size * plan.model.hidden_size * (plan.model.tie_word_embeddings ? 2 : 4);
-  plan.output_bytes = quantized_bytes * plan.model.n_blocks + outside;
-  plan.reduced_bytes_a_step = plan.shards > 1 ? plan.block_parameters * 4 : 0;
+Forecast forecast_of(const Config& config, const Plan& plan, std::int64_t eval_tokens) {
+  const Layout layout{plan.world.ranks, plan.world.ranks_a_node, plan.shards,
+                      static_cast<std::int64_t>(plan.stages.size())};
+  return make_forecast(config, plan.model, plan.schemes, layout, eval_tokens);
 }
 
 void check_samples(const Config& config, const Plan& plan) {
@@ -84,7 +71,11 @@ void check_samples(const Config& config, const Plan& plan) {
 void check_tokens(const Config& config, Plan& plan) {
   const auto& calibration = config.calibration;
   load_tokens(calibration.tokens, calibration.n_samples, calibration.seqlen, plan.model.vocab_size);
-  if (!config.run.eval_tokens.empty()) load_tokens(config.run.eval_tokens, 0, 0, plan.model.vocab_size);
+  if (!config.run.eval_tokens.empty()) {
+    load_tokens(config.run.eval_tokens, 0, 0, plan.model.vocab_size);
+    const TokenSetShape held_out = token_set_shape(config.run.eval_tokens);
+    plan.forecast = forecast_of(config, plan, held_out.n_samples * held_out.seqlen);
+  }
   if (calibration.seqlen > plan.model.max_position_embeddings) {
     plan.warnings.push_back(fmt::format("calibration.seqlen {} is beyond the model's max_position_embeddings {}",
                                         calibration.seqlen, plan.model.max_position_embeddings));
@@ -153,7 +144,8 @@ Plan lay_out(const Config& config, const World& world) {
   plan.model = load_model_config(config.model.path);
   plan.world = world;
   plan.batch = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
-  plan.shards = choose_shards(config.parallel.shards, world.ranks, world.ranks_a_node, plan.batch);
+  decide_schemes(config, plan);
+  plan.shards = count_shards(config, plan);
   plan.groups = world.ranks / plan.shards;
   plan.stages = cut_stages(plan.model.n_blocks, count_stages(config, plan));
   if (!scheme_of(config.quantization).symmetric) {
@@ -167,9 +159,8 @@ Plan lay_out(const Config& config, const World& world) {
   if (config.quantization.scale_dtype != "fp16") {
     throw bad_input("quantization.scale_dtype", "auto_round:auto_gptq stores scales in fp16", "set it to fp16");
   }
-  decide_schemes(config, plan);
   check_samples(config, plan);
-  forecast(config, plan);
+  plan.forecast = forecast_of(config, plan, 0);
   return plan;
 }
 
@@ -180,12 +171,23 @@ Plan make_plan(const Config& config, const World& world) {
   return plan;
 }
 
-std::string human_bytes(std::int64_t bytes) {
-  const double value = static_cast<double>(bytes);
-  if (value >= 1e9) return fmt::format("{:.2f} GB", value / 1e9);
-  if (value >= 1e6) return fmt::format("{:.1f} MB", value / 1e6);
-  return fmt::format("{:.1f} kB", value / 1e3);
+namespace {
+
+std::string listed(const std::vector<Forecast::Bytes>& items) {
+  std::string text;
+  for (const auto& item : items) {
+    if (item.bytes > 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", item.name, human_bytes(item.bytes));
+  }
+  return text.empty() ? "nothing" : text;
 }
+
+std::string human_seconds(double seconds) {
+  if (seconds < 120) return fmt::format("{:.1f} s", seconds);
+  if (seconds < 7200) return fmt::format("{:.0f} min", seconds / 60);
+  return fmt::format("{:.1f} h", seconds / 3600);
+}
+
+}  // namespace
 
 std::string describe(const Plan& plan, const Config& config) {
   std::string text;
@@ -193,7 +195,7 @@ std::string describe(const Plan& plan, const Config& config) {
   const auto& q = config.quantization;
   text += "plan\n";
   line("model", fmt::format("{} ({}), {} blocks of {:.1f} M weights", config.model.path, plan.model.model_type,
-                            plan.model.n_blocks, static_cast<double>(plan.block_parameters) / 1e6));
+                            plan.model.n_blocks, static_cast<double>(count_block_parameters(plan.model)) / 1e6));
   line("weights", fmt::format("{} bits, {}, {}, {}", q.bits, q.scheme,
                               q.group_size < 0 ? "one group a channel" : fmt::format("groups of {}", q.group_size),
                               config.output.formats.front()));
@@ -202,10 +204,14 @@ std::string describe(const Plan& plan, const Config& config) {
   line("stages", fmt::format("{} of up to {} blocks", plan.stages.size(), plan.stages.front().size()));
   line("steps", fmt::format("{} iterations a block, {} samples a step of {} tokens", config.tuning.iters, plan.batch,
                             config.calibration.seqlen));
-  line("memory", fmt::format("about {} a rank in tuning", human_bytes(plan.bytes_a_rank)));
-  line("disk", fmt::format("{} of boundaries, {} of output", human_bytes(plan.boundary_bytes),
-                           human_bytes(plan.output_bytes)));
-  line("reduced", fmt::format("{} a step inside each group", human_bytes(plan.reduced_bytes_a_step)));
+  const Forecast& f = plan.forecast;
+  line("memory", fmt::format("about {} a rank: {}", human_bytes(f.memory_bytes()), listed(f.memory)));
+  line("disk", listed(f.disk));
+  line("traffic", listed(f.traffic));
+  for (const auto& phase : f.phases) {
+    line("time", fmt::format("{} {}, bound by {}", phase.name, human_seconds(phase.seconds), phase.bound_by));
+  }
+  if (!f.phases.empty()) line("time", fmt::format("{} in all", human_seconds(f.seconds())));
   for (const std::string& reason : plan.float_reasons) line("16 bits", reason);
   for (const std::string& warning : plan.warnings) line("warning", warning);
   return text;

@@ -9,6 +9,7 @@
 #include "config/config.h"
 #include "data/token_set.h"
 #include "model/model_config.h"
+#include "pipeline/forecast.h"
 #include "tune/block_tuner.h"
 
 namespace roundtable {
@@ -37,19 +38,14 @@ struct Plan {
   std::vector<std::string> float_reasons;   // "mlp.down_proj stays in 16 bits: ..."
   std::vector<std::string> warnings;
 
-  // Forecast.
-  std::int64_t block_parameters = 0;        // weights of a block's linear layers
-  std::int64_t bytes_a_rank = 0;            // peak of the tuning phase, without the program itself
-  std::int64_t boundary_bytes = 0;          // disk in the run directory
-  std::int64_t output_bytes = 0;
-  std::int64_t reduced_bytes_a_step = 0;
+  Forecast forecast;
 };
 
 // Checks the config, the model's headers and the token sets, and lays out the work. Reads headers only.
 // Throws Error (kBadInput) with the place and the mend. Not collective.
 Plan make_plan(const Config& config, const World& world);
 
-// The part of a plan that needs no files beside config.json; the same on every rank.
+// The part of a plan that needs no files beside config.json, its forecast without `eval_tokens`; the same on every rank.
 Plan lay_out(const Config& config, const World& world);
 
 // For people.
@@ -59,7 +55,5 @@ std::string describe(const Plan& plan, const Config& config);
 std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages);
 
 QuantScheme scheme_of(const QuantizationSection& section);
-
-std::string human_bytes(std::int64_t bytes);
 
 }  // namespace roundtable

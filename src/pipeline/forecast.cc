@@ -1,0 +1,313 @@
+// The cost model.
+#include "pipeline/forecast.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <optional>
+
+#include "base/error.h"
+#include "model/attention.h"
+#include "model/decoder_block.h"
+
+namespace roundtable {
+namespace {
+
+constexpr double kGiga = 1e9;
+// LibTorch with its libraries, MPI and HDF5, before any tensor: measured (VmHWM of the plan phase).
+constexpr std::int64_t kProgramBytes = 415'000'000;
+// The allocator keeps what was freed, and batches are copied once more than counted.
+constexpr double kSlack = 1.08;
+
+// One block's work, from its shapes.
+struct BlockCost {
+  double parameters = 0;
+  double input_parameters = 0;  // of layers that read the block's input: they need no gradient towards it
+  double groups = 0;            // of weights that share a scale
+  double packed_bytes = 0;      // in the checkpoint
+  double attention_flops = 0;   // a token, forward
+  double kept = 0;              // elements a token that live from forward to backward
+  double spare = 0;             // elements a token that live within backward
+};
+
+BlockCost count_block(const ModelConfig& m, const BlockSchemes& schemes, std::int64_t seqlen) {
+  BlockCost cost;
+  const auto linears = block_linears(m);
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    const LinearSpec& linear = linears[i];
+    const auto n = static_cast<double>(linear.out * linear.in);
+    cost.parameters += n;
+    if (i < 3) cost.input_parameters += n;  // q, k and v
+    cost.kept += static_cast<double>(linear.out);
+    if (!schemes[i]) {
+      cost.packed_bytes += 2 * n;
+      continue;
+    }
+    const auto groups = static_cast<double>(schemes[i]->groups(linear.in) * linear.out);
+    cost.groups += groups;
+    cost.packed_bytes += n * schemes[i]->bits / 8 + groups * (2 + schemes[i]->bits / 8.0);
+  }
+  const auto hidden = static_cast<double>(m.hidden_size);
+  const auto width = static_cast<double>(m.n_heads * m.head_dim);
+  const auto intermediate = static_cast<double>(m.intermediate_size);
+  // Inputs of the layers: two norms' outputs, attention's output, the gated activation; the residual; rotated q and k.
+  cost.kept += 3 * hidden + 2 * width + intermediate + static_cast<double>(m.n_kv_heads * m.head_dim);
+  cost.spare = 3 * intermediate + 2 * hidden;
+  const auto reach = static_cast<double>(m.sliding_window > 0 ? std::min(m.sliding_window, seqlen) : seqlen);
+  cost.attention_flops = 2 * 2 * width * (reach / 2 + 64);  // half of the last tile of 128 keys is masked
+  return cost;
+}
+
+// Numbers that all parts below use.
+struct Sizes {
+  double element;       // bytes of an activation
+  double samples;       // a rank's calibration samples
+  double tokens;        // of the calibration set
+  double state;         // bytes of a sample's hidden states
+  double in_step;       // samples of a rank in a step
+  double in_pass;       // samples of a rank in a forward pass
+  double table;         // bytes of the embedding table, with the head where it is its own
+};
+
+double ceil_div(double a, double b) { return std::ceil(a / b); }
+
+Sizes count_sizes(const Config& config, const ModelConfig& m, const Layout& layout) {
+  Sizes s{};
+  const auto seqlen = static_cast<double>(config.calibration.seqlen);
+  const auto n = static_cast<double>(config.calibration.n_samples);
+  s.element = config.tuning.amp ? 2 : 4;
+  s.samples = ceil_div(n, layout.shards);
+  s.tokens = n * seqlen;
+  s.state = seqlen * static_cast<double>(m.hidden_size) * s.element;
+  s.in_step = ceil_div(static_cast<double>(config.tuning.batch_size * config.tuning.gradient_accumulate_steps),
+                       layout.shards);
+  s.in_pass = config.tuning.micro_batch > 0 ? std::min(static_cast<double>(config.tuning.micro_batch), s.in_step)
+                                            : s.in_step;
+  s.table = static_cast<double>(m.vocab_size * m.hidden_size) * s.element;
+  return s;
+}
+
+std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfig& m, const BlockCost& block,
+                                          const Sizes& s) {
+  const auto seqlen = static_cast<double>(config.calibration.seqlen);
+  const auto kept_scores = static_cast<double>(kept_attention_bytes(
+      static_cast<std::int64_t>(s.in_pass), m.n_heads, config.calibration.seqlen, m.sliding_window,
+      static_cast<std::int64_t>(s.element)));
+  const auto bytes = [](double x) { return static_cast<std::int64_t>(x); };
+  return {{"program", kProgramBytes},
+          // Original and fake-quantized weight.
+          {"weights of a block", bytes(block.parameters * 2 * s.element)},
+          // v and the gradient arena in fp32; the best iterate's integers; ranges, scales and zero points.
+          {"rounding and gradients", bytes(block.parameters * (4 + 4 + 1) + block.groups * 24)},
+          // Float chain, quantized chain, target.
+          {"samples", bytes(3 * s.samples * s.state)},
+          {"activations", bytes(kSlack * (s.in_pass * seqlen * (block.kept + block.spare) * s.element + kept_scores))}};
+}
+
+std::vector<Forecast::Bytes> count_disk(const Config& config, const ModelConfig& m, const BlockCost& block,
+                                        const Sizes& s, const Layout& layout) {
+  const double boundaries = static_cast<double>(layout.stages * config.calibration.n_samples) * s.state;
+  const double table = static_cast<double>(m.vocab_size * m.hidden_size) * 2 * (m.tie_word_embeddings ? 1 : 2);
+  return {{"boundaries", static_cast<std::int64_t>(boundaries)},
+          {"checkpoint", static_cast<std::int64_t>(block.packed_bytes * static_cast<double>(m.n_blocks) + table)}};
+}
+
+// Collects a phase's terms: seconds by what limits them.
+class Terms {
+ public:
+  void add(const std::string& name, double seconds) {
+    for (auto& [known, sum] : terms_) {
+      if (known == name) {
+        sum += seconds;
+        return;
+      }
+    }
+    terms_.emplace_back(name, seconds);
+  }
+  Forecast::Phase phase(const std::string& name) const {
+    Forecast::Phase phase{name, 0, ""};
+    double most = -1;
+    for (const auto& [term, seconds] : terms_) {
+      phase.seconds += seconds;
+      if (seconds <= most) continue;
+      most = seconds;
+      phase.bound_by = term;
+    }
+    return phase;
+  }
+
+ private:
+  std::vector<std::pair<std::string, double>> terms_;
+};
+
+// Bytes that a rank sends in an all-reduce of `bytes`: a ring's 2 (n - 1) / n (Patarasuk and Yuan, 2009).
+double ring_bytes(double bytes, int ranks) { return 2.0 * bytes * (ranks - 1) / ranks; }
+
+class Clockwork {
+ public:
+  Clockwork(const Config& config, const ModelConfig& m, const BlockCost& block, const Sizes& s, const Layout& layout)
+      : config_(config), m_(m), block_(block), s_(s), layout_(layout), cluster_(config.cluster) {}
+
+  Forecast::Phase calibrate() const {
+    Terms terms;
+    const double blocks = static_cast<double>(m_.n_blocks);
+    terms.add("file system", (blocks * block_.parameters * 2 + s_.table) / file_system());
+    if (layout_.ranks > 1) terms.add(wire_name(world()), (blocks * block_.parameters * s_.element) / wire(world()));
+    forward(terms, blocks * s_.tokens / layout_.ranks);
+    terms.add("file system", static_cast<double>(layout_.stages) * s_.tokens / seqlen() * s_.state / file_system());
+    return terms.phase("calibrate");
+  }
+
+  Forecast::Phase tune() const {
+    Terms terms;
+    // The group with the most blocks ends last.
+    const double longest = ceil_div(static_cast<double>(m_.n_blocks), static_cast<double>(layout_.stages));
+    const double blocks = longest * ceil_div(static_cast<double>(layout_.stages), layout_.groups());
+    const double steps = blocks * static_cast<double>(config_.tuning.iters);
+    step(terms, steps);
+    // Target and quantized chain; weights in, checkpoint out, and read back for the proof; all groups at once.
+    forward(terms, 2 * blocks * s_.samples * seqlen());
+    terms.add("file system", blocks * layout_.groups() * (block_.parameters * 2 + 2 * block_.packed_bytes) /
+                                 file_system());
+    if (layout_.shards > 1) {
+      terms.add(wire_name(group()), blocks * block_.parameters * s_.element / wire(group()));
+    }
+    return terms.phase("tune");
+  }
+
+  Forecast::Phase prove() const {
+    Terms terms;
+    terms.add("file system", static_cast<double>(m_.n_blocks) * block_.packed_bytes / file_system());
+    return terms.phase("prove");
+  }
+
+  Forecast::Phase evaluate(double tokens) const {
+    Terms terms;
+    const double blocks = static_cast<double>(m_.n_blocks);
+    terms.add("file system", blocks * (block_.parameters * 2 + block_.packed_bytes) / file_system());
+    forward(terms, 2 * blocks * tokens / layout_.ranks);
+    const double head = 2.0 * static_cast<double>(m_.vocab_size * m_.hidden_size);
+    terms.add("matrix products", 2 * tokens / layout_.ranks * head / rate());
+    return terms.phase("evaluate");
+  }
+
+  std::vector<Forecast::Bytes> traffic() const {
+    const auto bytes = [](double x) { return static_cast<std::int64_t>(x); };
+    const double blocks = static_cast<double>(m_.n_blocks);
+    const double steps = blocks * static_cast<double>(config_.tuning.iters);
+    const double reduced = steps * ring_bytes(block_.parameters * 4, layout_.shards) * layout_.shards;
+    const double weights = blocks * block_.parameters * 2;
+    const double states = static_cast<double>(layout_.stages) * s_.tokens / seqlen() * s_.state;
+    return {{"all-reduce of gradients", bytes(reduced)},
+            {"broadcast of weights", bytes(weights * (layout_.ranks - 1) + weights * (layout_.shards - 1))},
+            {"file system, read", bytes(2 * weights + states + 2 * blocks * block_.packed_bytes)},
+            {"file system, written", bytes(states + blocks * block_.packed_bytes)}};
+  }
+
+ private:
+  double seqlen() const { return static_cast<double>(config_.calibration.seqlen); }
+  double rate() const { return cluster_.matrix_rate * 1e12; }
+  double file_system() const { return cluster_.file_system_bandwidth * kGiga; }
+  bool group() const { return layout_.shards > layout_.ranks_a_node; }  // crosses nodes
+  bool world() const { return layout_.ranks > layout_.ranks_a_node; }
+  double wire(bool crosses) const {
+    return (crosses ? cluster_.network_bandwidth : cluster_.link_bandwidth) * kGiga;
+  }
+  static const char* wire_name(bool crosses) { return crosses ? "network" : "links"; }
+
+  // Forward passes of one block over `tokens` tokens.
+  void forward(Terms& terms, double tokens) const {
+    terms.add("matrix products", tokens * (2 * block_.parameters + block_.attention_flops) / rate());
+    terms.add("memory", tokens * 2 * (block_.kept + block_.spare) * s_.element / (cluster_.memory_bandwidth * kGiga));
+  }
+
+  // Steps: forward, gradient of each weight, gradient of each activation that asks for one; then the weights' passes:
+  // fake quantization 8 bytes a weight, the arena 16, the sign step 20.
+  void step(Terms& terms, double steps) const {
+    const double tokens = steps * s_.in_step * seqlen();
+    const double flops = 6 * block_.parameters - 2 * block_.input_parameters + 3 * block_.attention_flops;
+    terms.add("matrix products", tokens * flops / rate());
+    const double activations = tokens * 5 * (block_.kept + block_.spare) * s_.element;
+    terms.add("memory", (activations + steps * 44 * block_.parameters) / (cluster_.memory_bandwidth * kGiga));
+    if (layout_.shards > 1) {
+      terms.add(fmt::format("all-reduce over {}", wire_name(group())),
+                steps * (ring_bytes(block_.parameters * 4, layout_.shards) / wire(group()) + cluster_.latency * 1e-6));
+    }
+  }
+
+  const Config& config_;
+  const ModelConfig& m_;
+  const BlockCost& block_;
+  const Sizes& s_;
+  const Layout& layout_;
+  const ClusterSection& cluster_;
+};
+
+}  // namespace
+
+std::int64_t count_block_parameters(const ModelConfig& model) {
+  std::int64_t sum = 0;
+  for (const LinearSpec& linear : block_linears(model)) sum += linear.out * linear.in;
+  return sum;
+}
+
+std::int64_t Forecast::memory_bytes() const {
+  return std::accumulate(memory.begin(), memory.end(), std::int64_t{0},
+                         [](std::int64_t sum, const Bytes& item) { return sum + item.bytes; });
+}
+
+double Forecast::seconds() const {
+  return std::accumulate(phases.begin(), phases.end(), 0.0,
+                         [](double sum, const Phase& phase) { return sum + phase.seconds; });
+}
+
+Forecast make_forecast(const Config& config, const ModelConfig& model, const BlockSchemes& schemes,
+                       const Layout& layout, std::int64_t eval_tokens) {
+  const BlockCost block = count_block(model, schemes, config.calibration.seqlen);
+  const Sizes sizes = count_sizes(config, model, layout);
+  const Clockwork clockwork(config, model, block, sizes, layout);
+  Forecast forecast;
+  forecast.layout = layout;
+  forecast.memory = count_memory(config, model, block, sizes);
+  forecast.disk = count_disk(config, model, block, sizes, layout);
+  forecast.traffic = clockwork.traffic();
+  if (config.cluster.nodes == 0) return forecast;
+  forecast.phases = {clockwork.calibrate(), clockwork.tune(), clockwork.prove()};
+  if (eval_tokens > 0) forecast.phases.push_back(clockwork.evaluate(static_cast<double>(eval_tokens)));
+  return forecast;
+}
+
+Layout choose_layout(const Config& config, const ModelConfig& model, const BlockSchemes& schemes, int ranks,
+                     int ranks_a_node) {
+  const std::int64_t strata = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
+  const auto capacity = static_cast<std::int64_t>(config.cluster.device_memory * kGiga);
+  std::optional<Forecast> best;
+  std::int64_t smallest = std::numeric_limits<std::int64_t>::max();
+  for (int shards = 1; shards <= ranks; ++shards) {
+    if (ranks % shards != 0 || strata % shards != 0) continue;
+    if (config.parallel.shards > 0 && shards != config.parallel.shards) continue;
+    const std::int64_t most = std::max<std::int64_t>(1, model.n_blocks / kLeastStage);
+    const std::int64_t stages = !config.tuning.use_quant_input ? model.n_blocks
+                                : config.parallel.stages > 0   ? config.parallel.stages
+                                                               : std::min<std::int64_t>(ranks / shards, most);
+    const Forecast one = make_forecast(config, model, schemes, {ranks, ranks_a_node, shards, stages}, 0);
+    smallest = std::min(smallest, one.memory_bytes());
+    if (one.memory_bytes() <= capacity && (!best || one.seconds() < best->seconds())) best = one;
+  }
+  if (best) return best->layout;
+  throw bad_input("cluster.device_memory",
+                  fmt::format("{} are too little: the smallest layout takes {} a rank", human_bytes(capacity),
+                              human_bytes(smallest)),
+                  "lower tuning.micro_batch or calibration.n_samples, or use more ranks");
+}
+
+std::string human_bytes(std::int64_t bytes) {
+  const double value = static_cast<double>(bytes);
+  if (value >= 1e12) return fmt::format("{:.2f} TB", value / 1e12);
+  if (value >= 1e9) return fmt::format("{:.2f} GB", value / 1e9);
+  if (value >= 1e6) return fmt::format("{:.1f} MB", value / 1e6);
+  return fmt::format("{:.1f} kB", value / 1e3);
+}
+
+}  // namespace roundtable

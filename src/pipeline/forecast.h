@@ -1,0 +1,63 @@
+// What a run will take on given ranks: memory, disk, traffic, and on a described cluster also time.
+//
+// Nothing but config.json is needed. The model is deliberately plain: counts of operations and bytes over the rates of
+// the cluster section, summed where the program does one after the other. tests/bench/forecast.py holds it against runs.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "model/model_config.h"
+#include "tune/block_tuner.h"
+
+namespace roundtable {
+
+// A cut of the world into groups x shards, and of the blocks into stages.
+struct Layout {
+  int ranks = 1;
+  int ranks_a_node = 1;
+  int shards = 1;
+  std::int64_t stages = 1;
+  int groups() const { return ranks / shards; }
+};
+
+struct Forecast {
+  struct Bytes {
+    std::string name;
+    std::int64_t bytes = 0;
+  };
+  struct Phase {
+    std::string name;
+    double seconds = 0;
+    std::string bound_by;  // the largest of its terms: "matrix products", "all-reduce", "file system" ...
+  };
+
+  Layout layout;
+  std::vector<Bytes> memory;   // of a rank in the phase that needs most, by item
+  std::vector<Bytes> disk;     // by kind of file, at the fullest
+  std::vector<Bytes> traffic;  // of the whole run, by what carries it
+  std::vector<Phase> phases;   // empty without a cluster section
+
+  std::int64_t memory_bytes() const;
+  double seconds() const;
+};
+
+// `schemes` by linear layer of a block, as Plan has them; `eval_tokens` is the number of held-out tokens (0: none).
+Forecast make_forecast(const Config& config, const ModelConfig& model, const BlockSchemes& schemes,
+                       const Layout& layout, std::int64_t eval_tokens);
+
+// The weights of a block's linear layers.
+std::int64_t count_block_parameters(const ModelConfig& model);
+
+// The layout with the least time on the described cluster whose memory fits a device; parallel.shards and
+// parallel.stages are kept where they are set. Stages have at least kLeastStage blocks unless set: shorter ones cost
+// quality (README.md, "stages"). Throws Error (kBadInput) where no layout fits, with what the smallest one needs.
+Layout choose_layout(const Config& config, const ModelConfig& model, const BlockSchemes& schemes, int ranks,
+                     int ranks_a_node);
+inline constexpr std::int64_t kLeastStage = 4;
+
+std::string human_bytes(std::int64_t bytes);
+
+}  // namespace roundtable

@@ -1,0 +1,44 @@
+"""Peak memory of a rank does not grow with the number of blocks: 3 and 15 blocks of 8 MB each end within 16 MB.
+
+A rank that kept its blocks (in bf16, 8 MB each) would grow by 100 MB.
+"""
+
+import sys
+import unittest
+
+from program import Case, write_config
+from tiny_model import make_model, make_tokens
+
+import torch
+
+BLOCK_BYTES = 2 * (4 * 512 * 512 + 3 * 512 * 2048)
+ALLOWED = 16 << 20
+
+
+class MemoryTest(Case):
+    def peak_bytes(self, blocks, ranks):
+        name = f"{blocks}-{ranks}"
+        model = make_model(self.folder / f"model-{name}", dtype=torch.bfloat16, num_hidden_layers=blocks, hidden_size=512,
+                           intermediate_size=2048, num_attention_heads=8, num_key_value_heads=8)
+        tokens = self.folder / "tokens.safetensors"
+        make_tokens(tokens, rows=8, seqlen=32)
+        config = write_config(self.folder / f"{name}.yaml", {
+            "model.path": str(model), "calibration.tokens": str(tokens), "calibration.n_samples": 8,
+            "calibration.seqlen": 32, "quantization.bits": 4, "quantization.group_size": 64, "tuning.iters": 2,
+            "tuning.batch_size": 4, "parallel.threads": 1, "parallel.shards": ranks,
+            "run.eval_tokens": str(tokens), "output.path": str(self.folder / f"out-{name}")})
+        return self.succeed(["quantize", config, "--json"], ranks).json["peak_bytes"]
+
+    def test_more_blocks_take_no_more_memory(self):
+        self.assertGreater(12 * BLOCK_BYTES, 5 * ALLOWED)  # the test could not tell otherwise
+        for ranks in (1, 2):
+            with self.subTest(ranks=ranks):
+                few, many = self.peak_bytes(3, ranks), self.peak_bytes(15, ranks)
+                print(f"{ranks} ranks: peak bytes with 3 blocks {few}, with 15 blocks {many}", file=sys.stderr)
+                for phase, bytes_by_rank in many.items():
+                    before = few[phase]
+                    self.assertLess(max(bytes_by_rank) - max(before), ALLOWED, phase)
+
+
+if __name__ == "__main__":
+    unittest.main()
