@@ -40,15 +40,16 @@ class AutoGptqSource final : public TensorSource {
  public:
   AutoGptqSource(const std::string& directory, const QuantScheme& scheme) : floats_(directory), scheme_(scheme) {}
 
-  torch::Tensor read(const std::string& name, const std::vector<std::int64_t>& shape) const override {
+  torch::Tensor read(const ParameterSpec& spec) const override {
     constexpr std::string_view kWeight = ".weight";
+    const std::string& name = spec.name;
     const std::string layer = name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : name;
-    if (floats_.contains(name) || !floats_.contains(layer + ".qweight")) return floats_.read(name, shape);
+    if (floats_.contains(name) || !floats_.contains(layer + ".qweight")) return floats_.read(spec);
     const Checkpoint& checkpoint = floats_.checkpoint();
     return dequantize(
         read_auto_gptq([&](const std::string& part) { return checkpoint.contains(part) ? &checkpoint.info(part) : nullptr; },
                        [&](const TensorInfo& info, void* data) { checkpoint.read(info.name, data); },
-                       checkpoint.file_of(layer + ".qweight"), layer, {layer, shape[0], shape[1], false}, scheme_),
+                       checkpoint.file_of(layer + ".qweight"), layer, {layer, spec.shape[0], spec.shape[1]}, scheme_),
         torch::kFloat32);
   }
 
@@ -97,7 +98,7 @@ QuantizedWeight read_auto_gptq(const FindTensor& find, const ReadTensor& read, c
           unpack_rows(qzeros.t(), scheme.bits).add(1)};
 }
 
-nlohmann::json auto_gptq_config(const QuantScheme& scheme, std::int64_t iters,
+nlohmann::json auto_gptq_config(const QuantScheme& scheme, std::int64_t iters, const std::string& blocks,
                                 const std::vector<std::string>& float_layers) {
   nlohmann::json config = {{"quant_method", "auto-round"},
                            {"packing_format", kPackingFormat},
@@ -106,7 +107,7 @@ nlohmann::json auto_gptq_config(const QuantScheme& scheme, std::int64_t iters,
                            {"sym", scheme.symmetric},
                            {"data_type", "int"},
                            {"iters", iters},
-                           {"block_name_to_quantize", "model.layers"},
+                           {"block_name_to_quantize", blocks},
                            {"autoround_version", "0.16.1"},
                            {"producer", "roundtable"}};
   for (const std::string& layer : float_layers) {

@@ -7,6 +7,8 @@
 //   NAME.qzeros   int32 [groups, out / 32 * bits]   zero point minus one, packed along the output dimension
 //   NAME.scales   fp16  [groups, out]
 //   NAME.bias     fp16  [out], where the layer has one
+//
+// A Conv1D of transformers, whose float weight is [in, out], is packed as the linear layer that it is (W.t() first).
 #pragma once
 
 #include <torch/types.h>
@@ -43,8 +45,9 @@ using ReadTensor = std::function<void(const TensorInfo& info, void* data)>;
 QuantizedWeight read_auto_gptq(const FindTensor& find, const ReadTensor& read, const std::string& place,
                                const std::string& name, const LinearSpec& linear, const QuantScheme& scheme);
 
-// config.json's `quantization_config`. `float_layers` are the full names of the block layers that stay in 16 bits.
-nlohmann::json auto_gptq_config(const QuantScheme& scheme, std::int64_t iters,
+// config.json's `quantization_config`. `blocks` is what the blocks' names begin with ("model.layers"), `float_layers`
+// are the full names of the block layers that stay in 16 bits.
+nlohmann::json auto_gptq_config(const QuantScheme& scheme, std::int64_t iters, const std::string& blocks,
                                 const std::vector<std::string>& float_layers);
 
 // The scheme that a quantization_config of this layout states. Throws Error (kBadInput) where it is another layout.

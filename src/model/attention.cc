@@ -10,6 +10,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -217,24 +218,38 @@ struct TiledAttention : public torch::autograd::Function<TiledAttention> {
   }
 };
 
+// [seqlen, seqlen] bool, true where a position sees a key.
+torch::Tensor visible_mask(const torch::Tensor& q, std::int64_t window) {
+  const torch::Tensor causal = torch::ones({q.size(2), q.size(2)}, q.options().dtype(torch::kBool)).tril();
+  return window > 0 ? causal.logical_and(causal.tril(-window).logical_not()) : causal;
+}
+
 // LibTorch's own, which picks the best kernel of a CUDA device.
 torch::Tensor library_attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v, double scale,
                                 std::int64_t window) {
-  const std::int64_t seqlen = q.size(2);
   std::optional<torch::Tensor> mask;
-  if (window > 0 && window < seqlen) {
-    const torch::Tensor causal = torch::ones({seqlen, seqlen}, q.options().dtype(torch::kBool)).tril();
-    mask = causal.logical_and(causal.tril(-window).logical_not());
-  }
+  if (window > 0 && window < q.size(2)) mask = visible_mask(q, window);
   return at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0, /*is_causal=*/!mask, scale,
                                           /*enable_gqa=*/q.size(1) != k.size(1));
+}
+
+torch::Tensor capped_attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v, double scale,
+                               std::int64_t window, double soft_cap) {
+  const std::int64_t shared = q.size(1) / k.size(1);
+  const torch::Tensor keys = k.repeat_interleave(shared, 1).transpose(2, 3);
+  const torch::Tensor scores = torch::tanh(torch::matmul(q, keys) * scale / soft_cap) * soft_cap;
+  const torch::Tensor hidden =
+      scores.masked_fill(visible_mask(q, window).logical_not(), -std::numeric_limits<float>::infinity());
+  const torch::Tensor p = torch::softmax(hidden, -1, torch::kFloat32).to(v.scalar_type());
+  return torch::matmul(p, v.repeat_interleave(shared, 1));
 }
 
 }  // namespace
 
 torch::Tensor causal_attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v, double scale,
-                               std::int64_t window) {
+                               std::int64_t window, double soft_cap) {
   RT_CHECK(q.size(1) % k.size(1) == 0 && k.sizes() == v.sizes() && q.size(2) == k.size(2) && scale > 0);
+  if (soft_cap > 0) return capped_attention(q, k, v, scale, window, soft_cap);
   if (!q.is_cpu()) return library_attention(q, k, v, scale, window);
   return TiledAttention::apply(q, k, v, scale, window);
 }

@@ -5,8 +5,13 @@
 
 namespace roundtable {
 
-// weight * to_dtype(x / sqrt(mean(x^2) + eps)) over the last dimension, the quotient computed in fp32 and rounded to
-// x's dtype before the product (transformers' LlamaRMSNorm). Differentiable in x; the weight is a constant.
-torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
+enum class RmsWeight {
+  kPlain,    // y = w * to_dtype(x / rms(x))          (transformers' LlamaRMSNorm)
+  kPlusOne,  // y = to_dtype((1 + w) * x / rms(x))    (Gemma2RMSNorm: 1 + w and the product in fp32)
+};
+
+// rms(x) = sqrt(mean(x^2) + eps) over the last dimension, in fp32. Differentiable in x; the weight is a constant.
+torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps,
+                       RmsWeight kind = RmsWeight::kPlain);
 
 }  // namespace roundtable

@@ -5,6 +5,7 @@
 #include <torch/torch.h>
 
 #include <optional>
+#include <string_view>
 
 #include "base/error.h"
 
@@ -33,15 +34,16 @@ std::string describe_types(const std::vector<torch::Tensor>& tensors) {
   return types;
 }
 
-// Runs `read` on the root and broadcasts the tensors it returns, whose shapes everybody knows.
-std::vector<torch::Tensor> read_and_broadcast(Communicator& comm, int root,
-                                              const std::vector<ParameterSpec>& wanted, const TensorSource& source) {
+}  // namespace
+
+std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
+                                        Communicator& comm, int root) {
   std::vector<torch::Tensor> tensors;
   std::string types;
   std::optional<Error> failure;
   if (comm.rank() == root) {
     try {
-      for (const ParameterSpec& spec : wanted) tensors.push_back(source.read(spec.name, spec.shape));
+      for (const ParameterSpec& spec : wanted) tensors.push_back(source.read(spec));
       types = describe_types(tensors);
     } catch (const Error& error) {
       failure = error;
@@ -60,9 +62,26 @@ std::vector<torch::Tensor> read_and_broadcast(Communicator& comm, int root,
   return tensors;
 }
 
-}  // namespace
+std::string stored_name(const Checkpoint& checkpoint, const std::string& name) {
+  if (checkpoint.contains(name)) return name;
+  for (const std::string_view prefix : {"transformer.", "model.", "gpt_neox."}) {
+    if (name.starts_with(prefix) && checkpoint.contains(name.substr(prefix.size()))) return name.substr(prefix.size());
+  }
+  if (name == "embed_out.weight" && checkpoint.contains("lm_head.weight")) return "lm_head.weight";
+  return name;
+}
 
-torch::Tensor CheckpointSource::read(const std::string& name, const std::vector<std::int64_t>& shape) const {
+bool is_derived_table(const std::string& name) {
+  for (const std::string_view table :
+       {"rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"}) {
+    if (name.ends_with(table)) return true;
+  }
+  return false;
+}
+
+torch::Tensor CheckpointSource::read(const ParameterSpec& spec) const {
+  const std::string name = stored_name(checkpoint_, spec.name);
+  const std::vector<std::int64_t> shape = spec.stored_shape();
   const TensorInfo& info = checkpoint_.info(name);
   const std::string place = fmt::format("{}: tensor '{}'", checkpoint_.file_of(name), name);
   if (info.shape != shape) {
@@ -74,32 +93,23 @@ torch::Tensor CheckpointSource::read(const std::string& name, const std::vector<
   if (!tensor.isfinite().all().item<bool>()) {
     throw Error(ExitCode::kNumeric, place + ": holds a value that is not finite; the model is broken");
   }
-  return info.type == ElementType::kF16 ? tensor.to(torch::kFloat32) : tensor;
+  if (info.type == ElementType::kF16) tensor = tensor.to(torch::kFloat32);
+  return spec.transposed ? tensor.t().contiguous() : tensor;
 }
 
 BlockWeights load_block(const TensorSource& source, const ModelConfig& config, std::int64_t block, Communicator& comm,
                         int root) {
-  const std::string prefix = config.block_name(block) + ".";
   const std::vector<LinearSpec> linears = block_linears(config);
-  std::vector<ParameterSpec> wanted;
-  for (const LinearSpec& linear : linears) wanted.push_back({prefix + linear.name + ".weight", {linear.out, linear.in}});
-  for (const LinearSpec& linear : linears) {
-    if (linear.bias) wanted.push_back({prefix + linear.name + ".bias", {linear.out}});
-  }
-  for (const ParameterSpec& norm : block_norms(config)) wanted.push_back({prefix + norm.name, norm.shape});
-
-  const std::vector<torch::Tensor> tensors = read_and_broadcast(comm, root, wanted, source);
+  std::vector<ParameterSpec> wanted = block_parameters(config);
+  for (ParameterSpec& spec : wanted) spec.name = config.block_name(block) + "." + spec.name;
+  const std::vector<torch::Tensor> tensors = load_tensors(source, wanted, comm, root);
   auto next = tensors.begin();
   BlockWeights weights;
+  weights.block = block;
   for (std::size_t i = 0; i < linears.size(); ++i) weights.weights.push_back(*next++);
   for (const LinearSpec& linear : linears) weights.biases.push_back(linear.bias ? *next++ : torch::Tensor());
   weights.norms.assign(next, tensors.end());
   return weights;
-}
-
-torch::Tensor load_tensor(const TensorSource& source, const std::string& name, const std::vector<std::int64_t>& shape,
-                          Communicator& comm, int root) {
-  return read_and_broadcast(comm, root, {{name, shape}}, source).front();
 }
 
 DecoderBlock make_block(const ModelConfig& config, const BlockWeights& weights, torch::ScalarType dtype,
@@ -114,7 +124,7 @@ DecoderBlock make_block(const ModelConfig& config, const BlockWeights& weights, 
   }
   std::vector<torch::Tensor> norms;
   for (const torch::Tensor& norm : weights.norms) norms.push_back(placed(norm));
-  return DecoderBlock(config, std::move(linears), std::move(norms));
+  return DecoderBlock(config, weights.block, std::move(linears), norms);
 }
 
 ElementType element_type_of(torch::ScalarType dtype) {

@@ -17,19 +17,32 @@ class TensorSource {
  public:
   virtual ~TensorSource() = default;
 
-  // The whole tensor on the host: bf16 where the file has bf16, else fp32 (fp16 is widened).
-  // Throws Error (kBadInput) where it is missing, of another shape or type, or holds a value that is not finite.
-  virtual torch::Tensor read(const std::string& name, const std::vector<std::int64_t>& shape) const = 0;
+  // The whole tensor on the host in spec.shape, whatever way round the file has it: bf16 where the file has bf16, else
+  // fp32 (fp16 is widened). Throws Error (kBadInput) where it is missing, of another shape or type, or holds a value
+  // that is not finite.
+  virtual torch::Tensor read(const ParameterSpec& spec) const = 0;
   virtual bool contains(const std::string& name) const = 0;
 };
+
+// The name under which a checkpoint holds the tensor that transformers calls `name`: the same, or one of the old ways.
+//   - Without the base model's prefix, where the file was saved from the model without its head: "h.0.ln_1.weight" for
+//     "transformer.h.0.ln_1.weight" (as GPT-2's own checkpoints are), "decoder.layers..." for "model.decoder.layers...".
+//   - GPT-NeoX's head is "embed_out" in published checkpoints and "lm_head" in transformers 5.
+// Where there is none of them, `name` itself, for the error that names it.
+std::string stored_name(const Checkpoint& checkpoint, const std::string& name);
+
+// A table that follows from config.json, which some published checkpoints carry: causal masks and RoPE frequencies.
+bool is_derived_table(const std::string& name);
 
 // A Hugging Face model directory with float weights. Opens files as they are needed; thread-safe.
 class CheckpointSource : public TensorSource {
  public:
   explicit CheckpointSource(const std::string& directory) : checkpoint_(directory) {}
 
-  torch::Tensor read(const std::string& name, const std::vector<std::int64_t>& shape) const override;
-  bool contains(const std::string& name) const override { return checkpoint_.contains(name); }
+  torch::Tensor read(const ParameterSpec& spec) const override;
+  bool contains(const std::string& name) const override {
+    return checkpoint_.contains(stored_name(checkpoint_, name));
+  }
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
 
@@ -39,6 +52,7 @@ class CheckpointSource : public TensorSource {
 
 // A block's parameters on the host, in the order of block_linears() and block_norms().
 struct BlockWeights {
+  std::int64_t block = 0;              // its place in the model
   std::vector<torch::Tensor> weights;  // [out, in] each, bf16 or fp32
   std::vector<torch::Tensor> biases;   // [out] each, undefined where the layer has none
   std::vector<torch::Tensor> norms;
@@ -49,9 +63,9 @@ struct BlockWeights {
 BlockWeights load_block(const TensorSource& source, const ModelConfig& config, std::int64_t block, Communicator& comm,
                         int root);
 
-// One tensor, likewise.
-torch::Tensor load_tensor(const TensorSource& source, const std::string& name, const std::vector<std::int64_t>& shape,
-                          Communicator& comm, int root);
+// Some tensors, likewise, in the order of `wanted`.
+std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
+                                        Communicator& comm, int root);
 
 // A block that computes in `dtype` on `device`.
 DecoderBlock make_block(const ModelConfig& config, const BlockWeights& weights, torch::ScalarType dtype,

@@ -50,23 +50,31 @@ void write_config(const Config& config, const Plan& plan) {
     for (std::size_t i = 0; i < linears.size(); ++i) {
       if (!plan.schemes[i]) float_layers.push_back(plan.model.block_name(block) + "." + linears[i].name);
     }
+    // Older transformers make the router a linear layer, which readers would take for a quantized one.
+    if (plan.model.n_experts > 0) float_layers.push_back(plan.model.block_name(block) + "." + plan.model.block_names.router);
   }
   nlohmann::json json = load_json(config.model.path + "/config.json");
-  json["quantization_config"] = auto_gptq_config(scheme_of(config.quantization), config.tuning.iters, float_layers);
+  json["quantization_config"] = auto_gptq_config(scheme_of(config.quantization), config.tuning.iters, plan.model.names.blocks,
+                                                 float_layers);
   save_json(config.output.path + "/config.json", json);
   // vLLM and older readers look for the same object in a file of its own.
   save_json(config.output.path + "/quantization_config.json", json["quantization_config"]);
 }
 
+// Everything outside the blocks as it is; a head that is tied too, where the file has one all the same. Written under
+// the names of transformers' own modules, as the blocks are.
 ShardRecord write_outside(const Config& config, const Plan& plan) {
   const Checkpoint checkpoint(config.model.path);
+  std::vector<std::string> names;
+  for (const ParameterSpec& spec : outside_parameters(plan.model)) names.push_back(spec.name);
+  const std::string head = plan.model.names.head + ".weight";
+  if (plan.model.tie_word_embeddings && checkpoint.contains(head)) names.push_back(head);
   std::vector<std::vector<char>> data;
   std::vector<TensorView> views;
-  for (const std::string& name : checkpoint.names()) {
-    if (name.starts_with("model.layers.")) continue;
-    const TensorInfo& info = checkpoint.info(name);
+  for (const std::string& name : names) {
+    const TensorInfo& info = checkpoint.info(stored_name(checkpoint, name));
     data.emplace_back(info.bytes);
-    checkpoint.read(name, data.back().data());
+    checkpoint.read(info.name, data.back().data());
     views.push_back({name, info.type, info.shape, data.back().data()});
   }
   const std::string file = shard_name(plan.model.n_blocks, plan.model.n_blocks + 1);

@@ -84,7 +84,8 @@ nlohmann::json run_eval(MpiCommunicator& world, const Config& config) {
     if (!config.run.logits.empty() && world.size() > 1) {
       throw bad_input("run.logits", "is written by one rank", "start eval on a single rank");
     }
-    load_tokens(config.run.eval_tokens, 0, 0, plan.model.vocab_size);
+    const TokenRows tokens = load_tokens(config.run.eval_tokens, 0, 0, plan.model.vocab_size);
+    check_length(plan.model, tokens.seqlen, config.run.eval_tokens);
   });
   Environment env = make_environment(config, plan, world);
   Progress progress(display_stream(world));

@@ -1,6 +1,8 @@
 // Stages out, journal records in.
 #include "pipeline/coordinator.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -74,6 +76,11 @@ void Coordinator::finish_block(int group, const nlohmann::json& message) {
   event.erase("type");
   event["group"] = group;
   events_.append("block", event);
+  if (message.contains("experts_without_tokens")) {
+    const auto idle = message["experts_without_tokens"].get<std::vector<std::string>>();
+    progress_.note(fmt::format("warning: block {}: no token of the tuning steps reached {}: rounded to nearest",
+                               message["block"].get<std::int64_t>(), fmt::join(idle, ", ")));
+  }
   progress_.block_done(group, message["stage"], message["block"], message["first_loss"], message["best_loss"],
                        message["seconds"]);
 }

@@ -3,13 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <optional>
 
 #include "base/error.h"
 #include "model/attention.h"
-#include "model/decoder_block.h"
+#include "model/block_layout.h"
 
 namespace roundtable {
 namespace {
@@ -23,6 +24,7 @@ constexpr double kSlack = 1.08;
 // One block's work, from its shapes.
 struct BlockCost {
   double parameters = 0;
+  double active = 0;            // parameters that a token meets: of all experts, those it is sent to
   double input_parameters = 0;  // of layers that read the block's input: they need no gradient towards it
   double groups = 0;            // of weights that share a scale
   double packed_bytes = 0;      // in the checkpoint
@@ -31,15 +33,18 @@ struct BlockCost {
   double spare = 0;             // elements a token that live within backward
 };
 
-BlockCost count_block(const ModelConfig& m, const BlockSchemes& schemes, std::int64_t seqlen) {
-  BlockCost cost;
+void count_linears(const ModelConfig& m, const BlockSchemes& schemes, BlockCost& cost) {
   const auto linears = block_linears(m);
+  const std::size_t readers = m.block_names.qkv.empty() ? 3 : 1;
   for (std::size_t i = 0; i < linears.size(); ++i) {
     const LinearSpec& linear = linears[i];
+    const bool expert = m.n_experts > 0 && expert_of(m, linear.name) >= 0;
+    const double share = expert ? static_cast<double>(m.experts_per_token) / static_cast<double>(m.n_experts) : 1;
     const auto n = static_cast<double>(linear.out * linear.in);
     cost.parameters += n;
-    if (i < 3) cost.input_parameters += n;  // q, k and v
-    cost.kept += static_cast<double>(linear.out);
+    cost.active += share * n;
+    if (i < readers) cost.input_parameters += n;
+    cost.kept += share * static_cast<double>(linear.out);
     if (!schemes[i]) {
       cost.packed_bytes += 2 * n;
       continue;
@@ -48,14 +53,27 @@ BlockCost count_block(const ModelConfig& m, const BlockSchemes& schemes, std::in
     cost.groups += groups;
     cost.packed_bytes += n * schemes[i]->bits / 8 + groups * (2 + schemes[i]->bits / 8.0);
   }
+}
+
+double element_count(const ParameterSpec& spec) {
+  return std::accumulate(spec.shape.begin(), spec.shape.end(), 1.0, std::multiplies<>());
+}
+
+BlockCost count_block(const ModelConfig& m, const BlockSchemes& schemes, std::int64_t seqlen) {
+  BlockCost cost;
+  count_linears(m, schemes, cost);
   const auto hidden = static_cast<double>(m.hidden_size);
   const auto width = static_cast<double>(m.n_heads * m.head_dim);
-  const auto intermediate = static_cast<double>(m.intermediate_size);
+  const auto intermediate =
+      static_cast<double>(m.intermediate_size * std::max<std::int64_t>(1, m.experts_per_token));
   // Inputs of the layers: two norms' outputs, attention's output, the gated activation; the residual; rotated q and k.
   cost.kept += 3 * hidden + 2 * width + intermediate + static_cast<double>(m.n_kv_heads * m.head_dim);
+  // Plain operations on capped scores keep several copies of them.
+  if (m.attention_soft_cap > 0) cost.kept += 4.0 * static_cast<double>(m.n_heads * seqlen);
   cost.spare = 3 * intermediate + 2 * hidden;
   const auto reach = static_cast<double>(m.sliding_window > 0 ? std::min(m.sliding_window, seqlen) : seqlen);
   cost.attention_flops = 2 * 2 * width * (reach / 2 + 64);  // half of the last tile of 128 keys is masked
+  for (const ParameterSpec& norm : block_norms(m)) cost.packed_bytes += 2 * element_count(norm);
   return cost;
 }
 
@@ -67,7 +85,7 @@ struct Sizes {
   double state;         // bytes of a sample's hidden states
   double in_step;       // samples of a rank in a step
   double in_pass;       // samples of a rank in a forward pass
-  double table;         // bytes of the embedding table, with the head where it is its own
+  double table;         // bytes of what lies outside the blocks: the embedding, and a head of its own
 };
 
 double ceil_div(double a, double b) { return std::ceil(a / b); }
@@ -84,7 +102,7 @@ Sizes count_sizes(const Config& config, const ModelConfig& m, const Layout& layo
                        layout.shards);
   s.in_pass = config.tuning.micro_batch > 0 ? std::min(static_cast<double>(config.tuning.micro_batch), s.in_step)
                                             : s.in_step;
-  s.table = static_cast<double>(m.vocab_size * m.hidden_size) * s.element;
+  for (const ParameterSpec& spec : outside_parameters(m)) s.table += element_count(spec) * 2;
   return s;
 }
 
@@ -108,9 +126,8 @@ std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfi
 std::vector<Forecast::Bytes> count_disk(const Config& config, const ModelConfig& m, const BlockCost& block,
                                         const Sizes& s, const Layout& layout) {
   const double boundaries = static_cast<double>(layout.stages * config.calibration.n_samples) * s.state;
-  const double table = static_cast<double>(m.vocab_size * m.hidden_size) * 2 * (m.tie_word_embeddings ? 1 : 2);
   return {{"boundaries", static_cast<std::int64_t>(boundaries)},
-          {"checkpoint", static_cast<std::int64_t>(block.packed_bytes * static_cast<double>(m.n_blocks) + table)}};
+          {"checkpoint", static_cast<std::int64_t>(block.packed_bytes * static_cast<double>(m.n_blocks) + s.table)}};
 }
 
 // Collects a phase's terms: seconds by what limits them.
@@ -218,7 +235,7 @@ class Clockwork {
 
   // Forward passes of one block over `tokens` tokens.
   void forward(Terms& terms, double tokens) const {
-    terms.add("matrix products", tokens * (2 * block_.parameters + block_.attention_flops) / rate());
+    terms.add("matrix products", tokens * (2 * block_.active + block_.attention_flops) / rate());
     terms.add("memory", tokens * 2 * (block_.kept + block_.spare) * s_.element / (cluster_.memory_bandwidth * kGiga));
   }
 
@@ -226,7 +243,7 @@ class Clockwork {
   // fake quantization 8 bytes a weight, the arena 16, the sign step 20.
   void step(Terms& terms, double steps) const {
     const double tokens = steps * s_.in_step * seqlen();
-    const double flops = 6 * block_.parameters - 2 * block_.input_parameters + 3 * block_.attention_flops;
+    const double flops = 6 * block_.active - 2 * block_.input_parameters + 3 * block_.attention_flops;
     terms.add("matrix products", tokens * flops / rate());
     const double activations = tokens * 5 * (block_.kept + block_.spare) * s_.element;
     terms.add("memory", (activations + steps * 44 * block_.parameters) / (cluster_.memory_bandwidth * kGiga));

@@ -4,11 +4,14 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 #include <set>
 
 #include "base/error.h"
 #include "comm/rank_grid.h"
 #include "export/auto_gptq.h"
+#include "model/tensor_source.h"
 
 namespace roundtable {
 namespace {
@@ -18,7 +21,13 @@ void decide_schemes(const Config& config, Plan& plan) {
   for (const LinearSpec& linear : block_linears(plan.model)) {
     const auto obstacle = auto_gptq_obstacle(linear, scheme);
     plan.schemes.push_back(obstacle ? std::nullopt : std::optional<QuantScheme>(scheme));
-    if (obstacle) plan.float_reasons.push_back(fmt::format("{} stays in 16 bits: {}", linear.name, *obstacle));
+    if (!obstacle) continue;
+    // One line for all experts.
+    const std::string& experts = plan.model.block_names.experts;
+    const std::int64_t expert = expert_of(plan.model, linear.name);
+    if (expert > 0) continue;
+    const std::string name = expert < 0 ? linear.name : experts + ".*" + linear.name.substr(experts.size() + 2);
+    plan.float_reasons.push_back(fmt::format("{} stays in 16 bits: {}", name, *obstacle));
   }
   if (std::none_of(plan.schemes.begin(), plan.schemes.end(), [](const auto& s) { return s.has_value(); })) {
     throw bad_input("quantization", fmt::format("no layer can be quantized: {}", fmt::join(plan.float_reasons, "; ")),
@@ -71,10 +80,11 @@ void check_samples(const Config& config, const Plan& plan) {
 void check_tokens(const Config& config, Plan& plan) {
   const auto& calibration = config.calibration;
   load_tokens(calibration.tokens, calibration.n_samples, calibration.seqlen, plan.model.vocab_size);
+  check_length(plan.model, calibration.seqlen, "calibration.seqlen");
   if (!config.run.eval_tokens.empty()) {
-    load_tokens(config.run.eval_tokens, 0, 0, plan.model.vocab_size);
-    const TokenSetShape held_out = token_set_shape(config.run.eval_tokens);
-    plan.forecast = forecast_of(config, plan, held_out.n_samples * held_out.seqlen);
+    const TokenRows rows = load_tokens(config.run.eval_tokens, 0, 0, plan.model.vocab_size);
+    check_length(plan.model, rows.seqlen, config.run.eval_tokens);
+    plan.forecast = forecast_of(config, plan, rows.rows * rows.seqlen);
   }
   if (calibration.seqlen > plan.model.max_position_embeddings) {
     plan.warnings.push_back(fmt::format("calibration.seqlen {} is beyond the model's max_position_embeddings {}",
@@ -86,31 +96,26 @@ void check_tokens(const Config& config, Plan& plan) {
 void check_tensors(const Config& config, Plan& plan) {
   const Checkpoint checkpoint(config.model.path);
   std::set<std::string> expected;
-  const auto expect = [&](const std::string& name, const std::vector<std::int64_t>& shape) {
-    expected.insert(name);
-    const TensorInfo& info = checkpoint.info(name);
-    if (info.shape == shape) return;
-    throw bad_input(fmt::format("{}/{}: tensor '{}'", config.model.path, checkpoint.file_of(name), name),
+  const auto expect = [&](const std::string& name, const ParameterSpec& spec) {
+    const std::string stored = stored_name(checkpoint, name);
+    expected.insert(stored);
+    const TensorInfo& info = checkpoint.info(stored);
+    if (info.shape == spec.stored_shape()) return;
+    throw bad_input(fmt::format("{}/{}: tensor '{}'", config.model.path, checkpoint.file_of(stored), stored),
                     fmt::format("has shape [{}] and config.json calls for [{}]", fmt::join(info.shape, ", "),
-                                fmt::join(shape, ", ")));
+                                fmt::join(spec.stored_shape(), ", ")));
   };
   for (std::int64_t block = 0; block < plan.model.n_blocks; ++block) {
-    const std::string prefix = plan.model.block_name(block) + ".";
-    for (const LinearSpec& linear : block_linears(plan.model)) {
-      expect(prefix + linear.name + ".weight", {linear.out, linear.in});
-      if (linear.bias) expect(prefix + linear.name + ".bias", {linear.out});
+    for (const ParameterSpec& spec : block_parameters(plan.model)) {
+      expect(plan.model.block_name(block) + "." + spec.name, spec);
     }
-    for (const ParameterSpec& norm : block_norms(plan.model)) expect(prefix + norm.name, norm.shape);
   }
-  expect("model.embed_tokens.weight", {plan.model.vocab_size, plan.model.hidden_size});
-  expect("model.norm.weight", {plan.model.hidden_size});
-  if (!plan.model.tie_word_embeddings) expect("lm_head.weight", {plan.model.vocab_size, plan.model.hidden_size});
+  for (const ParameterSpec& spec : outside_parameters(plan.model)) expect(spec.name, spec);
   for (const std::string& name : checkpoint.names()) {
-    // Old Llama checkpoints carry a table that follows from config.json.
-    if (expected.contains(name) || name.ends_with("rotary_emb.inv_freq") || name == "lm_head.weight") continue;
+    if (expected.contains(name) || is_derived_table(name) || name == plan.model.names.head + ".weight") continue;
     throw bad_input(fmt::format("{}/{}: tensor '{}'", config.model.path, checkpoint.file_of(name), name),
                     fmt::format("is not part of a '{}' model", plan.model.model_type),
-                    "check model_type, attention_bias and num_hidden_layers in config.json");
+                    "check model_type, the biases and the number of layers in config.json");
   }
 }
 
@@ -126,6 +131,13 @@ QuantScheme scheme_of(const QuantizationSection& section) {
   // auto_round:auto_gptq stores zero point - 1: a zero point of 0 has no place there.
   scheme.min_zero_point = 1;
   return scheme;
+}
+
+void check_length(const ModelConfig& model, std::int64_t seqlen, const std::string& place) {
+  if (model.names.positions.empty() || seqlen <= model.max_position_embeddings) return;
+  throw bad_input(place, fmt::format("{} tokens are more than the {} positions that the model has learned", seqlen,
+                                     model.max_position_embeddings),
+                  "make the token set with a smaller --seqlen");
 }
 
 std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages) {

@@ -56,4 +56,7 @@ std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages);
 
 QuantScheme scheme_of(const QuantizationSection& section);
 
+// Throws Error (kBadInput), opened by `place`, where the model has a learned position for fewer than `seqlen` tokens.
+void check_length(const ModelConfig& model, std::int64_t seqlen, const std::string& place);
+
 }  // namespace roundtable

@@ -45,7 +45,8 @@ ShardRecord write_shard(const std::string& output, const Plan& plan, std::int64_
     if (tuned.weights[i]) {
       for (NamedTensor& tensor : auto_gptq_tensors(name, *tuned.weights[i])) tensors.push_back(std::move(tensor));
     } else {
-      tensors.push_back({name + ".weight", weights.weights[i]});
+      const torch::Tensor& weight = weights.weights[i];
+      tensors.push_back({name + ".weight", linears[i].transposed ? weight.t().contiguous() : weight});
     }
     if (weights.biases[i].defined()) {
       // The layout holds the bias of a quantized layer in fp16.

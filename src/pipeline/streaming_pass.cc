@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "export/auto_gptq.h"
 #include "io/safetensors.h"
-#include "model/rms_norm.h"
+#include "model/model_ends.h"
 #include "tune/block_tuner.h"
 
 namespace roundtable {
@@ -17,30 +17,13 @@ namespace {
 // The head works on so many tokens at a time: logits are the widest tensor of all.
 constexpr std::int64_t kHeadTokens = 512;
 
-struct Head {
-  torch::Tensor norm;    // [hidden]
-  torch::Tensor weight;  // [vocab, hidden]
-};
-
-Head load_head(const Environment& env, const TensorSource& source) {
-  const ModelConfig& model = env.plan.model;
-  const bool tied = model.tie_word_embeddings;
-  const auto load = [&](const std::string& name, std::vector<std::int64_t> shape) {
-    return load_tensor(source, name, shape, env.world, 0).to(env.device, env.dtype);
-  };
-  return {load("model.norm.weight", {model.hidden_size}),
-          load(tied ? "model.embed_tokens.weight" : "lm_head.weight", {model.vocab_size, model.hidden_size})};
-}
-
 // Sum of the next-token cross entropies of one row; `logits` [seqlen, vocab] receives the row where it is defined.
-double row_loss(const Head& head, double eps, const torch::Tensor& hidden, const torch::Tensor& ids,
-                torch::Tensor logits) {
+double row_loss(const Head& head, const torch::Tensor& hidden, const torch::Tensor& ids, torch::Tensor logits) {
   const std::int64_t seqlen = hidden.size(0);
   double sum = 0;
   for (std::int64_t first = 0; first < seqlen; first += kHeadTokens) {
     const std::int64_t n = std::min(kHeadTokens, seqlen - first);
-    const torch::Tensor normed = rms_norm(hidden.narrow(0, first, n), head.norm, eps);
-    const torch::Tensor scores = torch::linear(normed, head.weight).to(torch::kFloat32);
+    const torch::Tensor scores = head.forward(hidden.narrow(0, first, n));
     if (logits.defined()) logits.narrow(0, first, n).copy_(scores);
     const std::int64_t predicted = std::min(n, seqlen - 1 - first);  // the last position predicts nothing known
     if (predicted <= 0) continue;
@@ -65,10 +48,8 @@ void write_logits(const std::string& path, const torch::Tensor& logits) {
 
 torch::Tensor embed_rows(const Environment& env, const TensorSource& source, const TokenRows& tokens,
                          const SampleRange& range) {
-  const ModelConfig& model = env.plan.model;
-  const torch::Tensor table =
-      load_tensor(source, "model.embed_tokens.weight", {model.vocab_size, model.hidden_size}, env.world, 0);
-  return torch::embedding(table, rows_of(tokens, range)).to(env.device, env.dtype);
+  const Embedding embedding = load_embedding(source, env.plan.model, env.dtype, env.device, env.world, 0);
+  return embedding.forward(rows_of(tokens, range).to(env.device));
 }
 
 torch::Tensor run_blocks(const Environment& env, const TensorSource& source, torch::Tensor hidden, std::int64_t last,
@@ -98,14 +79,13 @@ Perplexity measure_perplexity(const Environment& env, const std::string& directo
   hidden = run_blocks(env, *source, hidden, env.plan.model.n_blocks, [&](std::int64_t block, const torch::Tensor&) {
     if (block > 0 && on_block) on_block();
   });
-  const Head head = load_head(env, *source);
+  const Head head = load_head(*source, env.plan.model, env.dtype, env.device, env.world, 0);
   const torch::Tensor ids = rows_of(tokens, range).to(env.device);
   torch::Tensor logits;
   if (!logits_path.empty()) logits = torch::empty({range.size(), tokens.seqlen, env.plan.model.vocab_size});
   double sum = 0;
   for (std::int64_t row = 0; row < range.size(); ++row) {
-    sum += row_loss(head, env.plan.model.rms_norm_eps, hidden[row], ids[row],
-                    logits.defined() ? logits[row] : torch::Tensor());
+    sum += row_loss(head, hidden[row], ids[row], logits.defined() ? logits[row] : torch::Tensor());
   }
   if (logits.defined()) write_logits(logits_path, logits);
   env.world.all_reduce_sum(&sum, 1, ElementType::kF64);

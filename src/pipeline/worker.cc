@@ -102,15 +102,30 @@ class StageWorker {
                           static_cast<std::uint64_t>(t.seed), block);
     const TuneSettings settings{t.iters, t.micro_batch, t.lr, t.minmax_lr, t.enable_minmax_tuning, t.not_use_mse};
     const BlockSamples samples{quantized_chain_, target, range_};
+    worked.clear_expert_tokens();
     const TunedBlock tuned = tune_block(worked, original, env_.plan.schemes, samples, context_, sampler, settings,
                                         env_.gradient_group(), observer(block));
+    const std::vector<std::string> idle = idle_experts(worked);
     ShardRecord shard;
     run_on_all(env_.grid.group_comm(), [&] {
       if (!env_.grid.leads_group()) return;
       shard = write_shard(env_.paths.output, env_.plan, block, weights, tuned);
       prove_shard(env_.paths.output, env_.plan, block, tuned, worked);
     });
-    if (env_.grid.leads_group()) report(block, tuned, shard, watch.seconds());
+    if (env_.grid.leads_group()) report(block, tuned, shard, idle, watch.seconds());
+  }
+
+  // Experts that no token of any rank of the group has reached in all of tuning: their weights are rounded to nearest.
+  // Collective over the group. Without iterations nothing was tuned, and nothing is named.
+  std::vector<std::string> idle_experts(const DecoderBlock& block) {
+    std::vector<std::int64_t> tokens = block.expert_tokens();
+    if (tokens.empty() || env_.config.tuning.iters == 0) return {};
+    env_.grid.group_comm().all_reduce_sum(tokens.data(), static_cast<std::int64_t>(tokens.size()), ElementType::kI64);
+    std::vector<std::string> idle;
+    for (std::size_t expert = 0; expert < tokens.size(); ++expert) {
+      if (tokens[expert] == 0) idle.push_back(fmt::format("{}.{}", env_.plan.model.block_names.experts, expert));
+    }
+    return idle;
   }
 
   TuneObserver observer(std::int64_t block) {
@@ -136,18 +151,21 @@ class StageWorker {
     return observer;
   }
 
-  void report(std::int64_t block, const TunedBlock& tuned, const ShardRecord& shard, double seconds) {
-    send({{"type", "block"},
-          {"stage", stage_},
-          {"block", block},
-          {"file", shard.file},
-          {"digest", shard.digest},
-          {"bytes", shard.bytes},
-          {"first_loss", tuned.first_loss()},
-          {"best_loss", tuned.best_loss()},
-          {"best_iteration", tuned.best_iteration},
-          {"seconds", seconds},
-          {"losses", tuned.losses}});
+  void report(std::int64_t block, const TunedBlock& tuned, const ShardRecord& shard,
+              const std::vector<std::string>& idle, double seconds) {
+    nlohmann::json message = {{"type", "block"},
+                              {"stage", stage_},
+                              {"block", block},
+                              {"file", shard.file},
+                              {"digest", shard.digest},
+                              {"bytes", shard.bytes},
+                              {"first_loss", tuned.first_loss()},
+                              {"best_loss", tuned.best_loss()},
+                              {"best_iteration", tuned.best_iteration},
+                              {"seconds", seconds},
+                              {"losses", tuned.losses}};
+    if (!idle.empty()) message["experts_without_tokens"] = idle;
+    send(message);
   }
 
   void send(const nlohmann::json& message) { mailbox_.send(0, MailTo::kCoordinator, message.dump()); }

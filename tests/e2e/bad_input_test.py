@@ -170,11 +170,19 @@ class SettingsTest(BadInputCase):
         return {"model.path": str(model)}
 
     def test_architecture_that_is_not_supported(self):
-        self.refuse(self.edit_config_json(model_type="gpt_neox", architectures=["GPTNeoXForCausalLM"]),
-                    "config.json", "gpt_neox", "supported are llama, mistral, qwen2")
+        self.refuse(self.edit_config_json(model_type="mamba", architectures=["MambaForCausalLM"]),
+                    "config.json", "mamba", "supported are llama, mistral, qwen2", "gpt2")
 
     def test_activation_that_is_not_supported(self):
-        self.refuse(self.edit_config_json(hidden_act="gelu"), "config.json", "hidden_act", "gelu")
+        self.refuse(self.edit_config_json(hidden_act="quick_gelu"), "config.json", "hidden_act", "quick_gelu")
+
+    def test_samples_beyond_the_learned_positions(self):
+        tiny_model.make_model(self.folder / "gpt2", "gpt2", num_hidden_layers=1, max_position_embeddings=12)
+        settings = {"model.path": str(self.folder / "gpt2")}
+        self.refuse(settings, "calibration.seqlen: 16 tokens", "12 positions", ranks=(1,))
+        settings |= {"calibration.seqlen": 8, "run.eval_tokens": str(self.folder / "tokens.safetensors")}
+        self.refuse(settings, "tokens.safetensors: 16 tokens", "12 positions", ranks=(1,))
+        self.fail_with(["eval", self.config(settings)], 2, BAD_INPUT, "tokens.safetensors: 16 tokens", "12 positions")
 
     def test_config_json_that_is_not_json(self):
         model = self.model()

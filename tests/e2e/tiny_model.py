@@ -38,23 +38,46 @@ FAMILIES = {
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM, {}),
 }
 
+EXPERTS = {"num_experts_per_tok": 2, "router_jitter_noise": 0.0}
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 12, "tie_word_embeddings": True}
+# The rest of what the program knows; tests of the layout that is written need not go through all of them.
+ALL_FAMILIES = FAMILIES | {
+    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM,
+              {"head_dim": 32, "use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1}),
+    "phi3": (transformers.Phi3Config, transformers.Phi3ForCausalLM, {"sliding_window": 20}),
+    "gemma2": (transformers.Gemma2Config, transformers.Gemma2ForCausalLM,
+               GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 12.0}),
+    "gemma3": (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM, GEMMA | {
+        "sliding_window_pattern": 2,
+        "rope_parameters": {"full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+                            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}}),
+    "opt": (transformers.OPTConfig, transformers.OPTForCausalLM, {"ffn_dim": 96}),
+    "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel, {"n_inner": 96}),
+    "gpt_neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM, {"rope_parameters": {
+        "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}),
+    "mixtral": (transformers.MixtralConfig, transformers.MixtralForCausalLM, EXPERTS | {"num_local_experts": 4}),
+    "qwen3_moe": (transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM,
+                  EXPERTS | {"num_experts": 4, "moe_intermediate_size": 64}),
+}
+
 
 def new_model(family="llama", seed=1, **changes):
     """A random model in fp32, with weights large enough that attention and the activation bend what flows through."""
-    make_config, make, own = FAMILIES[family]
+    make_config, make, own = ALL_FAMILIES[family]
     settings = SHAPE | {"intermediate_size": 96, "tie_word_embeddings": False} | own | changes
     torch.manual_seed(seed)
     model = make(make_config(**settings)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("norm.weight"):
+            if parameter.dim() == 1 and name.endswith(".weight"):  # norms
                 parameter.uniform_(0.5, 1.5)
             elif name.endswith(".bias"):
                 parameter.normal_(0, 0.5)
-            elif "embed_tokens" in name:
+            elif any(word in name for word in ("embed_", ".wte.", ".wpe.")):
                 parameter.normal_(0, 1)
             else:
-                parameter.normal_(0, 1.5 / parameter.shape[1] ** 0.5)
+                inputs = parameter.shape[0 if family == "gpt2" and ".c_" in name else -1]
+                parameter.normal_(0, 1.5 / inputs ** 0.5)
     return model
 
 

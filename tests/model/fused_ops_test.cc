@@ -40,6 +40,21 @@ TEST_P(FusedOps, RmsNorm) {
   expect_close(x.grad(), wide.grad(), tolerance());
 }
 
+TEST_P(FusedOps, RmsNormPlusOne) {
+  torch::manual_seed(4);
+  const torch::Tensor x = random({3, 37, 67}, 4).requires_grad_();
+  const torch::Tensor weight = random({67});
+  const torch::Tensor upstream = random({3, 37, 67});
+  const torch::Tensor y = rms_norm(x, weight, 1e-5, RmsWeight::kPlusOne);
+  y.backward(upstream);
+  const torch::Tensor wide = leaf(x);
+  const torch::Tensor expected =
+      (weight.to(torch::kFloat64) + 1) * wide * torch::rsqrt(wide.square().mean(-1, true) + 1e-5);
+  expected.backward(upstream.to(torch::kFloat64));
+  expect_close(y.detach(), expected.detach(), tolerance());
+  expect_close(x.grad(), wide.grad(), tolerance());
+}
+
 TEST_P(FusedOps, Swiglu) {
   torch::manual_seed(2);
   const torch::Tensor gate = random({5, 1001}, 5).requires_grad_();
@@ -75,6 +90,28 @@ TEST_P(FusedOps, Rope) {
   const auto halves = wide.chunk(2, -1);
   const torch::Tensor expected = wide * table.cos.to(torch::kFloat64).unsqueeze(1) +
                                  torch::cat({-halves[1], halves[0]}, -1) * table.sin.to(torch::kFloat64).unsqueeze(1);
+  expected.backward(upstream.to(torch::kFloat64));
+  expect_close(y.detach(), expected.detach(), tolerance());
+  expect_close(x.grad(), wide.grad(), tolerance());
+}
+
+TEST_P(FusedOps, RopeOfAPartOfEachHead) {
+  torch::manual_seed(5);
+  RopeConfig config;
+  config.partial_rotary_factor = 0.25;
+  const RopeTable table = make_rope_table(config, 16, 9, GetParam(), torch::kCPU);
+  ASSERT_EQ(table.cos.size(1), 4);
+  const torch::Tensor x = random({2, 9, 3, 16}).requires_grad_();
+  const torch::Tensor upstream = random({2, 9, 3, 16});
+  const torch::Tensor y = apply_rope(x, table);
+  y.backward(upstream);
+  const torch::Tensor wide = leaf(x);
+  const torch::Tensor turned = wide.narrow(-1, 0, 4);
+  const auto halves = turned.chunk(2, -1);
+  const torch::Tensor expected = torch::cat(
+      {turned * table.cos.to(torch::kFloat64).unsqueeze(1) +
+           torch::cat({-halves[1], halves[0]}, -1) * table.sin.to(torch::kFloat64).unsqueeze(1),
+       wide.narrow(-1, 4, 12)}, -1);
   expected.backward(upstream.to(torch::kFloat64));
   expect_close(y.detach(), expected.detach(), tolerance());
   expect_close(x.grad(), wide.grad(), tolerance());

@@ -66,17 +66,107 @@ TEST(ModelConfig, RefusesWhatItCannotRun) {
     json[key] = value;
     return json;
   };
-  expect_refused(with("model_type", "gpt_oss"), "llama, mistral, qwen2");
-  expect_refused(with("hidden_act", "gelu"), "hidden_act");
+  expect_refused(with("model_type", "gpt_oss"), "llama, mistral, qwen2, qwen3, phi3, gemma2, gemma3_text, opt, gpt2");
+  expect_refused(with("hidden_act", "quick_gelu"), "hidden_act");
   expect_refused(with("hidden_size", -4), "hidden_size");
   expect_refused(with("hidden_size", "big"), "hidden_size");
   expect_refused(with("num_hidden_layers", 1e12), "num_hidden_layers");
   expect_refused(with("num_key_value_heads", 3), "num_key_value_heads");
   expect_refused(with("head_dim", 15), "head_dim");
-  expect_refused(with("rope_scaling", {{"rope_type", "yarn"}, {"factor", 2.0}}), "yarn");
+  expect_refused(with("rope_scaling", {{"rope_type", "longrope"}, {"factor", 2.0}}), "longrope");
+  expect_refused(with("rope_scaling", {{"rope_type", "yarn"}}), "rope_scaling.factor");
+  expect_refused(with("rope_scaling", {{"rope_type", "dynamic"}, {"factor", "two"}}), "rope_scaling.factor");
+  expect_refused(with("partial_rotary_factor", 1.5), "partial_rotary_factor");
+  expect_refused(with("partial_rotary_factor", 0.2), "head_dim");  // 3 of 16 dimensions
   nlohmann::json missing = llama();
   missing.erase("vocab_size");
   expect_refused(missing, "vocab_size");
+}
+
+// The keys of a family that have no default, as its config.json has them.
+nlohmann::json required_keys(const std::string& family) {
+  if (family == "gpt2") return {{"n_embd", 64}, {"n_layer", 4}, {"n_head", 4}, {"vocab_size", 512}};
+  nlohmann::json json = {{"hidden_size", 64}, {"num_hidden_layers", 4}, {"num_attention_heads", 4}, {"vocab_size", 512}};
+  json[family == "opt" ? "ffn_dim" : family == "qwen3_moe" ? "moe_intermediate_size" : "intermediate_size"] = 96;
+  if (family == "qwen3_moe") json["intermediate_size"] = 96;
+  if (family == "qwen3_moe" || family == "mixtral") json["num_experts_per_tok"] = 2;
+  if (family == "qwen3_moe") json["num_experts"] = 8;
+  if (family == "mixtral") json["num_local_experts"] = 8;
+  return json;
+}
+
+TEST(ModelConfig, EveryFamilyNamesTheKeyThatIsMissingOrIllTyped) {
+  for (const char* family : {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "opt", "gpt2",
+                             "gpt_neox", "mixtral", "qwen3_moe"}) {
+    const nlohmann::json required = required_keys(family);
+    nlohmann::json json = required;
+    json["model_type"] = family;
+    EXPECT_EQ(load(json).vocab_size, 512) << family;
+    for (const auto& [key, value] : required.items()) {
+      nlohmann::json without = json;
+      without.erase(key);
+      expect_refused(without, "'" + key + "': is missing");
+      nlohmann::json wrong = json;
+      wrong[key] = "many";
+      expect_refused(wrong, "'" + key + "': must be an integer");
+    }
+  }
+}
+
+TEST(ModelConfig, FamiliesRefuseWhatTheyCannotRun) {
+  const auto with = [](const char* family, const char* key, const nlohmann::json& value) {
+    nlohmann::json json = required_keys(family);
+    json["model_type"] = family;
+    json[key] = value;
+    return json;
+  };
+  expect_refused(with("gemma2", "use_bidirectional_attention", true), "use_bidirectional_attention");
+  expect_refused(with("gemma3_text", "layer_types", {"sliding_attention", "full_attention"}), "layer_types");
+  expect_refused(with("gemma3_text", "layer_types", {"chunked_attention"}), "chunked_attention");
+  expect_refused(with("opt", "layer_norm_elementwise_affine", false), "layer_norm_elementwise_affine");
+  expect_refused(with("gpt2", "add_cross_attention", true), "add_cross_attention");
+  expect_refused(with("mixtral", "num_experts_per_tok", 9), "num_experts_per_tok");
+  expect_refused(with("qwen3_moe", "decoder_sparse_step", 2), "decoder_sparse_step");
+  expect_refused(with("qwen3_moe", "mlp_only_layers", {0}), "mlp_only_layers");
+  expect_refused(with("phi3", "rope_scaling", {{"rope_type", "linear"}, {"factor", 2.0}}), "rope_scaling");
+  expect_refused(with("gpt2", "n_head", 5), "n_head");
+}
+
+TEST(ModelConfig, OldNamesOfGemma3AndNeoxRopes) {
+  nlohmann::json gemma = required_keys("gemma3_text");
+  gemma["model_type"] = "gemma3_text";
+  gemma["rope_theta"] = 5000.0;
+  gemma["rope_local_base_freq"] = 300.0;
+  gemma["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
+  const ModelConfig config = load(gemma);
+  EXPECT_EQ(config.rope.theta, 5000.0);
+  EXPECT_EQ(config.rope.factor, 8.0);
+  EXPECT_EQ(config.sliding_rope.theta, 300.0);
+  EXPECT_EQ(config.sliding_rope.type, "default");
+  EXPECT_TRUE(config.slides(0) && config.slides(3));
+
+  nlohmann::json neox = required_keys("gpt_neox");
+  neox["model_type"] = "gpt_neox";
+  EXPECT_EQ(load(neox).rope.partial_rotary_factor, 0.25);
+  neox["rotary_pct"] = 0.5;
+  neox["rotary_emb_base"] = 2000;
+  EXPECT_EQ(load(neox).rope.rotary_dim(16), 8);
+  EXPECT_EQ(load(neox).rope.theta, 2000.0);
+}
+
+TEST(ModelConfig, WindowsOfTheFamilies) {
+  nlohmann::json qwen = required_keys("qwen2");
+  qwen["model_type"] = "qwen2";
+  qwen["sliding_window"] = 8;
+  EXPECT_FALSE(load(qwen).slides(3));  // stated, and not used
+  qwen["use_sliding_window"] = true;
+  qwen["max_window_layers"] = 2;
+  EXPECT_FALSE(load(qwen).slides(1));
+  EXPECT_TRUE(load(qwen).slides(2));
+  nlohmann::json gemma = required_keys("gemma2");
+  gemma["model_type"] = "gemma2";
+  EXPECT_TRUE(load(gemma).slides(0));
+  EXPECT_FALSE(load(gemma).slides(1));
 }
 
 }  // namespace

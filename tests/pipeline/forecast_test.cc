@@ -5,24 +5,20 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "model/block_layout.h"
+#include "tests/io/temporary_folder.h"
 
 namespace roundtable {
 namespace {
 
 // SmolLM2-135M's shapes: a block of 3 538 944 weights.
 ModelConfig smollm2() {
-  ModelConfig m;
-  m.model_type = "llama";
-  m.hidden_size = 576;
-  m.intermediate_size = 1536;
-  m.n_blocks = 30;
-  m.n_heads = 9;
-  m.n_kv_heads = 3;
-  m.head_dim = 64;
-  m.vocab_size = 49152;
-  m.max_position_embeddings = 8192;
-  m.tie_word_embeddings = true;
-  return m;
+  const TemporaryFolder folder;
+  folder.put("config.json", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+    "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": true})");
+  return load_model_config(folder.path());
 }
 
 Config config_of(std::int64_t nodes, std::int64_t devices) {
@@ -70,8 +66,9 @@ TEST(Forecast, CountsWeightsDiskAndTrafficByHand) {
   // 64 of 128 samples on each of two shards, three tensors in bf16.
   EXPECT_EQ(item(f.memory, "samples"), 3 * 64 * 256 * 576 * 2);
   EXPECT_EQ(item(f.disk, "boundaries"), 2 * 128 * 256 * 576 * 2);
-  // Half a byte a weight, and 2.5 bytes a group for scale and zero point; the table once, in bf16.
-  EXPECT_EQ(item(f.disk, "checkpoint"), 30 * (kWeights / 2 + kWeights / 64 * 5 / 2) + 49152 * 576 * 2);
+  // Half a byte a weight, and 2.5 bytes a group for scale and zero point; norms and the tied table in 16 bits.
+  EXPECT_EQ(item(f.disk, "checkpoint"),
+            30 * (kWeights / 2 + kWeights / 64 * 5 / 2 + 2 * 576 * 2) + (49152 + 1) * 576 * 2);
   // A ring of two sends each of two ranks' fp32 gradients once, 200 times a block.
   EXPECT_EQ(item(f.traffic, "all-reduce of gradients"), 30 * 200 * kWeights * 4 * 2);
   EXPECT_TRUE(f.phases.empty());  // no cluster, no time
