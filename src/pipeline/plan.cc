@@ -72,10 +72,11 @@ void forecast(const Config& config, Plan& plan) {
   const std::int64_t in_pass = config.tuning.micro_batch > 0 ? std::min(config.tuning.micro_batch, in_step) : in_step;
   // Activations kept for the backward pass of one sample, in units of one token's elements.
   const std::int64_t mlps = std::max<std::int64_t>(1, plan.model.experts_per_token);
+  // Capped attention keeps its scores; a fused one makes them anew.
+  const bool capped = plan.model.attention_soft_cap > 0;
+  const std::int64_t scores = capped ? 4 * plan.model.n_heads * config.calibration.seqlen : 0;
   const std::int64_t a_token = 12 * plan.model.hidden_size + 5 * mlps * plan.model.intermediate_size +
-                               6 * plan.model.n_heads * plan.model.head_dim +
-                               // Scores of capped attention are kept; a fused one makes them anew.
-                               (plan.model.attention_soft_cap > 0 ? 4 * plan.model.n_heads * config.calibration.seqlen : 0);
+                               6 * plan.model.n_heads * plan.model.head_dim + scores;
   // Weights as read and as computed with, v, gradient arena, the best integers; then chains, target and one spare.
   plan.bytes_a_rank = plan.block_parameters * (2 + element + 4 + 4 + 1) + 4 * samples * state +
                       in_pass * config.calibration.seqlen * a_token * (element + 2);
