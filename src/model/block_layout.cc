@@ -82,8 +82,7 @@ std::vector<ParameterSpec> outside_parameters(const ModelConfig& c) {
   const std::int64_t width = c.embedding_width();
   std::vector<ParameterSpec> parameters = {{names.embedding + ".weight", {c.vocab_size, width}}};
   if (!names.positions.empty()) {
-    parameters.push_back(
-        {names.positions + ".weight", {c.max_position_embeddings + c.position_offset, c.hidden_size}});
+    parameters.push_back({names.positions + ".weight", {c.max_position_embeddings + c.position_offset, c.hidden_size}});
   }
   if (!names.project_in.empty()) parameters.push_back({names.project_in + ".weight", {c.hidden_size, width}});
   if (!names.project_out.empty()) parameters.push_back({names.project_out + ".weight", {width, c.hidden_size}});

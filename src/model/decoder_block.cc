@@ -77,8 +77,7 @@ torch::Tensor DecoderBlock::forward(const torch::Tensor& x, const BlockContext& 
       return mlp_norm_.forward(attended + mlp(attended));
     }
     default: {
-      const torch::Tensor attended =
-          x + attention_out_norm_.forward(attention(attention_norm_.forward(x), mine));
+      const torch::Tensor attended = x + attention_out_norm_.forward(attention(attention_norm_.forward(x), mine));
       return attended + mlp_out_norm_.forward(mlp(mlp_norm_.forward(attended)));
     }
   }
@@ -103,8 +102,8 @@ DecoderBlock::Heads DecoderBlock::project(const torch::Tensor& x) const {
     const auto parts = all.view({x.size(0), x.size(1), config_.n_heads, 3 * config_.head_dim}).chunk(3, -1);
     return {parts[0], parts[1], parts[2]};
   }
-  const auto parts =
-      all.view({x.size(0), x.size(1), config_.n_heads + 2 * kv, config_.head_dim}).split_with_sizes({config_.n_heads, kv, kv}, 2);
+  const auto parts = all.view({x.size(0), x.size(1), config_.n_heads + 2 * kv, config_.head_dim})
+                         .split_with_sizes({config_.n_heads, kv, kv}, 2);
   return {parts[0], parts[1], parts[2]};
 }
 

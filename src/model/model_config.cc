@@ -14,16 +14,16 @@ namespace {
 
 void check(const JsonObject& json, const ModelConfig& config) {
   if (config.n_heads % config.n_kv_heads != 0) {
-    json.fail("num_key_value_heads", fmt::format("{} does not divide num_attention_heads {}", config.n_kv_heads,
-                                                 config.n_heads));
+    json.fail("num_key_value_heads",
+              fmt::format("{} does not divide num_attention_heads {}", config.n_kv_heads, config.n_heads));
   }
   if (!config.rope.type.empty() && config.rope.rotary_dim(config.head_dim) % 2 != 0) {
     json.fail("head_dim", fmt::format("{} of {} dimensions a head are rotated, which is odd",
                                       config.rope.rotary_dim(config.head_dim), config.head_dim));
   }
   if (config.n_experts > 0 && config.experts_per_token > config.n_experts) {
-    json.fail("num_experts_per_tok", fmt::format("{} is more than the {} experts", config.experts_per_token,
-                                                 config.n_experts));
+    json.fail("num_experts_per_tok",
+              fmt::format("{} is more than the {} experts", config.experts_per_token, config.n_experts));
   }
 }
 

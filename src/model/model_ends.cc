@@ -61,8 +61,8 @@ Head load_head(const TensorSource& source, const ModelConfig& config, torch::Sca
   EndLoader load(source, config, dtype, device, comm, root);
   const ModelNames& names = config.names;
   const Norm norm{config.norm, config.norm_eps, load.tensor(names.final_norm), load.tensor(names.final_norm, ".bias")};
-  return {norm, load.tensor(names.project_out),
-          load.tensor(config.tie_word_embeddings ? names.embedding : names.head), config.final_soft_cap};
+  return {norm, load.tensor(names.project_out), load.tensor(config.tie_word_embeddings ? names.embedding : names.head),
+          config.final_soft_cap};
 }
 
 }  // namespace roundtable

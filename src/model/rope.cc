@@ -35,7 +35,7 @@ double dynamic_theta(const RopeConfig& config, double dim, std::int64_t seqlen) 
 }
 
 // transformers 5.23, _compute_yarn_parameters (arXiv 2309.00071): pairs that turn more than beta_fast times over the
-// original length keep their frequency, those that turn less than beta_slow times are interpolated, with a ramp between.
+// original length keep their frequency, those that turn less than beta_slow times are interpolated; a ramp between.
 struct YarnRamp {
   double low;
   double high;

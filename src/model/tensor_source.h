@@ -24,9 +24,9 @@ class TensorSource {
   virtual bool contains(const std::string& name) const = 0;
 };
 
-// The name under which a checkpoint holds the tensor that transformers calls `name`: the same, or one of the old ways.
+// The name under which a checkpoint holds the tensor that transformers calls `name`: the same, or one of these.
 //   - Without the base model's prefix, where the file was saved from the model without its head: "h.0.ln_1.weight" for
-//     "transformer.h.0.ln_1.weight" (as GPT-2's own checkpoints are), "decoder.layers..." for "model.decoder.layers...".
+//     "transformer.h.0.ln_1.weight" (GPT-2's own checkpoints), "decoder.layers..." for "model.decoder.layers...".
 //   - GPT-NeoX's head is "embed_out" in published checkpoints and "lm_head" in transformers 5.
 // Where there is none of them, `name` itself, for the error that names it.
 std::string stored_name(const Checkpoint& checkpoint, const std::string& name);

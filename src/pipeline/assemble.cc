@@ -51,11 +51,12 @@ void write_config(const Config& config, const Plan& plan) {
       if (!plan.schemes[i]) float_layers.push_back(plan.model.block_name(block) + "." + linears[i].name);
     }
     // Older transformers make the router a linear layer, which readers would take for a quantized one.
-    if (plan.model.n_experts > 0) float_layers.push_back(plan.model.block_name(block) + "." + plan.model.block_names.router);
+    if (plan.model.n_experts == 0) continue;
+    float_layers.push_back(plan.model.block_name(block) + "." + plan.model.block_names.router);
   }
   nlohmann::json json = load_json(config.model.path + "/config.json");
-  json["quantization_config"] = auto_gptq_config(scheme_of(config.quantization), config.tuning.iters, plan.model.names.blocks,
-                                                 float_layers);
+  json["quantization_config"] = auto_gptq_config(scheme_of(config.quantization), config.tuning.iters,
+                                                 plan.model.names.blocks, float_layers);
   save_json(config.output.path + "/config.json", json);
   // vLLM and older readers look for the same object in a file of its own.
   save_json(config.output.path + "/quantization_config.json", json["quantization_config"]);

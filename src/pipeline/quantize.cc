@@ -2,6 +2,7 @@
 #include <torch/torch.h>
 
 #include <cstdlib>
+#include <map>
 #include <optional>
 
 #include "base/error.h"
@@ -160,12 +161,27 @@ class QuantizeRun {
     progress_.end_phase();
   }
 
+  // Full names, from the records of the blocks. On rank 0.
+  std::vector<std::string> experts_without_tokens() {
+    std::map<std::int64_t, nlohmann::json> idle;  // a block may have been tuned twice: the last record counts
+    for (const nlohmann::json& record : state_->journal().records()) {
+      if (record["type"] != "block") continue;
+      idle[record["block"].get<std::int64_t>()] = record.value("experts_without_tokens", nlohmann::json::array());
+    }
+    std::vector<std::string> names;
+    for (const auto& [block, experts] : idle) {
+      for (const auto& expert : experts) names.push_back(plan_.model.block_name(block) + "." + expert.get<std::string>());
+    }
+    return names;
+  }
+
   nlohmann::json summarize() {
     nlohmann::json summary = {{"output", paths_.output},
                               {"seconds", meter_.seconds()},
                               {"peak_bytes", meter_.peak_bytes(world_)}};
     if (!perplexity_.empty()) summary["perplexity"] = perplexity_;
     if (!root()) return summary;
+    if (const auto idle = experts_without_tokens(); !idle.empty()) summary["experts_without_tokens"] = idle;
     summary["bytes"] = {{"before", checkpoint_bytes(config_.model.path)}, {"after", checkpoint_bytes(paths_.output)}};
     state_->journal().append({{"type", "summary"}, {"summary", summary}});
     events_->append("summary", summary);
@@ -182,6 +198,10 @@ class QuantizeRun {
     }
     fmt::print("size         {} -> {}\n", human_bytes(summary["bytes"]["before"]),
                human_bytes(summary["bytes"]["after"]));
+    if (summary.contains("experts_without_tokens")) {
+      fmt::print("experts      {} saw no token and are rounded to nearest (their names: --json, events.jsonl)\n",
+                 summary["experts_without_tokens"].size());
+    }
     std::string times;
     for (const char* name : {"plan", "calibrate", "tune", "assemble", "prove", "evaluate"}) {
       if (!summary["seconds"].contains(name)) continue;

@@ -123,7 +123,7 @@ class FamilyCase(program.Case):
             "calibration.n_samples": ROWS, "calibration.seqlen": SEQLEN, "quantization.group_size": 32,
             "tuning.iters": 3, "tuning.batch_size": 4, "tuning.amp": False, "parallel.threads": 1,
             "output.path": str(output)} | {key.replace("__", "."): value for key, value in settings.items()})
-        return self.succeed(["quantize", config], ranks)
+        return self.succeed(["quantize", config, "--json"], ranks)
 
     def boundaries(self, path, output, amp):
         """What enters each block of the float model, of a run whose stages are single blocks."""
@@ -234,12 +234,14 @@ class ExpertsTest(FamilyCase):
         result = self.quantize(path, self.folder / "tuned", ranks=2, parallel__stages=1, tuning__iters=10,
                                tuning__not_use_mse=True)
         self.quantize(path, self.folder / "rounded", tuning__iters=0)
+        idle_experts = []
         tuned, rounded = load_all(self.folder / "tuned"), load_all(self.folder / "rounded")
         for event in program.events(f"{self.folder}/tuned.run"):
             if event["event"] != "block":
                 continue
             idle, block = event["experts_without_tokens"], event["block"]
             self.assertTrue(0 < len(idle) <= 6, idle)
+            idle_experts += [f"model.layers.{block}.{expert}" for expert in idle]
             for expert in range(8):
                 name = f"mlp.experts.{expert}"
                 same = all(torch.equal(tuned[f"model.layers.{block}.{name}.{layer}.qweight"],
@@ -248,6 +250,7 @@ class ExpertsTest(FamilyCase):
                 self.assertEqual(same, name in idle, f"block {block}, {name}")
             self.assertIn(f"block {block}: no token of the tuning steps reached {', '.join(idle)}: rounded to nearest",
                           result.out + result.err)
+        self.assertEqual(result.json["experts_without_tokens"], idle_experts)
 
 
 class RopeTest(FamilyCase):

@@ -86,7 +86,8 @@ TEST(ModelConfig, RefusesWhatItCannotRun) {
 // The keys of a family that have no default, as its config.json has them.
 nlohmann::json required_keys(const std::string& family) {
   if (family == "gpt2") return {{"n_embd", 64}, {"n_layer", 4}, {"n_head", 4}, {"vocab_size", 512}};
-  nlohmann::json json = {{"hidden_size", 64}, {"num_hidden_layers", 4}, {"num_attention_heads", 4}, {"vocab_size", 512}};
+  nlohmann::json json = {
+      {"hidden_size", 64}, {"num_hidden_layers", 4}, {"num_attention_heads", 4}, {"vocab_size", 512}};
   json[family == "opt" ? "ffn_dim" : family == "qwen3_moe" ? "moe_intermediate_size" : "intermediate_size"] = 96;
   if (family == "qwen3_moe") json["intermediate_size"] = 96;
   if (family == "qwen3_moe" || family == "mixtral") json["num_experts_per_tok"] = 2;

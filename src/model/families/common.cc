@@ -23,8 +23,9 @@ double yarn_mscale(double scale, double mscale) { return scale <= 1 ? 1.0 : 0.1 
 void read_yarn(const JsonObject& scaling, RopeConfig& rope) {
   const double mscale = scaling.get_double_or("mscale", 0);
   const double all_dim = scaling.get_double_or("mscale_all_dim", 0);
-  const double fallback = mscale != 0 && all_dim != 0 ? yarn_mscale(rope.factor, mscale) / yarn_mscale(rope.factor, all_dim)
-                                                      : yarn_mscale(rope.factor, 1);
+  const double fallback = mscale != 0 && all_dim != 0
+                              ? yarn_mscale(rope.factor, mscale) / yarn_mscale(rope.factor, all_dim)
+                              : yarn_mscale(rope.factor, 1);
   rope.attention_factor = scaling.get_double_or("attention_factor", fallback, 0.0);
   rope.beta_fast = scaling.get_double_or("beta_fast", rope.beta_fast, 1e-6);
   rope.beta_slow = scaling.get_double_or("beta_slow", rope.beta_slow, 1e-6);
@@ -39,13 +40,13 @@ void read_sizes(const JsonObject& json, ModelConfig& config, std::int64_t defaul
   config.n_heads = json.get_int(keys.n_heads, 1, kMaxDimension);
   config.n_kv_heads = json.get_int_or("num_key_value_heads", config.n_heads, 1, kMaxDimension);
   if (!json.has("head_dim") && config.hidden_size % config.n_heads != 0) {
-    json.fail(keys.n_heads, fmt::format("{} does not divide {} {}", config.n_heads, keys.hidden_size,
-                                        config.hidden_size));
+    json.fail(keys.n_heads,
+              fmt::format("{} does not divide {} {}", config.n_heads, keys.hidden_size, config.hidden_size));
   }
   config.head_dim = json.get_int_or("head_dim", config.hidden_size / config.n_heads, 1, kMaxDimension);
   config.vocab_size = json.get_int("vocab_size", 1, std::int64_t{1} << 30);
-  config.max_position_embeddings = json.get_int_or(keys.max_position_embeddings, default_positions, 1,
-                                                   std::int64_t{1} << 40);
+  config.max_position_embeddings =
+      json.get_int_or(keys.max_position_embeddings, default_positions, 1, std::int64_t{1} << 40);
 }
 
 Activation read_activation(const JsonObject& json, const std::string& key, const std::string& fallback) {
@@ -66,15 +67,17 @@ RopeConfig read_rope_object(const JsonObject& scaling, const JsonObject& json, c
   RopeConfig rope;
   rope.max_position_embeddings = config.max_position_embeddings;
   rope.theta = scaling.get_double_or("rope_theta", theta, 1.0);
-  rope.partial_rotary_factor =
-      scaling.get_double_or("partial_rotary_factor", json.get_double_or("partial_rotary_factor", 1.0, 0.0, 1.0), 0.0, 1.0);
+  rope.partial_rotary_factor = scaling.get_double_or(
+      "partial_rotary_factor", json.get_double_or("partial_rotary_factor", 1.0, 0.0, 1.0), 0.0, 1.0);
   rope.type = scaling.get_string_or("rope_type", scaling.get_string_or("type", "default"));
   if (rope.type == "default") return rope;
   if (rope.type != "linear" && rope.type != "dynamic" && !keeps_original_length(rope.type)) {
     scaling.fail("rope_type", fmt::format("'{}' is not supported", rope.type),
                  "supported are default, linear, dynamic, llama3, yarn");
   }
-  if (keeps_original_length(rope.type)) rope.original_max_position_embeddings = original_positions(scaling, json, config);
+  if (keeps_original_length(rope.type)) {
+    rope.original_max_position_embeddings = original_positions(scaling, json, config);
+  }
   // YaRN may leave the factor to the two lengths.
   const bool implied = rope.type == "yarn" && scaling.json().contains("factor") && !scaling.has("factor");
   rope.factor = implied ? static_cast<double>(config.max_position_embeddings) /

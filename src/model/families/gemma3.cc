@@ -29,8 +29,8 @@ void read_gemma3(const JsonObject& json, ModelConfig& config) {
   config.attention_soft_cap = 0;  // modeling_gemma3.py hands none to its attention, whatever config.json says
   config.final_soft_cap = json.get_double_or("final_logit_softcapping", 0, 0.0);
   const std::int64_t pattern = json.get_int_or("sliding_window_pattern", 6, 1);
-  config.sliding = read_layer_types(json, config.n_blocks,
-                                    [&](std::int64_t block) { return (block + 1) % pattern != 0; });
+  config.sliding =
+      read_layer_types(json, config.n_blocks, [&](std::int64_t block) { return (block + 1) % pattern != 0; });
   config.block_names.q_norm = "self_attn.q_norm";
   config.block_names.k_norm = "self_attn.k_norm";
   read_ropes(json, config);
