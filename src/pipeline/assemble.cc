@@ -12,6 +12,7 @@
 #include "io/checkpoint.h"
 #include "io/file.h"
 #include "io/json_file.h"
+#include "pipeline/layer_schemes.h"
 #include "pipeline/run_paths.h"
 
 namespace roundtable {
@@ -21,6 +22,8 @@ namespace fs = std::filesystem;
 
 // Larger files beside a model are weights in other formats.
 constexpr std::uintmax_t kMaxCompanion = 128u << 20;
+
+constexpr const char* kHead = "lm_head";
 
 bool is_companion(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
@@ -44,18 +47,28 @@ void copy_companions(const Config& config) {
 }
 
 void write_config(const Config& config, const Plan& plan) {
-  std::vector<std::string> float_layers;
+  std::vector<LayerScheme> layers;
   const std::vector<LinearSpec> linears = block_linears(plan.model);
   for (std::int64_t block = 0; block < plan.model.n_blocks; ++block) {
+    const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
     for (std::size_t i = 0; i < linears.size(); ++i) {
-      if (!plan.schemes[i]) float_layers.push_back(plan.model.block_name(block) + "." + linears[i].name);
+      layers.push_back({plan.model.block_name(block) + "." + linears[i].name, schemes[i]});
     }
   }
+  if (plan.head) layers.push_back({kHead, plan.head, /*outside_blocks=*/true});
   nlohmann::json json = load_json(config.model.path + "/config.json");
-  json["quantization_config"] = auto_gptq_config(scheme_of(config.quantization), config.tuning.iters, float_layers);
+  json["quantization_config"] = auto_gptq_config(scheme_of(config.quantization), config.tuning.iters, layers);
   save_json(config.output.path + "/config.json", json);
   // vLLM and older readers look for the same object in a file of its own.
   save_json(config.output.path + "/quantization_config.json", json["quantization_config"]);
+}
+
+// The head, rounded to nearest (auto-round's own way for a layer outside of the blocks whose inputs it has not kept).
+std::vector<NamedTensor> quantized_head(const Config& config, const Plan& plan) {
+  const CheckpointSource source(config.model.path);
+  const torch::Tensor weight =
+      source.read(std::string(kHead) + ".weight", {plan.model.vocab_size, plan.model.hidden_size});
+  return auto_gptq_tensors(kHead, round_to_nearest(weight, *plan.head));
 }
 
 ShardRecord write_outside(const Config& config, const Plan& plan) {
@@ -64,10 +77,17 @@ ShardRecord write_outside(const Config& config, const Plan& plan) {
   std::vector<TensorView> views;
   for (const std::string& name : checkpoint.names()) {
     if (name.starts_with("model.layers.")) continue;
+    if (plan.head && name == std::string(kHead) + ".weight") continue;
     const TensorInfo& info = checkpoint.info(name);
     data.emplace_back(info.bytes);
     checkpoint.read(name, data.back().data());
     views.push_back({name, info.type, info.shape, data.back().data()});
+  }
+  std::vector<NamedTensor> head;
+  if (plan.head) head = quantized_head(config, plan);
+  for (const NamedTensor& named : head) {
+    views.push_back({named.name, element_type_of(named.tensor.scalar_type()), named.tensor.sizes().vec(),
+                     named.tensor.const_data_ptr()});
   }
   const std::string file = shard_name(plan.model.n_blocks, plan.model.n_blocks + 1);
   const WrittenFile written = write_safetensors(config.output.path + "/" + file, views, {{"format", "pt"}});

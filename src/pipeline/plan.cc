@@ -4,68 +4,99 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "base/error.h"
 #include "comm/rank_grid.h"
-#include "export/auto_gptq.h"
+#include "io/checkpoint.h"
+#include "pipeline/layer_schemes.h"
 
 namespace roundtable {
 namespace {
 
-void decide_schemes(const Config& config, Plan& plan) {
-  const QuantScheme scheme = scheme_of(config.quantization);
-  for (const LinearSpec& linear : block_linears(plan.model)) {
-    const auto obstacle = auto_gptq_obstacle(linear, scheme);
-    plan.schemes.push_back(obstacle ? std::nullopt : std::optional<QuantScheme>(scheme));
-    if (obstacle) plan.float_reasons.push_back(fmt::format("{} stays in 16 bits: {}", linear.name, *obstacle));
+std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
+  const std::int64_t blocks = plan.model.n_blocks;
+  if (!config.tuning.use_quant_input) {
+    // A block tuned on the float chain needs nothing of the blocks before it.
+    std::vector<Stage> stages;
+    for (std::int64_t first = 0; first < blocks; first += plan.joint_blocks) {
+      stages.push_back({first, std::min(first + plan.joint_blocks, blocks)});
+    }
+    return stages;
   }
-  if (std::none_of(plan.schemes.begin(), plan.schemes.end(), [](const auto& s) { return s.has_value(); })) {
-    throw bad_input("quantization", fmt::format("no layer can be quantized: {}", fmt::join(plan.float_reasons, "; ")),
-                    "choose a group_size that divides the layers' input dimensions");
+  if (config.parallel.stages > blocks) {
+    throw bad_input("parallel.stages",
+                    fmt::format("{} stages are more than the model's {} blocks", config.parallel.stages, blocks));
   }
+  return cut_stages(blocks,
+                    config.parallel.stages > 0 ? config.parallel.stages : std::min<std::int64_t>(plan.groups, blocks));
 }
 
-std::int64_t count_stages(const Config& config, const Plan& plan) {
-  // A block tuned on the float chain needs nothing of the blocks before it.
-  if (!config.tuning.use_quant_input) return plan.model.n_blocks;
-  if (config.parallel.stages == 0) return std::min<std::int64_t>(plan.groups, plan.model.n_blocks);
-  if (config.parallel.stages > plan.model.n_blocks) {
-    throw bad_input("parallel.stages",
-                    fmt::format("{} stages are more than the model's {} blocks", config.parallel.stages,
-                                plan.model.n_blocks));
+// Bytes of a block's linear layers as they are written.
+std::int64_t written_bytes(const std::vector<LinearSpec>& linears, const BlockSchemes& schemes) {
+  std::int64_t bytes = 0;
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    const std::int64_t n = linears[i].out * linears[i].in;
+    if (!schemes[i]) {
+      bytes += n * 2;
+      continue;
+    }
+    const std::int64_t groups = schemes[i]->groups(linears[i].in) * linears[i].out;
+    bytes += n * schemes[i]->bits / 8 + groups * 2 + groups * schemes[i]->bits / 8;
   }
-  return config.parallel.stages;
+  return bytes;
+}
+
+// What an optimizer keeps of each weight between steps, beside v; and the gradient of v, which it needs on its own.
+std::int64_t optimizer_bytes(const TuningSection& tuning) {
+  if (tuning.optimizer == "adamw") return 3 * 4;
+  return tuning.momentum > 0 ? 2 * 4 : 0;
 }
 
 void forecast(const Config& config, Plan& plan) {
   const std::int64_t element = config.tuning.amp ? 2 : 4;
-  std::int64_t quantized_bytes = 0;
-  for (std::size_t i = 0; i < plan.schemes.size(); ++i) {
-    const LinearSpec linear = block_linears(plan.model)[i];
-    const std::int64_t n = linear.out * linear.in;
-    plan.block_parameters += n;
-    if (plan.schemes[i]) {
-      const std::int64_t groups = plan.schemes[i]->groups(linear.in);
-      quantized_bytes += n * plan.schemes[i]->bits / 8 + groups * linear.out * (2 + plan.schemes[i]->bits / 8);
-    } else {
-      quantized_bytes += n * 2;
-    }
-  }
+  const std::vector<LinearSpec> linears = block_linears(plan.model);
+  for (const LinearSpec& linear : linears) plan.block_parameters += linear.out * linear.in;
   const std::int64_t samples = (config.calibration.n_samples + plan.shards - 1) / plan.shards;
   const std::int64_t state = config.calibration.seqlen * plan.model.hidden_size * element;
-  const std::int64_t in_step = (plan.batch + plan.shards - 1) / plan.shards;
-  const std::int64_t in_pass = config.tuning.micro_batch > 0 ? std::min(config.tuning.micro_batch, in_step) : in_step;
+  const std::int64_t in_pass =
+      std::min(micro_batch_of(config.tuning, plan.shards), (plan.batch + plan.shards - 1) / plan.shards);
   // Activations kept for the backward pass of one sample, in units of one token's elements.
   const std::int64_t a_token = 12 * plan.model.hidden_size + 5 * plan.model.intermediate_size +
                                6 * plan.model.n_heads * plan.model.head_dim;
   // Weights as read and as computed with, v, gradient arena, the best integers; then chains, target and one spare.
-  plan.bytes_a_rank = plan.block_parameters * (2 + element + 4 + 4 + 1) + 4 * samples * state +
-                      in_pass * config.calibration.seqlen * a_token * (element + 2);
+  const std::int64_t a_weight = 2 + element + 4 + 4 + 1 + optimizer_bytes(config.tuning);
+  plan.bytes_a_rank = plan.joint_blocks * plan.block_parameters * a_weight + 4 * samples * state +
+                      plan.joint_blocks * in_pass * config.calibration.seqlen * a_token * (element + 2);
   plan.boundary_bytes = static_cast<std::int64_t>(plan.stages.size()) * config.calibration.n_samples * state;
-  const std::int64_t outside = plan.model.vocab_size * plan.model.hidden_size * (plan.model.tie_word_embeddings ? 2 : 4);
-  plan.output_bytes = quantized_bytes * plan.model.n_blocks + outside;
-  plan.reduced_bytes_a_step = plan.shards > 1 ? plan.block_parameters * 4 : 0;
+  plan.output_bytes = plan.model.vocab_size * plan.model.hidden_size * (plan.model.tie_word_embeddings ? 2 : 4);
+  for (const BlockSchemes& schemes : plan.schemes) plan.output_bytes += written_bytes(linears, schemes);
+  plan.reduced_bytes_a_step = plan.shards > 1 ? plan.joint_blocks * plan.block_parameters * 4 : 0;
+}
+
+bool any_asymmetric(const Plan& plan) {
+  for (const BlockSchemes& schemes : plan.schemes) {
+    for (const auto& scheme : schemes) {
+      if (scheme && !scheme->symmetric) return true;
+    }
+  }
+  return false;
+}
+
+// "8 bits, sym, groups of 32: 12 layers", where not all quantized layers are alike.
+std::vector<std::string> mixture_lines(const Plan& plan) {
+  std::map<std::string, std::int64_t> layers;
+  for (const BlockSchemes& schemes : plan.schemes) {
+    for (const auto& scheme : schemes) {
+      if (scheme) ++layers[scheme_text(*scheme)];
+    }
+  }
+  std::vector<std::string> lines;
+  if (layers.size() > 1) {
+    for (const auto& [text, count] : layers) lines.push_back(fmt::format("{}: {} layers", text, count));
+  }
+  return lines;
 }
 
 void check_samples(const Config& config, const Plan& plan) {
@@ -122,16 +153,9 @@ void check_tensors(const Config& config, Plan& plan) {
 
 }  // namespace
 
-QuantScheme scheme_of(const QuantizationSection& section) {
-  QuantScheme scheme;
-  scheme.bits = static_cast<int>(section.bits);
-  scheme.group_size = section.group_size;
-  scheme.symmetric = section.scheme == "sym";
-  scheme.full_range = section.enable_full_range;
-  scheme.fp16_scale = section.scale_dtype == "fp16";
-  // auto_round:auto_gptq stores zero point - 1: a zero point of 0 has no place there.
-  scheme.min_zero_point = 1;
-  return scheme;
+std::int64_t micro_batch_of(const TuningSection& tuning, int shards) {
+  if (tuning.micro_batch > 0) return tuning.micro_batch;
+  return std::max<std::int64_t>(1, tuning.batch_size / shards);
 }
 
 std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages) {
@@ -150,10 +174,17 @@ Plan lay_out(const Config& config, const World& world) {
   plan.model = load_model_config(config.model.path);
   plan.world = world;
   plan.batch = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
+  // Rounding to nearest takes no steps: the batch need not be filled.
+  if (config.tuning.iters == 0) plan.batch = std::min(plan.batch, config.calibration.n_samples);
   plan.shards = choose_shards(config.parallel.shards, world.ranks, world.ranks_a_node, plan.batch);
   plan.groups = world.ranks / plan.shards;
-  plan.stages = cut_stages(plan.model.n_blocks, count_stages(config, plan));
-  if (!scheme_of(config.quantization).symmetric) {
+  plan.joint_blocks = std::min(config.tuning.n_blocks, plan.model.n_blocks);
+  plan.stages = decide_stages(config, plan);
+  LayerSchemes schemes = resolve_schemes(config.quantization, plan.model);
+  plan.schemes = std::move(schemes.blocks);
+  plan.head = schemes.head;
+  plan.float_reasons = std::move(schemes.float_reasons);
+  if (any_asymmetric(plan)) {
     // auto-round 0.16.1, inference/backend.py: its torch_zp backend takes sym alone.
     plan.warnings.push_back("asym in auto_round:auto_gptq is read on GPUs; auto-round 0.16.1 has no CPU backend for it");
   }
@@ -164,7 +195,9 @@ Plan lay_out(const Config& config, const World& world) {
   if (config.quantization.scale_dtype != "fp16") {
     throw bad_input("quantization.scale_dtype", "auto_round:auto_gptq stores scales in fp16", "set it to fp16");
   }
-  decide_schemes(config, plan);
+  if (config.tuning.optimizer == "adamw" && config.tuning.momentum > 0) {
+    throw bad_input("tuning.momentum", "is signround's; adamw has its own", "leave it at 0");
+  }
   check_samples(config, plan);
   forecast(config, plan);
   return plan;
@@ -186,14 +219,15 @@ std::string human_bytes(std::int64_t bytes) {
 
 std::string describe(const Plan& plan, const Config& config) {
   std::string text;
-  const auto line = [&](const char* what, const std::string& value) { text += fmt::format("  {:<12} {}\n", what, value); };
-  const auto& q = config.quantization;
+  const auto line = [&](const char* what, const std::string& value) {
+    text += fmt::format("  {:<12} {}\n", what, value);
+  };
   text += "plan\n";
   line("model", fmt::format("{} ({}), {} blocks of {:.1f} M weights", config.model.path, plan.model.model_type,
                             plan.model.n_blocks, static_cast<double>(plan.block_parameters) / 1e6));
-  line("weights", fmt::format("{} bits, {}, {}, {}", q.bits, q.scheme,
-                              q.group_size < 0 ? "one group a channel" : fmt::format("groups of {}", q.group_size),
-                              config.output.formats.front()));
+  line("weights", fmt::format("{}, {}", scheme_text(scheme_of(config.quantization)), config.output.formats.front()));
+  for (const std::string& layers : mixture_lines(plan)) line("mixed", layers);
+  if (plan.head) line("lm_head", scheme_text(*plan.head) + ", rounded to nearest");
   line("ranks", fmt::format("{} = {} groups x {} shards, {} a node", plan.world.ranks, plan.groups, plan.shards,
                             plan.world.ranks_a_node));
   line("stages", fmt::format("{} of up to {} blocks", plan.stages.size(), plan.stages.front().size()));
