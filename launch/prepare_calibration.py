@@ -2,12 +2,15 @@
 """Makes a token set, the calibration or held-out input of `roundtable`, from text.
 
   launch/prepare_calibration.py --model DIR --text FILE... --seqlen N --n-samples N --out FILE
-                                [--seed 42] [--concat] [--allow-fewer]
+                                [--dataset-split train] [--seed 42] [--concat] [--allow-fewer]
 
-Text, by extension (each may also end in .gz):
-  .jsonl  a line a document: an object with "text", or a string
-  .json   a list of such
-  .txt    one document
+Text, by extension (the first three may also end in .gz):
+  .jsonl    a line a document: an object with "text", or a string
+  .json     a list of such
+  .txt      one document
+  .parquet  a row a document, in the column "text" (needs pyarrow)
+A directory is a data set as the Hugging Face hub keeps one: of the files above, at any depth, those whose name or
+folder is the split are read (train.jsonl, data/train-00000-of-00002.parquet, train/part.parquet), in order of name.
 Sampling is auto-round's: documents are shuffled, cut to `seqlen` tokens, and those that are shorter or
 consist mostly of one token are dropped. With --concat documents are joined, with the end-of-text token
 between them, and the stream is cut into pieces of `seqlen` tokens, which are then shuffled.
@@ -78,16 +81,55 @@ def read_json(path):
     return [text_of(item, f"{path}: item {number}") for number, item in enumerate(items)]
 
 
-READERS = {".jsonl": read_jsonl, ".json": read_json, ".txt": lambda path: [read_text(path)]}
+def read_parquet(path):
+    if not os.path.isfile(path):
+        raise Failure(f"{path}: no such file")
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise Failure(f"{path}: reading parquet needs pyarrow: pip install pyarrow")
+    try:
+        file = parquet.ParquetFile(path)
+        if "text" not in file.schema_arrow.names:
+            raise Failure(f'{path}: no column "text", only {", ".join(file.schema_arrow.names)}')
+        rows = [row for batch in file.iter_batches(columns=["text"]) for row in batch.column(0).to_pylist()]
+    except pyarrow.ArrowInvalid as error:
+        raise Failure(f"{path}: not a parquet file ({str(error).splitlines()[0]})")
+    return [text_of({"text": row}, f"{path}: row {number}") for number, row in enumerate(rows) if row is not None]
 
 
-def read_documents(paths):
+READERS = {".parquet": read_parquet, ".jsonl": read_jsonl, ".json": read_json, ".txt": lambda path: [read_text(path)]}
+
+
+def extension_of(path):
+    return os.path.splitext(path[:-3] if path.endswith(".gz") else path)[1]
+
+
+def is_of_split(relative, split):
+    *folders, name = relative.split(os.sep)
+    return split in folders or name.startswith((f"{split}.", f"{split}-", f"{split}_"))
+
+
+def files_of(path, split):
+    """A file stands for itself, a directory for the files of its split."""
+    if not os.path.isdir(path):
+        return [path]
+    files = sorted(os.path.relpath(os.path.join(folder, name), path)
+                   for folder, _, names in os.walk(path) for name in names if extension_of(name) in READERS)
+    found = [os.path.join(path, name) for name in files if is_of_split(name, split)]
+    if not found:
+        raise Failure(f"{path}: no files of the split '{split}' (--dataset-split) among {len(files)}: "
+                      f"{', '.join(files[:5])}")
+    return found
+
+
+def read_documents(paths, split):
     documents = []
-    for path in paths:
-        extension = os.path.splitext(path[:-3] if path.endswith(".gz") else path)[1]
-        if extension not in READERS:
-            raise Failure(f"{path}: its name must end in .jsonl, .json or .txt (or one of these and .gz)")
-        documents += READERS[extension](path)
+    for path in [file for path in paths for file in files_of(path, split)]:
+        if extension_of(path) not in READERS:
+            raise Failure(f"{path}: its name must end in .jsonl, .json or .txt (or one of these and .gz), or in .parquet")
+        documents += READERS[extension_of(path)](path)
     return [document for document in documents if document]
 
 
@@ -204,7 +246,7 @@ def prepare(arguments):
         if getattr(arguments, name) < 1:
             raise Failure(f"--{name.replace('_', '-')} must be at least 1")
     tokenizer = ModelTokenizer(arguments.model)
-    documents = read_documents(arguments.text)
+    documents = read_documents(arguments.text, arguments.dataset_split)
     sample = sample_concatenated if arguments.concat else sample_truncated
     samples = sample(tokenizer, documents, arguments.seqlen, arguments.n_samples, random.Random(arguments.seed))
 
@@ -225,7 +267,7 @@ def prepare(arguments):
         "version": "1",
         "tokenizer_sha256": tokenizer.sha256,
         "vocab_size": str(tokenizer.vocab_size),
-        "source": ", ".join(os.path.basename(path) for path in arguments.text),
+        "source": ", ".join(os.path.basename(os.path.normpath(path)) for path in arguments.text),
         "seed": str(arguments.seed),
         "sampling": "concat" if arguments.concat else "truncate",
     })
@@ -236,10 +278,11 @@ def main():
     parser = argparse.ArgumentParser(description="Makes a token set from text.", epilog=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model directory: tokenizer.json, config.json")
-    parser.add_argument("--text", required=True, nargs="+", metavar="FILE", help=".jsonl, .json, .txt, also with .gz")
+    parser.add_argument("--text", required=True, nargs="+", metavar="FILE", help=".jsonl, .json, .txt, also with .gz; .parquet; or a directory of them")
     parser.add_argument("--seqlen", required=True, type=int, metavar="N", help="tokens a sample")
     parser.add_argument("--n-samples", required=True, type=int, metavar="N", help="samples")
     parser.add_argument("--out", required=True, metavar="FILE", help="the token set (.safetensors)")
+    parser.add_argument("--dataset-split", default="train", metavar="NAME", help="of a directory (train)")
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the shuffle (42)")
     parser.add_argument("--concat", action="store_true", help="join documents and cut the stream")
     parser.add_argument("--allow-fewer", action="store_true", help="take what there is, up to --n-samples")

@@ -14,6 +14,8 @@
 #include <vector>
 
 #include "config/constraint.h"
+#include "config/recipe.h"
+#include "config/weight_rule.h"
 
 namespace roundtable {
 
@@ -52,6 +54,9 @@ struct QuantizationSection {
   bool enable_full_range = true;
   std::string scale_dtype = "fp16";
   std::string data_type = "int";
+  WeightRules weight_config;
+  std::vector<std::string> ignore_layers;
+  bool quant_lm_head = false;
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -63,19 +68,30 @@ struct QuantizationSection {
       true_or_false());
     v("scale_dtype", scale_dtype, "type that scales are rounded to", one_of<std::string>({"fp16", "fp32"}));
     v("data_type", data_type, "type of a quantized weight", one_of<std::string>({"int"}));
+    v("weight_config", weight_config, "settings of single layers", layer_rules());
+    v("ignore_layers", ignore_layers, "names or regular expressions of layers that stay in 16 bits",
+      list_or_none_of(some_text()));
+    v("quant_lm_head", quant_lm_head, "quantize the head too, rounded to nearest", true_or_false());
   }
   bool operator==(const QuantizationSection&) const = default;
 };
 
 struct TuningSection {
+  std::string recipe = "default";
   std::int64_t iters = 200;
   std::int64_t batch_size = 8;
   std::int64_t gradient_accumulate_steps = 1;
   double lr = 0;
   double minmax_lr = 0;
+  std::string lr_scheduler = "linear";
+  std::string optimizer = "signround";
+  double momentum = 0;
   bool use_quant_input = true;
   bool enable_minmax_tuning = true;
   bool not_use_mse = false;
+  std::int64_t dynamic_max_gap = -1;
+  std::int64_t n_blocks = 1;
+  bool low_gpu_mem_usage = false;
   bool amp = true;
   std::string sampler = "strata";
   std::int64_t seed = 42;
@@ -83,21 +99,32 @@ struct TuningSection {
 
   template <class Visitor>
   void visit(Visitor& v) {
+    v("recipe", recipe, "auto-round's values for iters, batch_size, lr, n_samples and seqlen; keys that are given win",
+      one_of(kRecipes));
     v("iters", iters, "steps a block; 0: rounding to nearest", whole_from(0, kMaxCount));
     v("batch_size", batch_size, "samples a batch, over all ranks of a group", whole_from(1, kMaxCount));
     v("gradient_accumulate_steps", gradient_accumulate_steps, "batches a step", whole_from(1, kMaxCount));
-    v("lr", lr, "step of the rounding; 0: 1 / iters", finite_from(0));
+    v("lr", lr, "step of the rounding; 0: 1 / iters (2 / iters up to 3 bits from 1000 iters on), 0.01 for adamw",
+      finite_from(0));
     v("minmax_lr", minmax_lr, "step of the scales; 0: lr", finite_from(0));
+    v("lr_scheduler", lr_scheduler, "how steps shrink over iters: to 0 in a line, not at all, or as half a cosine",
+      one_of<std::string>({"linear", "constant", "cosine"}));
+    v("optimizer", optimizer, "signround: the gradient's sign (AutoRound); adamw: AdamW (AutoOPTRound, AutoAdamRound)",
+      one_of<std::string>({"signround", "adamw"}));
+    v("momentum", momentum, "signround: part of the steps before that the gradient keeps", finite_in(0, 1));
     v("use_quant_input", use_quant_input, "feed a block the quantized output of the blocks before it, inside a stage",
       true_or_false());
     v("enable_minmax_tuning", enable_minmax_tuning, "tune the scales too", true_or_false());
     v("not_use_mse", not_use_mse, "keep the last step's parameters, not those of the lowest loss", true_or_false());
+    v("dynamic_max_gap", dynamic_max_gap, "end a block after so many steps without a lower loss; -1: never",
+      special_or_from(-1, 1, kMaxCount));
+    v("n_blocks", n_blocks, "consecutive blocks that are tuned together", whole_from(1, kMaxCount));
+    v("low_gpu_mem_usage", low_gpu_mem_usage, "keep the samples' hidden states in host memory", true_or_false());
     v("amp", amp, "forward and backward passes in bf16", true_or_false());
     v("sampler", sampler, "samples of a step: one of each stratum, or drawn from the whole set",
       one_of<std::string>({"strata", "rand"}));
     v("seed", seed, "seed of the sampler", whole_from(0));
-    v("micro_batch", micro_batch, "samples a forward pass; 0: a rank's whole share of a batch",
-      whole_from(0, kMaxCount));
+    v("micro_batch", micro_batch, "samples a forward pass; 0: a rank's share of batch_size", whole_from(0, kMaxCount));
   }
   bool operator==(const TuningSection&) const = default;
 };

@@ -52,19 +52,36 @@ inline Constraint<std::int64_t> special_or_from(std::int64_t special, std::int64
           [=](std::int64_t value) { return value == special || range.holds(value); }};
 }
 
+inline Constraint<std::string> some_text() {
+  return {"text that is not empty", [](const std::string& value) { return !value.empty(); }};
+}
+
+// least <= value < bound
+inline Constraint<double> finite_in(double least, double bound) {
+  return {fmt::format("a number from {} to below {}", least, bound),
+          [=](double value) { return least <= value && value < bound; }};
+}
+
 inline Constraint<double> finite_from(double least) {
   return {fmt::format("a number of at least {}", least),
           [=](double value) { return std::isfinite(value) && value >= least; }};
 }
 
-// At least one item, no item twice.
+// No item twice.
 template <class T>
-Constraint<std::vector<T>> list_of(const Constraint<T>& item) {
+Constraint<std::vector<T>> list_or_none_of(const Constraint<T>& item) {
   return {fmt::format("a list of different items, each {}", item.values), [=](std::vector<T> items) {
-            if (items.empty() || !std::all_of(items.begin(), items.end(), item.holds)) return false;
+            if (!std::all_of(items.begin(), items.end(), item.holds)) return false;
             std::sort(items.begin(), items.end());
             return std::adjacent_find(items.begin(), items.end()) == items.end();
           }};
+}
+
+// At least one item, no item twice.
+template <class T>
+Constraint<std::vector<T>> list_of(const Constraint<T>& item) {
+  const auto list = list_or_none_of(item);
+  return {list.values, [=](const std::vector<T>& items) { return !items.empty() && list.holds(items); }};
 }
 
 }  // namespace roundtable

@@ -38,7 +38,8 @@ struct LayerReader {
 // A quantized model directory.
 class AutoGptqSource final : public TensorSource {
  public:
-  AutoGptqSource(const std::string& directory, const QuantScheme& scheme) : floats_(directory), scheme_(scheme) {}
+  AutoGptqSource(const std::string& directory, AutoGptqSchemes schemes)
+      : floats_(directory), schemes_(std::move(schemes)) {}
 
   torch::Tensor read(const ParameterSpec& spec) const override {
     constexpr std::string_view kWeight = ".weight";
@@ -47,9 +48,10 @@ class AutoGptqSource final : public TensorSource {
     if (floats_.contains(name) || !floats_.contains(layer + ".qweight")) return floats_.read(spec);
     const Checkpoint& checkpoint = floats_.checkpoint();
     return dequantize(
-        read_auto_gptq([&](const std::string& part) { return checkpoint.contains(part) ? &checkpoint.info(part) : nullptr; },
-                       [&](const TensorInfo& info, void* data) { checkpoint.read(info.name, data); },
-                       checkpoint.file_of(layer + ".qweight"), layer, {layer, spec.shape[0], spec.shape[1]}, scheme_),
+        read_auto_gptq(
+            [&](const std::string& part) { return checkpoint.contains(part) ? &checkpoint.info(part) : nullptr; },
+            [&](const TensorInfo& info, void* data) { checkpoint.read(info.name, data); },
+            checkpoint.file_of(layer + ".qweight"), layer, {layer, spec.shape[0], spec.shape[1]}, schemes_.of(layer)),
         torch::kFloat32);
   }
 
@@ -57,8 +59,45 @@ class AutoGptqSource final : public TensorSource {
 
  private:
   CheckpointSource floats_;
-  QuantScheme scheme_;
+  AutoGptqSchemes schemes_;
 };
+
+// The keys of a scheme, as the peer names them.
+nlohmann::json scheme_json(const QuantScheme& scheme) {
+  return {{"bits", scheme.bits}, {"group_size", scheme.group_size}, {"sym", scheme.symmetric}};
+}
+
+// What `scheme` has otherwise than `common` (export_to_autoround/utils.py, check_neq_config).
+nlohmann::json differing(const QuantScheme& scheme, const QuantScheme& common) {
+  nlohmann::json keys = nlohmann::json::object();
+  const nlohmann::json usual = scheme_json(common);
+  const nlohmann::json own = scheme_json(scheme);
+  for (const auto& [key, value] : own.items()) {
+    if (value != usual[key]) keys[key] = value;
+  }
+  return keys;
+}
+
+// Reads the keys that are there over `scheme`.
+QuantScheme read_scheme(const JsonObject& json, QuantScheme scheme) {
+  scheme.bits = static_cast<int>(json.get_int_or("bits", scheme.bits, 2, 16));
+  if (scheme.bits != 2 && scheme.bits != 3 && scheme.bits != 4 && scheme.bits != 8 && scheme.bits != 16) {
+    json.fail("bits", fmt::format("{} is not supported", scheme.bits), "supported are 2, 3, 4, 8");
+  }
+  scheme.group_size = json.get_int_or("group_size", scheme.group_size, -1, 1 << 24);
+  if (scheme.group_size == 0) json.fail("group_size", "is 0");
+  scheme.symmetric = json.get_bool_or("sym", scheme.symmetric);
+  return scheme;
+}
+
+// Null where `text` is no regular expression: the peer passes over those.
+std::shared_ptr<const std::regex> regex_of(const std::string& text) {
+  try {
+    return std::make_shared<const std::regex>(text);
+  } catch (const std::regex_error&) {
+    return nullptr;
+  }
+}
 
 }  // namespace
 
@@ -99,44 +138,54 @@ QuantizedWeight read_auto_gptq(const FindTensor& find, const ReadTensor& read, c
 }
 
 nlohmann::json auto_gptq_config(const QuantScheme& scheme, std::int64_t iters, const std::string& blocks,
-                                const std::vector<std::string>& float_layers) {
+                                const std::vector<LayerScheme>& layers) {
   nlohmann::json config = {{"quant_method", "auto-round"},
                            {"packing_format", kPackingFormat},
-                           {"bits", scheme.bits},
-                           {"group_size", scheme.group_size},
-                           {"sym", scheme.symmetric},
                            {"data_type", "int"},
                            {"iters", iters},
                            {"block_name_to_quantize", blocks},
                            {"autoround_version", "0.16.1"},
                            {"producer", "roundtable"}};
-  for (const std::string& layer : float_layers) {
-    config["extra_config"][layer] = {{"bits", 16}, {"data_type", "float"}};
+  config.update(scheme_json(scheme));
+  for (const LayerScheme& layer : layers) {
+    nlohmann::json keys = {{"bits", 16}, {"data_type", "float"}};
+    if (layer.scheme) keys = layer.outside_blocks ? scheme_json(*layer.scheme) : differing(*layer.scheme, scheme);
+    if (layer.outside_blocks) keys["data_type"] = "int";
+    if (!keys.empty()) config["extra_config"][layer.name] = keys;
   }
   return config;
 }
 
-QuantScheme parse_auto_gptq_config(const nlohmann::json& config, const std::string& place) {
+AutoGptqSchemes::AutoGptqSchemes(const nlohmann::json& config, const std::string& place) {
   const JsonObject json(config, place + ": quantization_config");
   if (json.get_string_or("packing_format", "") != kPackingFormat) {
     json.fail("packing_format", "is not " + std::string(kPackingFormat), "that is the one layout that can be read");
   }
-  QuantScheme scheme;
-  scheme.bits = static_cast<int>(json.get_int("bits", 2, 8));
-  if (scheme.bits != 2 && scheme.bits != 3 && scheme.bits != 4 && scheme.bits != 8) {
-    json.fail("bits", fmt::format("{} is not supported", scheme.bits), "supported are 2, 3, 4, 8");
+  for (const char* key : {"bits", "group_size"}) json.get_int(key, -1);
+  json.get_bool("sym");
+  scheme_ = read_scheme(json, {});
+  if (scheme_.bits == 16) json.fail("bits", "16 is not supported", "supported are 2, 3, 4, 8");
+  if (!json.has("extra_config")) return;
+  const JsonObject extra = json.get_object("extra_config");
+  for (const auto& [name, keys] : extra.json().items()) {
+    by_name_[name] = extra_.size();
+    extra_.push_back({name, regex_of(name), read_scheme(extra.get_object(name), scheme_)});
   }
-  scheme.group_size = json.get_int("group_size", -1, 1 << 24);
-  if (scheme.group_size == 0) json.fail("group_size", "is 0");
-  scheme.symmetric = json.get_bool("sym");
-  return scheme;
+}
+
+QuantScheme AutoGptqSchemes::of(const std::string& layer) const {
+  if (const auto found = by_name_.find(layer); found != by_name_.end()) return extra_[found->second].scheme;
+  for (const Extra& extra : extra_) {
+    if (extra.regex && std::regex_search(layer, *extra.regex)) return extra.scheme;
+  }
+  return scheme_;
 }
 
 std::unique_ptr<TensorSource> open_tensor_source(const std::string& directory) {
   const JsonObject json = JsonObject::load(directory + "/config.json");
   if (!json.has("quantization_config")) return std::make_unique<CheckpointSource>(directory);
   return std::make_unique<AutoGptqSource>(
-      directory, parse_auto_gptq_config(json.get_object("quantization_config").json(), directory + "/config.json"));
+      directory, AutoGptqSchemes(json.get_object("quantization_config").json(), directory + "/config.json"));
 }
 
 }  // namespace roundtable

@@ -14,9 +14,11 @@
 #include <torch/types.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <regex>
 #include <string>
 #include <vector>
 
@@ -45,13 +47,38 @@ using ReadTensor = std::function<void(const TensorInfo& info, void* data)>;
 QuantizedWeight read_auto_gptq(const FindTensor& find, const ReadTensor& read, const std::string& place,
                                const std::string& name, const LinearSpec& linear, const QuantScheme& scheme);
 
-// config.json's `quantization_config`. `blocks` is what the blocks' names begin with ("model.layers"), `float_layers`
-// are the full names of the block layers that stay in 16 bits.
-nlohmann::json auto_gptq_config(const QuantScheme& scheme, std::int64_t iters, const std::string& blocks,
-                                const std::vector<std::string>& float_layers);
+// A layer by its full name, and how it is quantized; without a scheme it stays in 16 bits.
+struct LayerScheme {
+  std::string name;
+  std::optional<QuantScheme> scheme;
+  bool outside_blocks = false;  // lm_head, which readers take for a float layer unless extra_config names it
+};
 
-// The scheme that a quantization_config of this layout states. Throws Error (kBadInput) where it is another layout.
-QuantScheme parse_auto_gptq_config(const nlohmann::json& config, const std::string& place);
+// config.json's `quantization_config` for a model with the layers `layers`. What differs from `scheme` in a layer is
+// written under `extra_config`, as auto_round/export/export_to_autoround/export.py does.
+nlohmann::json auto_gptq_config(const QuantScheme& scheme, std::int64_t iters, const std::string& blocks,
+                                const std::vector<LayerScheme>& layers);
+
+// The schemes that a quantization_config of this layout states.
+class AutoGptqSchemes {
+ public:
+  // Throws Error (kBadInput), opened by `place`, where it is another layout or a value is senseless.
+  AutoGptqSchemes(const nlohmann::json& config, const std::string& place);
+
+  // Of a quantized layer. `extra_config` goes before the rest; its keys are layer names, or else regular expressions
+  // (the first that matches), as auto_round/inference/utils.py, _expand_regex_config reads them.
+  QuantScheme of(const std::string& layer) const;
+
+ private:
+  struct Extra {
+    std::string name;
+    std::shared_ptr<const std::regex> regex;  // null where the name is none
+    QuantScheme scheme;
+  };
+  QuantScheme scheme_;
+  std::map<std::string, std::size_t> by_name_;
+  std::vector<Extra> extra_;
+};
 
 // The source for a model directory, float or quantized in this layout: quantized layers are dequantized as they are
 // read (to fp32, which holds scale * (q - zero_point) exactly enough to round to bf16 as the tuner did).

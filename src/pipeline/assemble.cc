@@ -12,6 +12,7 @@
 #include "io/checkpoint.h"
 #include "io/file.h"
 #include "io/json_file.h"
+#include "pipeline/layer_schemes.h"
 #include "pipeline/run_paths.h"
 
 namespace roundtable {
@@ -21,6 +22,7 @@ namespace fs = std::filesystem;
 
 // Larger files beside a model are weights in other formats.
 constexpr std::uintmax_t kMaxCompanion = 128u << 20;
+
 
 bool is_companion(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
@@ -44,22 +46,32 @@ void copy_companions(const Config& config) {
 }
 
 void write_config(const Config& config, const Plan& plan) {
-  std::vector<std::string> float_layers;
+  std::vector<LayerScheme> layers;
   const std::vector<LinearSpec> linears = block_linears(plan.model);
   for (std::int64_t block = 0; block < plan.model.n_blocks; ++block) {
+    const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
     for (std::size_t i = 0; i < linears.size(); ++i) {
-      if (!plan.schemes[i]) float_layers.push_back(plan.model.block_name(block) + "." + linears[i].name);
+      layers.push_back({plan.model.block_name(block) + "." + linears[i].name, schemes[i]});
     }
     // Older transformers make the router a linear layer, which readers would take for a quantized one.
     if (plan.model.n_experts == 0) continue;
     float_layers.push_back(plan.model.block_name(block) + "." + plan.model.block_names.router);
   }
+  if (plan.head) layers.push_back({plan.model.names.head, plan.head, /*outside_blocks=*/true});
   nlohmann::json json = load_json(config.model.path + "/config.json");
   json["quantization_config"] = auto_gptq_config(scheme_of(config.quantization), config.tuning.iters,
-                                                 plan.model.names.blocks, float_layers);
+                                                 plan.model.names.blocks, layers);
   save_json(config.output.path + "/config.json", json);
   // vLLM and older readers look for the same object in a file of its own.
   save_json(config.output.path + "/quantization_config.json", json["quantization_config"]);
+}
+
+// The head, rounded to nearest (auto-round's own way for a layer outside of the blocks whose inputs it has not kept).
+std::vector<NamedTensor> quantized_head(const Config& config, const Plan& plan) {
+  const CheckpointSource source(config.model.path);
+  const std::string& name = plan.model.names.head;
+  const torch::Tensor weight = source.read(name + ".weight", {plan.model.vocab_size, plan.model.hidden_size});
+  return auto_gptq_tensors(name, round_to_nearest(weight, *plan.head));
 }
 
 // Everything outside the blocks as it is; a head that is tied too, where the file has one all the same. Written under
@@ -73,10 +85,17 @@ ShardRecord write_outside(const Config& config, const Plan& plan) {
   std::vector<std::vector<char>> data;
   std::vector<TensorView> views;
   for (const std::string& name : names) {
+    if (plan.head && name == plan.model.names.head + ".weight") continue;
     const TensorInfo& info = checkpoint.info(stored_name(checkpoint, name));
     data.emplace_back(info.bytes);
     checkpoint.read(info.name, data.back().data());
     views.push_back({name, info.type, info.shape, data.back().data()});
+  }
+  std::vector<NamedTensor> head;
+  if (plan.head) head = quantized_head(config, plan);
+  for (const NamedTensor& named : head) {
+    views.push_back({named.name, element_type_of(named.tensor.scalar_type()), named.tensor.sizes().vec(),
+                     named.tensor.const_data_ptr()});
   }
   const std::string file = shard_name(plan.model.n_blocks, plan.model.n_blocks + 1);
   const WrittenFile written = write_safetensors(config.output.path + "/" + file, views, {{"format", "pt"}});

@@ -33,8 +33,21 @@ struct BlockCost {
   double spare = 0;             // elements a token that live within backward
 };
 
-void count_linears(const ModelConfig& m, const BlockSchemes& schemes, BlockCost& cost) {
-  const auto linears = block_linears(m);
+// What the quantized layers take, as the mean over the blocks: rules for single layers make blocks differ.
+void count_schemes(const std::vector<LinearSpec>& linears, const std::vector<BlockSchemes>& schemes, BlockCost& cost) {
+  for (const BlockSchemes& block : schemes) {
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      const auto n = static_cast<double>(linears[i].out * linears[i].in);
+      const double groups = block[i] ? static_cast<double>(block[i]->groups(linears[i].in) * linears[i].out) : 0;
+      cost.groups += groups;
+      cost.packed_bytes += block[i] ? n * block[i]->bits / 8 + groups * (2 + block[i]->bits / 8.0) : 2 * n;
+    }
+  }
+  cost.groups /= static_cast<double>(schemes.size());
+  cost.packed_bytes /= static_cast<double>(schemes.size());
+}
+
+void count_linears(const ModelConfig& m, const std::vector<LinearSpec>& linears, BlockCost& cost) {
   const std::size_t readers = m.block_names.qkv.empty() ? 3 : 1;
   for (std::size_t i = 0; i < linears.size(); ++i) {
     const LinearSpec& linear = linears[i];
@@ -45,13 +58,6 @@ void count_linears(const ModelConfig& m, const BlockSchemes& schemes, BlockCost&
     cost.active += share * n;
     if (i < readers) cost.input_parameters += n;
     cost.kept += share * static_cast<double>(linear.out);
-    if (!schemes[i]) {
-      cost.packed_bytes += 2 * n;
-      continue;
-    }
-    const auto groups = static_cast<double>(schemes[i]->groups(linear.in) * linear.out);
-    cost.groups += groups;
-    cost.packed_bytes += n * schemes[i]->bits / 8 + groups * (2 + schemes[i]->bits / 8.0);
   }
 }
 
@@ -59,9 +65,11 @@ double element_count(const ParameterSpec& spec) {
   return std::accumulate(spec.shape.begin(), spec.shape.end(), 1.0, std::multiplies<>());
 }
 
-BlockCost count_block(const ModelConfig& m, const BlockSchemes& schemes, std::int64_t seqlen) {
+BlockCost count_block(const ModelConfig& m, const std::vector<BlockSchemes>& schemes, std::int64_t seqlen) {
   BlockCost cost;
-  count_linears(m, schemes, cost);
+  const auto linears = block_linears(m);
+  count_linears(m, linears, cost);
+  count_schemes(linears, schemes, cost);
   const auto hidden = static_cast<double>(m.hidden_size);
   const auto width = static_cast<double>(m.n_heads * m.head_dim);
   const auto intermediate =
@@ -100,10 +108,15 @@ Sizes count_sizes(const Config& config, const ModelConfig& m, const Layout& layo
   s.state = seqlen * static_cast<double>(m.hidden_size) * s.element;
   s.in_step = ceil_div(static_cast<double>(config.tuning.batch_size * config.tuning.gradient_accumulate_steps),
                        layout.shards);
-  s.in_pass = config.tuning.micro_batch > 0 ? std::min(static_cast<double>(config.tuning.micro_batch), s.in_step)
-                                            : s.in_step;
+  s.in_pass = std::min(static_cast<double>(micro_batch_of(config.tuning, layout.shards)), s.in_step);
   for (const ParameterSpec& spec : outside_parameters(m)) s.table += element_count(spec) * 2;
   return s;
+}
+
+// What an optimizer keeps of each weight between steps, beside v; and the gradient of v, which it needs on its own.
+double optimizer_bytes(const TuningSection& tuning) {
+  if (tuning.optimizer == "adamw") return 3 * 4;
+  return tuning.momentum > 0 ? 2 * 4 : 0;
 }
 
 std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfig& m, const BlockCost& block,
@@ -112,15 +125,17 @@ std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfi
   const auto kept_scores = static_cast<double>(kept_attention_bytes(
       static_cast<std::int64_t>(s.in_pass), m.n_heads, config.calibration.seqlen, m.sliding_window,
       static_cast<std::int64_t>(s.element)));
+  const auto joint = static_cast<double>(std::min(config.tuning.n_blocks, m.n_blocks));
   const auto bytes = [](double x) { return static_cast<std::int64_t>(x); };
   return {{"program", kProgramBytes},
           // Original and fake-quantized weight.
-          {"weights of a block", bytes(block.parameters * 2 * s.element)},
+          {"weights of a block", bytes(joint * block.parameters * 2 * s.element)},
           // v and the gradient arena in fp32; the best iterate's integers; ranges, scales and zero points.
-          {"rounding and gradients", bytes(block.parameters * (4 + 4 + 1) + block.groups * 24)},
+          {"rounding and gradients",
+           bytes(joint * (block.parameters * (4 + 4 + 1 + optimizer_bytes(config.tuning)) + block.groups * 24))},
           // Float chain, quantized chain, target.
           {"samples", bytes(3 * s.samples * s.state)},
-          {"activations", bytes(kSlack * (s.in_pass * seqlen * (block.kept + block.spare) * s.element + kept_scores))}};
+          {"activations", bytes(kSlack * joint * (s.in_pass * seqlen * (block.kept + block.spare) * s.element + kept_scores))}};
 }
 
 std::vector<Forecast::Bytes> count_disk(const Config& config, const ModelConfig& m, const BlockCost& block,
@@ -263,6 +278,11 @@ class Clockwork {
 
 }  // namespace
 
+std::int64_t micro_batch_of(const TuningSection& tuning, int shards) {
+  if (tuning.micro_batch > 0) return tuning.micro_batch;
+  return std::max<std::int64_t>(1, tuning.batch_size / shards);
+}
+
 std::int64_t count_block_parameters(const ModelConfig& model) {
   std::int64_t sum = 0;
   for (const LinearSpec& linear : block_linears(model)) sum += linear.out * linear.in;
@@ -279,7 +299,7 @@ double Forecast::seconds() const {
                          [](double sum, const Phase& phase) { return sum + phase.seconds; });
 }
 
-Forecast make_forecast(const Config& config, const ModelConfig& model, const BlockSchemes& schemes,
+Forecast make_forecast(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes,
                        const Layout& layout, std::int64_t eval_tokens) {
   const BlockCost block = count_block(model, schemes, config.calibration.seqlen);
   const Sizes sizes = count_sizes(config, model, layout);
@@ -295,7 +315,7 @@ Forecast make_forecast(const Config& config, const ModelConfig& model, const Blo
   return forecast;
 }
 
-Layout choose_layout(const Config& config, const ModelConfig& model, const BlockSchemes& schemes, int ranks,
+Layout choose_layout(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes, int ranks,
                      int ranks_a_node) {
   const std::int64_t strata = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
   const auto capacity = static_cast<std::int64_t>(config.cluster.device_memory * kGiga);

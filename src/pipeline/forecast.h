@@ -44,8 +44,8 @@ struct Forecast {
   double seconds() const;
 };
 
-// `schemes` by linear layer of a block, as Plan has them; `eval_tokens` is the number of held-out tokens (0: none).
-Forecast make_forecast(const Config& config, const ModelConfig& model, const BlockSchemes& schemes,
+// `schemes` by block and linear layer, as Plan has them; `eval_tokens` is the number of held-out tokens (0: none).
+Forecast make_forecast(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes,
                        const Layout& layout, std::int64_t eval_tokens);
 
 // The weights of a block's linear layers.
@@ -54,9 +54,12 @@ std::int64_t count_block_parameters(const ModelConfig& model);
 // The layout with the least time on the described cluster whose memory fits a device; parallel.shards and
 // parallel.stages are kept where they are set. Stages have at least kLeastStage blocks unless set: shorter ones cost
 // quality (README.md, "stages"). Throws Error (kBadInput) where no layout fits, with what the smallest one needs.
-Layout choose_layout(const Config& config, const ModelConfig& model, const BlockSchemes& schemes, int ranks,
+Layout choose_layout(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes, int ranks,
                      int ranks_a_node);
 inline constexpr std::int64_t kLeastStage = 4;
+
+// Samples that a rank passes through a block at once while tuning: its share of batch_size unless the config says.
+std::int64_t micro_batch_of(const TuningSection& tuning, int shards);
 
 std::string human_bytes(std::int64_t bytes);
 

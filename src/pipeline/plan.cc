@@ -4,61 +4,68 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <functional>
-#include <numeric>
+#include <map>
 #include <set>
 
 #include "base/error.h"
 #include "comm/rank_grid.h"
-#include "export/auto_gptq.h"
+#include "io/checkpoint.h"
 #include "model/tensor_source.h"
+#include "pipeline/layer_schemes.h"
 
 namespace roundtable {
 namespace {
 
-void decide_schemes(const Config& config, Plan& plan) {
-  const QuantScheme scheme = scheme_of(config.quantization);
-  for (const LinearSpec& linear : block_linears(plan.model)) {
-    const auto obstacle = auto_gptq_obstacle(linear, scheme);
-    plan.schemes.push_back(obstacle ? std::nullopt : std::optional<QuantScheme>(scheme));
-    if (!obstacle) continue;
-    // One line for all experts.
-    const std::string& experts = plan.model.block_names.experts;
-    const std::int64_t expert = expert_of(plan.model, linear.name);
-    if (expert > 0) continue;
-    const std::string name = expert < 0 ? linear.name : experts + ".*" + linear.name.substr(experts.size() + 2);
-    plan.float_reasons.push_back(fmt::format("{} stays in 16 bits: {}", name, *obstacle));
+std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
+  const std::int64_t blocks = plan.model.n_blocks;
+  if (!config.tuning.use_quant_input) {
+    // A block tuned on the float chain needs nothing of the blocks before it.
+    std::vector<Stage> stages;
+    for (std::int64_t first = 0; first < blocks; first += plan.joint_blocks) {
+      stages.push_back({first, std::min(first + plan.joint_blocks, blocks)});
+    }
+    return stages;
   }
-  if (std::none_of(plan.schemes.begin(), plan.schemes.end(), [](const auto& s) { return s.has_value(); })) {
-    throw bad_input("quantization", fmt::format("no layer can be quantized: {}", fmt::join(plan.float_reasons, "; ")),
-                    "choose a group_size that divides the layers' input dimensions");
+  if (config.parallel.stages > blocks) {
+    throw bad_input("parallel.stages",
+                    fmt::format("{} stages are more than the model's {} blocks", config.parallel.stages, blocks));
   }
+  if (config.parallel.stages > 0) return cut_stages(blocks, config.parallel.stages);
+  // Where the layout is the cost model's, stages are not cut shorter than it allows.
+  const std::int64_t least = config.cluster.nodes > 0 ? kLeastStage : 1;
+  return cut_stages(blocks, std::min<std::int64_t>(plan.groups, std::max<std::int64_t>(1, blocks / least)));
 }
 
 // Ranks a group, by the cost model where the cluster is described.
 int count_shards(const Config& config, const Plan& plan) {
   const auto& world = plan.world;
-  if (config.cluster.nodes == 0) {
-    return choose_shards(config.parallel.shards, world.ranks, world.ranks_a_node, plan.batch);
-  }
-  choose_shards(config.parallel.shards, world.ranks, world.ranks_a_node, plan.batch);  // checks a wanted number
+  const int wanted = choose_shards(config.parallel.shards, world.ranks, world.ranks_a_node, plan.batch);
+  if (config.cluster.nodes == 0) return wanted;
   return choose_layout(config, plan.model, plan.schemes, world.ranks, world.ranks_a_node).shards;
 }
 
-std::int64_t count_stages(const Config& config, const Plan& plan) {
-  // A block tuned on the float chain needs nothing of the blocks before it.
-  if (!config.tuning.use_quant_input) return plan.model.n_blocks;
-  if (config.parallel.stages == 0) {
-    // Where the layout is the cost model's, stages are not cut shorter than it allows.
-    const std::int64_t least = config.cluster.nodes > 0 ? kLeastStage : 1;
-    return std::min<std::int64_t>(plan.groups, std::max<std::int64_t>(1, plan.model.n_blocks / least));
+bool any_asymmetric(const Plan& plan) {
+  for (const BlockSchemes& schemes : plan.schemes) {
+    for (const auto& scheme : schemes) {
+      if (scheme && !scheme->symmetric) return true;
+    }
   }
-  if (config.parallel.stages > plan.model.n_blocks) {
-    throw bad_input("parallel.stages",
-                    fmt::format("{} stages are more than the model's {} blocks", config.parallel.stages,
-                                plan.model.n_blocks));
+  return false;
+}
+
+// "8 bits, sym, groups of 32: 12 layers", where not all quantized layers are alike.
+std::vector<std::string> mixture_lines(const Plan& plan) {
+  std::map<std::string, std::int64_t> layers;
+  for (const BlockSchemes& schemes : plan.schemes) {
+    for (const auto& scheme : schemes) {
+      if (scheme) ++layers[scheme_text(*scheme)];
+    }
   }
-  return config.parallel.stages;
+  std::vector<std::string> lines;
+  if (layers.size() > 1) {
+    for (const auto& [text, count] : layers) lines.push_back(fmt::format("{}: {} layers", text, count));
+  }
+  return lines;
 }
 
 Forecast forecast_of(const Config& config, const Plan& plan, std::int64_t eval_tokens) {
@@ -121,18 +128,6 @@ void check_tensors(const Config& config, Plan& plan) {
 
 }  // namespace
 
-QuantScheme scheme_of(const QuantizationSection& section) {
-  QuantScheme scheme;
-  scheme.bits = static_cast<int>(section.bits);
-  scheme.group_size = section.group_size;
-  scheme.symmetric = section.scheme == "sym";
-  scheme.full_range = section.enable_full_range;
-  scheme.fp16_scale = section.scale_dtype == "fp16";
-  // auto_round:auto_gptq stores zero point - 1: a zero point of 0 has no place there.
-  scheme.min_zero_point = 1;
-  return scheme;
-}
-
 void check_length(const ModelConfig& model, std::int64_t seqlen, const std::string& place) {
   if (model.names.positions.empty() || seqlen <= model.max_position_embeddings) return;
   throw bad_input(place, fmt::format("{} tokens are more than the {} positions that the model has learned", seqlen,
@@ -156,11 +151,17 @@ Plan lay_out(const Config& config, const World& world) {
   plan.model = load_model_config(config.model.path);
   plan.world = world;
   plan.batch = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
-  decide_schemes(config, plan);
+  // Rounding to nearest takes no steps: the batch need not be filled.
+  if (config.tuning.iters == 0) plan.batch = std::min(plan.batch, config.calibration.n_samples);
+  LayerSchemes schemes = resolve_schemes(config.quantization, plan.model);
+  plan.schemes = std::move(schemes.blocks);
+  plan.head = schemes.head;
+  plan.float_reasons = std::move(schemes.float_reasons);
   plan.shards = count_shards(config, plan);
   plan.groups = world.ranks / plan.shards;
-  plan.stages = cut_stages(plan.model.n_blocks, count_stages(config, plan));
-  if (!scheme_of(config.quantization).symmetric) {
+  plan.joint_blocks = std::min(config.tuning.n_blocks, plan.model.n_blocks);
+  plan.stages = decide_stages(config, plan);
+  if (any_asymmetric(plan)) {
     // auto-round 0.16.1, inference/backend.py: its torch_zp backend takes sym alone.
     plan.warnings.push_back("asym in auto_round:auto_gptq is read on GPUs; auto-round 0.16.1 has no CPU backend for it");
   }
@@ -170,6 +171,9 @@ Plan lay_out(const Config& config, const World& world) {
   }
   if (config.quantization.scale_dtype != "fp16") {
     throw bad_input("quantization.scale_dtype", "auto_round:auto_gptq stores scales in fp16", "set it to fp16");
+  }
+  if (config.tuning.optimizer == "adamw" && config.tuning.momentum > 0) {
+    throw bad_input("tuning.momentum", "is signround's; adamw has its own", "leave it at 0");
   }
   check_samples(config, plan);
   plan.forecast = forecast_of(config, plan, 0);
@@ -203,14 +207,15 @@ std::string human_seconds(double seconds) {
 
 std::string describe(const Plan& plan, const Config& config) {
   std::string text;
-  const auto line = [&](const char* what, const std::string& value) { text += fmt::format("  {:<12} {}\n", what, value); };
-  const auto& q = config.quantization;
+  const auto line = [&](const char* what, const std::string& value) {
+    text += fmt::format("  {:<12} {}\n", what, value);
+  };
   text += "plan\n";
   line("model", fmt::format("{} ({}), {} blocks of {:.1f} M weights", config.model.path, plan.model.model_type,
                             plan.model.n_blocks, static_cast<double>(count_block_parameters(plan.model)) / 1e6));
-  line("weights", fmt::format("{} bits, {}, {}, {}", q.bits, q.scheme,
-                              q.group_size < 0 ? "one group a channel" : fmt::format("groups of {}", q.group_size),
-                              config.output.formats.front()));
+  line("weights", fmt::format("{}, {}", scheme_text(scheme_of(config.quantization)), config.output.formats.front()));
+  for (const std::string& layers : mixture_lines(plan)) line("mixed", layers);
+  if (plan.head) line("lm_head", scheme_text(*plan.head) + ", rounded to nearest");
   line("ranks", fmt::format("{} = {} groups x {} shards, {} a node", plan.world.ranks, plan.groups, plan.shards,
                             plan.world.ranks_a_node));
   line("stages", fmt::format("{} of up to {} blocks", plan.stages.size(), plan.stages.front().size()));

@@ -34,7 +34,9 @@ struct Plan {
   int groups = 1;
   std::vector<Stage> stages;
   std::int64_t batch = 0;                   // strata: samples a step
-  BlockSchemes schemes;                     // by linear layer of a block
+  std::int64_t joint_blocks = 1;            // consecutive blocks of a stage that are tuned as one
+  std::vector<BlockSchemes> schemes;        // [block], by linear layer
+  std::optional<QuantScheme> head;          // of lm_head, where it is quantized
   std::vector<std::string> float_reasons;   // "mlp.down_proj stays in 16 bits: ..."
   std::vector<std::string> warnings;
 
@@ -53,8 +55,6 @@ std::string describe(const Plan& plan, const Config& config);
 
 // Cuts `blocks` blocks into `stages` runs of nearly equal length, the longer ones first.
 std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages);
-
-QuantScheme scheme_of(const QuantizationSection& section);
 
 // Throws Error (kBadInput), opened by `place`, where the model has a learned position for fewer than `seqlen` tokens.
 void check_length(const ModelConfig& model, std::int64_t seqlen, const std::string& place);

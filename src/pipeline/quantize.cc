@@ -95,7 +95,8 @@ class QuantizeRun {
     const SampleRange range = part_of(c.n_samples, world_.size(), world_.rank());
     const BoundaryShape shape{c.n_samples, c.seqlen, plan_.model.hidden_size, element_type_of(env_->dtype)};
     const CheckpointSource source(config_.model.path);
-    const torch::Tensor hidden = embed_rows(*env_, source, tokens, range);
+    torch::Tensor hidden = embed_rows(*env_, source, tokens, range);
+    if (config_.tuning.low_gpu_mem_usage) hidden = hidden.cpu();
     run_blocks(*env_, source, hidden, last, [&](std::int64_t block, const torch::Tensor& states) {
       for (const auto& first : missing) {
         if (first == block) write_boundary(block, shape, range, states);

@@ -64,7 +64,9 @@ void RunState::find_finished_blocks() {
                               path, block));
       break;
     }
-    finished_.push_back(block - stage.first);
+    // Blocks that are tuned together are done together or not at all.
+    const std::int64_t done = block - stage.first;
+    finished_.push_back(block == stage.last ? done : done - done % plan_.joint_blocks);
   }
 }
 

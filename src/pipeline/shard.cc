@@ -82,13 +82,14 @@ void prove_shard(const std::string& output, const Plan& plan, std::int64_t block
 std::vector<std::optional<QuantizedWeight>> read_shard(const std::string& output, const Plan& plan, std::int64_t block,
                                                        Communicator& comm) {
   const std::vector<LinearSpec> linears = block_linears(plan.model);
+  const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
   std::vector<std::optional<QuantizedWeight>> weights(linears.size());
   run_on_all(comm, [&] {
     if (comm.rank() != 0) return;
     const SafetensorsFile file(output + "/" + shard_of_block(plan, block));
     for (std::size_t i = 0; i < linears.size(); ++i) {
-      if (!plan.schemes[i]) continue;
-      weights[i] = read_layer(file, plan.model.block_name(block) + "." + linears[i].name, linears[i], *plan.schemes[i]);
+      if (!schemes[i]) continue;
+      weights[i] = read_layer(file, plan.model.block_name(block) + "." + linears[i].name, linears[i], *schemes[i]);
     }
   });
   const auto share = [&](torch::Tensor& tensor, std::vector<std::int64_t> shape, torch::ScalarType dtype) {
@@ -96,10 +97,10 @@ std::vector<std::optional<QuantizedWeight>> read_shard(const std::string& output
     comm.broadcast(tensor.data_ptr(), static_cast<std::int64_t>(tensor.nbytes()), 0);
   };
   for (std::size_t i = 0; i < linears.size(); ++i) {
-    if (!plan.schemes[i]) continue;
+    if (!schemes[i]) continue;
     if (!weights[i]) weights[i].emplace();
-    const std::int64_t groups = plan.schemes[i]->groups(linears[i].in);
-    weights[i]->scheme = *plan.schemes[i];
+    const std::int64_t groups = schemes[i]->groups(linears[i].in);
+    weights[i]->scheme = *schemes[i];
     share(weights[i]->q, {linears[i].out, linears[i].in}, torch::kUInt8);
     share(weights[i]->scale, {linears[i].out, groups}, torch::kFloat32);
     share(weights[i]->zero_point, {linears[i].out, groups}, torch::kUInt8);

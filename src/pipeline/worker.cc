@@ -3,6 +3,7 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -25,6 +26,7 @@ class StageWorker {
         mailbox_(mailbox),
         stage_(stage),
         range_(shard_samples(env.config.calibration.n_samples, env.plan.batch, env.plan.shards, env.grid.shard())),
+        micro_batch_(micro_batch_of(env.config.tuning, env.plan.shards)),
         source_(env.config.model.path),
         context_(make_block_context(env.plan.model, env.config.calibration.seqlen, env.dtype, env.device)) {}
 
@@ -37,12 +39,12 @@ class StageWorker {
       fail(error, true);
     }
     quantized_chain_ = float_chain_;
-    for (std::int64_t block = stage.first; block < stage.last; ++block) {
-      const bool last = block + 1 == stage.last;
+    for (std::int64_t first = stage.first; first < stage.last; first += env_.plan.joint_blocks) {
+      const Stage unit{first, std::min(first + env_.plan.joint_blocks, stage.last)};
       try {
-        run_block_of_stage(block, block < stage.first + finished, last);
+        run_unit(unit, first < stage.first + finished, unit.last == stage.last);
       } catch (const Error& error) {
-        fail(Error(error.code(), fmt::format("block {}: {}", block, error.what())),
+        fail(Error(error.code(), fmt::format("block {}: {}", first, error.what())),
              dynamic_cast<const AgreedError*>(&error));
       }
     }
@@ -65,22 +67,29 @@ class StageWorker {
       read_boundary(env_.grid.group_comm(), env_.paths.boundary(first_block), shape, first_block, env_.fingerprint,
                     range_, inputs.data_ptr());
     });
-    return inputs.to(env_.device);
+    return env_.config.tuning.low_gpu_mem_usage ? inputs : inputs.to(env_.device);
   }
 
-  void run_block_of_stage(std::int64_t block, bool finished, bool last) {
-    const BlockWeights weights = load_block(source_, env_.plan.model, block, env_.grid.group_comm(), 0);
-    DecoderBlock worked = make_block(env_.plan.model, weights, env_.dtype, env_.device);
-    const torch::Tensor target = run_block(worked, float_chain_, context_, env_.config.tuning.micro_batch);
+  // The blocks [first, last), which are tuned as one; `finished`: in an earlier start of this run.
+  void run_unit(const Stage& unit, bool finished, bool last_of_stage) {
+    std::vector<BlockWeights> weights;
+    std::vector<DecoderBlock> worked;
+    torch::Tensor target = float_chain_;
+    for (std::int64_t block = unit.first; block < unit.last; ++block) {
+      weights.push_back(load_block(source_, env_.plan.model, block, env_.grid.group_comm(), 0));
+      worked.push_back(make_block(env_.plan.model, weights.back(), env_.dtype, env_.device));
+      target = run_block(worked.back(), target, context_, micro_batch_);
+    }
     if (finished) {
-      set_weights(worked, block);
+      for (std::int64_t i = 0; i < unit.size(); ++i) set_weights(worked[static_cast<std::size_t>(i)], unit.first + i);
     } else {
-      tune(block, weights, worked, target);
+      tune(unit, weights, worked, target);
     }
     // Nobody reads the chains after the stage's last block.
-    if (last) return;
+    if (last_of_stage) return;
     if (env_.config.tuning.use_quant_input) {
-      quantized_chain_ = run_block(worked, quantized_chain_, context_, env_.config.tuning.micro_batch);
+      for (const DecoderBlock& block : worked)
+        quantized_chain_ = run_block(block, quantized_chain_, context_, micro_batch_);
     }
     float_chain_ = target;
   }
@@ -93,26 +102,53 @@ class StageWorker {
     }
   }
 
-  void tune(std::int64_t block, const BlockWeights& weights, DecoderBlock& worked, const torch::Tensor& target) {
-    const Stopwatch watch;
-    std::vector<torch::Tensor> original;
-    for (const torch::Tensor& weight : weights.weights) original.push_back(weight.to(env_.device));
+  TuneSettings settings() const {
     const auto& t = env_.config.tuning;
-    const Sampler sampler(t.sampler, env_.config.calibration.n_samples, env_.plan.batch,
-                          static_cast<std::uint64_t>(t.seed), block);
-    const TuneSettings settings{t.iters, t.micro_batch, t.lr, t.minmax_lr, t.enable_minmax_tuning, t.not_use_mse};
+    return {.iters = t.iters,
+            .micro_batch = micro_batch_,
+            .lr = t.lr,
+            .minmax_lr = t.minmax_lr,
+            .enable_minmax_tuning = t.enable_minmax_tuning,
+            .not_use_mse = t.not_use_mse,
+            .optimizer = t.optimizer == "adamw" ? OptimizerKind::kAdamW : OptimizerKind::kSignRound,
+            .momentum = t.momentum,
+            .lr_scheduler = t.lr_scheduler == "constant" ? LrScheduler::kConstant
+                            : t.lr_scheduler == "cosine" ? LrScheduler::kCosine
+                                                         : LrScheduler::kLinear,
+            .dynamic_max_gap = t.dynamic_max_gap};
+  }
+
+  void tune(const Stage& unit, const std::vector<BlockWeights>& weights, std::vector<DecoderBlock>& worked,
+            const torch::Tensor& target) {
+    const Stopwatch watch;
+    std::vector<DecoderBlock*> blocks;
+    std::vector<torch::Tensor> original;
+    BlockSchemes schemes;
+    for (std::size_t i = 0; i < worked.size(); ++i) {
+      blocks.push_back(&worked[i]);
+      for (const torch::Tensor& weight : weights[i].weights) original.push_back(weight.to(env_.device));
+      const BlockSchemes& own = env_.plan.schemes[static_cast<std::size_t>(unit.first) + i];
+      schemes.insert(schemes.end(), own.begin(), own.end());
+    }
+    const Sampler sampler(env_.config.tuning.sampler, env_.config.calibration.n_samples, env_.plan.batch,
+                          static_cast<std::uint64_t>(env_.config.tuning.seed), unit.first);
     const BlockSamples samples{quantized_chain_, target, range_};
-    worked.clear_expert_tokens();
-    const TunedBlock tuned = tune_block(worked, original, env_.plan.schemes, samples, context_, sampler, settings,
-                                        env_.gradient_group(), observer(block));
-    const std::vector<std::string> idle = idle_experts(worked);
-    ShardRecord shard;
-    run_on_all(env_.grid.group_comm(), [&] {
-      if (!env_.grid.leads_group()) return;
-      shard = write_shard(env_.paths.output, env_.plan, block, weights, tuned);
-      prove_shard(env_.paths.output, env_.plan, block, tuned, worked);
-    });
-    if (env_.grid.leads_group()) report(block, tuned, shard, idle, watch.seconds());
+    for (DecoderBlock& block : worked) block.clear_expert_tokens();
+    const TunedBlock tuned = tune_blocks(blocks, original, schemes, samples, context_, sampler, settings(),
+                                         env_.gradient_group(), observer(unit.first));
+    const double seconds = watch.seconds() / static_cast<double>(worked.size());
+    for (std::size_t i = 0; i < worked.size(); ++i) {
+      const std::int64_t block = unit.first + static_cast<std::int64_t>(i);
+      const TunedBlock own = part_of_unit(tuned, worked, i);
+      const std::vector<std::string> idle = idle_experts(worked[i]);
+      ShardRecord shard;
+      run_on_all(env_.grid.group_comm(), [&] {
+        if (!env_.grid.leads_group()) return;
+        shard = write_shard(env_.paths.output, env_.plan, block, weights[i], own);
+        prove_shard(env_.paths.output, env_.plan, block, own, worked[i]);
+      });
+      if (env_.grid.leads_group()) report(block, own, shard, idle, seconds);
+    }
   }
 
   // Experts that no token of any rank of the group has reached in all of tuning: their weights are rounded to nearest.
@@ -126,6 +162,15 @@ class StageWorker {
       if (tokens[expert] == 0) idle.push_back(fmt::format("{}.{}", env_.plan.model.block_names.experts, expert));
     }
     return idle;
+  }
+
+  // Block `index` of a unit: its weights, and the losses that all of the unit share.
+  static TunedBlock part_of_unit(const TunedBlock& tuned, const std::vector<DecoderBlock>& worked, std::size_t index) {
+    TunedBlock own = tuned;
+    const auto layers = static_cast<std::ptrdiff_t>(worked[index].linears().size());
+    const auto first = tuned.weights.begin() + static_cast<std::ptrdiff_t>(index) * layers;
+    own.weights.assign(first, first + layers);
+    return own;
   }
 
   TuneObserver observer(std::int64_t block) {
@@ -174,6 +219,7 @@ class StageWorker {
   Mailbox& mailbox_;
   std::int64_t stage_;
   SampleRange range_;
+  std::int64_t micro_batch_;
   CheckpointSource source_;
   BlockContext context_;
   torch::Tensor float_chain_;      // [range, seqlen, hidden]: what enters the present block of the float model

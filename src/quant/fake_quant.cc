@@ -82,6 +82,18 @@ QuantizedWeight quantize(const torch::Tensor& weight, const RoundingParameters& 
   return out;
 }
 
+QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme& scheme) {
+  constexpr std::int64_t kRows = 4096;
+  std::vector<torch::Tensor> q, scale, zero_point;
+  for (const torch::Tensor& rows : weight.split(kRows)) {
+    const QuantizedWeight part = quantize(rows, make_rounding_parameters(rows, scheme), scheme);
+    q.push_back(part.q);
+    scale.push_back(part.scale);
+    zero_point.push_back(part.zero_point);
+  }
+  return {scheme, torch::cat(q), torch::cat(scale), torch::cat(zero_point)};
+}
+
 torch::Tensor dequantize(const QuantizedWeight& weight, torch::ScalarType dtype) {
   const std::int64_t columns = weight.q.size(1);
   const std::int64_t width = weight.scheme.group_columns(columns);

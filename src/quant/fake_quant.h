@@ -58,6 +58,9 @@ RoundingGradients rounding_gradients(const torch::Tensor& weight, const Rounding
 // The integers, scales and zero points under the present parameters.
 QuantizedWeight quantize(const torch::Tensor& weight, const RoundingParameters& parameters, const QuantScheme& scheme);
 
+// Rounding to nearest: v at 0, scales at 1. Works on some rows at a time, so that v never has the whole matrix's size.
+QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme& scheme);
+
 // scale * (q - zero_point), rounded once to `dtype`: the same bits as fake_quantize gave.
 torch::Tensor dequantize(const QuantizedWeight& weight, torch::ScalarType dtype);
 

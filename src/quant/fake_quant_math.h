@@ -24,8 +24,11 @@
 
 namespace roundtable {
 
-// The least magnitude of a scale: auto-round's q_scale_thresh, which depends on the scale's dtype.
-C10_HOST_DEVICE inline float least_scale(const QuantScheme& scheme) { return scheme.fp16_scale ? 1e-5f : 1e-8f; }
+// The least magnitude of a scale: auto-round's q_scale_thresh, which depends on the scale's dtype and is rounded to it
+// (a scale that fp16 does not hold would not be read back as it was tuned): 1e-5 becomes 168 * 2^-24.
+C10_HOST_DEVICE inline float least_scale(const QuantScheme& scheme) {
+  return scheme.fp16_scale ? 168.0f / 16777216.0f : 1e-8f;
+}
 
 // What is fixed when a group is wrapped, and what is tuned of it.
 struct GroupRange {

@@ -12,35 +12,67 @@
 namespace roundtable {
 namespace {
 
-// The quantized linear layers of a block with their parameters and the arena that their gradients share.
+// Consecutive blocks as one: x -> block -> block -> ... (auto-round's WrapperMultiblock).
+class Chain {
+ public:
+  explicit Chain(const std::vector<DecoderBlock*>& blocks) : blocks_(blocks) {
+    for (DecoderBlock* block : blocks) {
+      for (Linear& linear : block->linears()) linears_.push_back(&linear);
+    }
+  }
+
+  torch::Tensor forward(torch::Tensor hidden, const BlockContext& context) const {
+    for (const DecoderBlock* block : blocks_) hidden = block->forward(hidden, context);
+    return hidden;
+  }
+
+  Linear& linear(std::size_t i) const { return *linears_[i]; }
+  std::size_t size() const { return linears_.size(); }
+
+  // "mlp.up_proj", or "1.mlp.up_proj" with the block's place where there are several.
+  std::string name(const Linear& linear) const {
+    if (blocks_.size() == 1) return linear.name;
+    const auto place = std::find(linears_.begin(), linears_.end(), &linear) - linears_.begin();
+    return fmt::format("{}.{}", static_cast<std::size_t>(place) / blocks_.front()->linears().size(), linear.name);
+  }
+
+  const std::vector<DecoderBlock*>& blocks() const { return blocks_; }
+
+ private:
+  std::vector<DecoderBlock*> blocks_;
+  std::vector<Linear*> linears_;
+};
+
+// The quantized linear layers of the blocks with their parameters and the arena that their gradients share.
 class TuningState {
  public:
-  TuningState(DecoderBlock& block, const std::vector<torch::Tensor>& original, const BlockSchemes& schemes)
-      : block_(block), original_(original), schemes_(schemes) {
+  TuningState(const Chain& chain, const std::vector<torch::Tensor>& original, const BlockSchemes& schemes,
+              const TuneSettings& settings)
+      : chain_(chain), original_(original), schemes_(schemes), settings_(settings) {
+    RT_CHECK(original.size() == chain.size() && schemes.size() == chain.size());
     std::int64_t total = 0;
-    for (std::size_t i = 0; i < schemes.size(); ++i) {
-      if (schemes[i]) total += original[i].numel();
-    }
+    for_each([&](std::size_t i) { total += original[i].numel(); });
     // One buffer, one reduction: the gradients, and in the last place the loss.
     arena_ = torch::zeros({total + 1}, original.front().options().dtype(torch::kFloat32));
     std::int64_t offset = 0;
     parameters_.resize(schemes.size());
-    for (std::size_t i = 0; i < schemes.size(); ++i) {
-      if (!schemes[i]) continue;
+    optimizers_.resize(schemes.size());
+    for_each([&](std::size_t i) {
       parameters_[i] = make_rounding_parameters(original[i], *schemes[i]);
-      Linear& linear = block.linears()[i];
+      optimizers_[i] = make_optimizer(settings.optimizer, settings.momentum);
+      Linear& linear = chain.linear(i);
       // A weight of its own: the block may share its tensor with `original`.
       linear.weight = torch::empty_like(linear.weight).requires_grad_(true);
       linear.weight_gradient = arena_.narrow(0, offset, original[i].numel()).view_as(original[i]);
       offset += original[i].numel();
-    }
+    });
   }
 
-  // Gradients are of no use once the block is tuned; the arena goes with this object.
+  // Gradients are of no use once the blocks are tuned; the arena goes with this object.
   ~TuningState() {
-    for (Linear& linear : block_.linears()) {
-      linear.weight = linear.weight.detach();
-      linear.weight_gradient = torch::Tensor();
+    for (std::size_t i = 0; i < chain_.size(); ++i) {
+      chain_.linear(i).weight = chain_.linear(i).weight.detach();
+      chain_.linear(i).weight_gradient = torch::Tensor();
     }
   }
   TuningState(const TuningState&) = delete;
@@ -48,7 +80,7 @@ class TuningState {
 
   void fake_quantize_weights() {
     for_each([&](std::size_t i) {
-      torch::Tensor target = block_.linears()[i].weight.detach();
+      torch::Tensor target = chain_.linear(i).weight.detach();
       fake_quantize(original_[i], parameters_[i], *schemes_[i], target);
     });
   }
@@ -61,9 +93,15 @@ class TuningState {
   void reduce(Communicator& group) { group.all_reduce_sum(arena_.data_ptr(), arena_.numel(), ElementType::kF32); }
   float loss() const { return arena_[-1].item<float>(); }
 
-  void step(const StepSize& size) {
+  void step(std::int64_t iteration) {
+    const double factor = schedule_factor(settings_.lr_scheduler, iteration, settings_.iters);
     for_each([&](std::size_t i) {
-      sign_step(original_[i], parameters_[i], *schemes_[i], block_.linears()[i].weight_gradient, size);
+      const double lr =
+          settings_.lr > 0 ? settings_.lr : default_lr(settings_.optimizer, schemes_[i]->bits, settings_.iters);
+      const double minmax_lr = settings_.minmax_lr > 0 ? settings_.minmax_lr : lr;
+      const StepSize size{static_cast<float>(lr * factor),
+                          settings_.enable_minmax_tuning ? static_cast<float>(minmax_lr * factor) : 0.0f};
+      optimizers_[i]->step(original_[i], parameters_[i], *schemes_[i], chain_.linear(i).weight_gradient, size);
     });
   }
 
@@ -76,8 +114,8 @@ class TuningState {
   StepGradients gradients(std::int64_t iteration) const {
     StepGradients out{iteration, loss(), {}, {}};
     for_each([&](std::size_t i) {
-      out.names.push_back(block_.linears()[i].name);
-      out.gradients.push_back(block_.linears()[i].weight_gradient);
+      out.names.push_back(chain_.name(chain_.linear(i)));
+      out.gradients.push_back(chain_.linear(i).weight_gradient);
     });
     return out;
   }
@@ -90,16 +128,18 @@ class TuningState {
     }
   }
 
-  DecoderBlock& block_;
+  const Chain& chain_;
   const std::vector<torch::Tensor>& original_;
   const BlockSchemes& schemes_;
+  const TuneSettings& settings_;
   std::vector<RoundingParameters> parameters_;
+  std::vector<std::unique_ptr<RoundingOptimizer>> optimizers_;
   torch::Tensor arena_;
 };
 
 // Forward and backward over this rank's samples of a step, in micro-batches; returns its part of the loss:
 // mean squared error over the whole batch of all ranks (SignRound, equation 5), in fp32.
-double accumulate_gradients(const DecoderBlock& block, const BlockSamples& samples, const BlockContext& context,
+double accumulate_gradients(const Chain& chain, const BlockSamples& samples, const BlockContext& context,
                             const std::vector<std::int64_t>& batch, std::int64_t micro_batch) {
   std::vector<std::int64_t> mine;
   for (const std::int64_t sample : batch) {
@@ -113,7 +153,8 @@ double accumulate_gradients(const DecoderBlock& block, const BlockSamples& sampl
     const std::vector<std::int64_t> rows(mine.begin() + static_cast<std::ptrdiff_t>(first),
                                          mine.begin() + static_cast<std::ptrdiff_t>(last));
     const torch::Tensor index = torch::tensor(rows).to(samples.input.device());
-    const torch::Tensor output = block.forward(samples.input.index_select(0, index), context);
+    const torch::Tensor input = samples.input.index_select(0, index).to(chain.linear(0).weight.device());
+    const torch::Tensor output = chain.forward(input, context);
     // The gradient by hand: autograd would keep fp32 copies of the activations for it.
     const SquaredError error = squared_error(output, samples.target, rows, 1.0 / elements);
     loss += error.loss;
@@ -123,64 +164,82 @@ double accumulate_gradients(const DecoderBlock& block, const BlockSamples& sampl
 }
 
 // The first linear layer, in the order of the data, whose output on this rank's samples is not finite.
-std::string first_broken_layer(DecoderBlock& block, const BlockSamples& samples, const BlockContext& context) {
+std::string first_broken_layer(const Chain& chain, const BlockSamples& samples, const BlockContext& context) {
   std::string broken;
-  block.set_observer([&](const Linear& linear, const torch::Tensor& y) {
-    if (broken.empty() && !y.isfinite().all().item<bool>()) broken = linear.name;
-  });
-  run_block(block, samples.input, context, 1);
-  block.set_observer({});
+  torch::Tensor hidden = samples.input;
+  for (DecoderBlock* block : chain.blocks()) {
+    block->set_observer([&](const Linear& linear, const torch::Tensor& y) {
+      if (broken.empty() && !y.isfinite().all().item<bool>()) broken = chain.name(linear);
+    });
+    hidden = run_block(*block, hidden, context, 1);
+    block->set_observer({});
+  }
   return broken.empty() ? "the loss itself (the layers' outputs are finite)" : "layer " + broken;
 }
 
 // All ranks of the group see the same loss and throw together, each with its own finding.
-[[noreturn]] void throw_broken_loss(DecoderBlock& block, const BlockSamples& samples, const BlockContext& context,
+[[noreturn]] void throw_broken_loss(const Chain& chain, const BlockSamples& samples, const BlockContext& context,
                                     std::int64_t iteration, float loss) {
   throw AgreedError(ExitCode::kNumeric, fmt::format("the loss is {} at iteration {}, beginning with {}; check the "
                                                     "calibration tokens, or lower tuning.lr",
-                                                    loss, iteration, first_broken_layer(block, samples, context)));
+                                                    loss, iteration, first_broken_layer(chain, samples, context)));
+}
+
+// Notes the loss of an iteration; where its parameters are to be kept, they are.
+void keep_best(TunedBlock& tuned, float loss, const TuningState& state, const TuneSettings& settings) {
+  const auto i = static_cast<std::int64_t>(tuned.losses.size());
+  tuned.losses.push_back(loss);
+  const bool better = i == 0 || loss < tuned.best_loss();
+  if (!better && !settings.not_use_mse) return;
+  tuned.best_iteration = i;
+  if (!settings.not_use_mse || i + 1 == settings.iters) tuned.weights = state.snapshot();
+}
+
+// The reference's early stop, which has no say where the last parameters are wanted.
+bool stalls(const TunedBlock& tuned, const TuneSettings& settings) {
+  const auto last = static_cast<std::int64_t>(tuned.losses.size()) - 1;
+  return !settings.not_use_mse && settings.dynamic_max_gap > 0 &&
+         last - tuned.best_iteration >= settings.dynamic_max_gap;
 }
 
 }  // namespace
 
-TunedBlock tune_block(DecoderBlock& block, const std::vector<torch::Tensor>& original, const BlockSchemes& schemes,
-                      const BlockSamples& samples, const BlockContext& context, const Sampler& sampler,
-                      const TuneSettings& settings, Communicator& group, const TuneObserver& observer) {
+TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vector<torch::Tensor>& original,
+                       const BlockSchemes& schemes, const BlockSamples& samples, const BlockContext& context,
+                       const Sampler& sampler, const TuneSettings& settings, Communicator& group,
+                       const TuneObserver& observer) {
+  const Chain chain(blocks);
   TunedBlock tuned;
   {
-    TuningState state(block, original, schemes);
+    TuningState state(chain, original, schemes, settings);
     const std::int64_t iters = state.empty() ? 0 : settings.iters;
     if (iters == 0) tuned.weights = state.snapshot();
-    const double lr = settings.lr > 0 ? settings.lr : 1.0 / static_cast<double>(std::max<std::int64_t>(1, iters));
-    const double minmax_lr = settings.minmax_lr > 0 ? settings.minmax_lr : lr;
     for (std::int64_t i = 0; i < iters; ++i) {
       state.fake_quantize_weights();
       state.clear();
-      state.set_loss(accumulate_gradients(block, samples, context, sampler.step(i), settings.micro_batch));
+      state.set_loss(accumulate_gradients(chain, samples, context, sampler.step(i), settings.micro_batch));
       state.reduce(group);
       const float loss = state.loss();
-      if (!std::isfinite(loss)) throw_broken_loss(block, samples, context, i, loss);
+      if (!std::isfinite(loss)) throw_broken_loss(chain, samples, context, i, loss);
       if (observer.on_gradients) observer.on_gradients(state.gradients(i));
-
-      tuned.losses.push_back(loss);
-      const bool better = i == 0 || loss < tuned.best_loss();
-      if (better || settings.not_use_mse) {
-        tuned.best_iteration = i;
-        // Before the step: the loss belongs to these parameters.
-        if (!settings.not_use_mse || i + 1 == iters) tuned.weights = state.snapshot();
-      }
-      // lr falls linearly to 0 over the iterations.
-      const double left = 1.0 - static_cast<double>(i) / static_cast<double>(iters);
-      state.step(
-          {static_cast<float>(lr * left), settings.enable_minmax_tuning ? static_cast<float>(minmax_lr * left) : 0.0f});
+      // Before the step: the loss belongs to these parameters.
+      keep_best(tuned, loss, state, settings);
+      if (stalls(tuned, settings)) break;
+      state.step(i);
       if (observer.on_iteration) observer.on_iteration(i, tuned.first_loss(), tuned.best_loss());
     }
   }
   for (std::size_t i = 0; i < tuned.weights.size(); ++i) {
-    torch::Tensor& weight = block.linears()[i].weight;
+    torch::Tensor& weight = chain.linear(i).weight;
     if (tuned.weights[i]) weight = dequantize(*tuned.weights[i], weight.scalar_type());
   }
   return tuned;
+}
+
+TunedBlock tune_block(DecoderBlock& block, const std::vector<torch::Tensor>& original, const BlockSchemes& schemes,
+                      const BlockSamples& samples, const BlockContext& context, const Sampler& sampler,
+                      const TuneSettings& settings, Communicator& group, const TuneObserver& observer) {
+  return tune_blocks({&block}, original, schemes, samples, context, sampler, settings, group, observer);
 }
 
 torch::Tensor run_block(const DecoderBlock& block, const torch::Tensor& hidden, const BlockContext& context,
@@ -190,7 +249,8 @@ torch::Tensor run_block(const DecoderBlock& block, const torch::Tensor& hidden, 
   torch::Tensor out = torch::empty_like(hidden);
   for (std::int64_t first = 0; first < hidden.size(0); first += width) {
     const std::int64_t n = std::min(width, hidden.size(0) - first);
-    out.narrow(0, first, n).copy_(block.forward(hidden.narrow(0, first, n), context));
+    const torch::Tensor input = hidden.narrow(0, first, n).to(block.linears().front().weight.device());
+    out.narrow(0, first, n).copy_(block.forward(input, context));
   }
   return out;
 }

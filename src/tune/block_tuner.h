@@ -13,23 +13,29 @@
 #include "data/sampler.h"
 #include "model/decoder_block.h"
 #include "quant/fake_quant.h"
+#include "tune/optimizer.h"
 
 namespace roundtable {
 
 struct TuneSettings {
   std::int64_t iters = 200;
   std::int64_t micro_batch = 0;  // samples a forward pass; 0: all that a rank has in a step
-  double lr = 0;                 // 0: 1 / iters
-  double minmax_lr = 0;          // 0: lr
+  double lr = 0;                 // 0: default_lr() of each layer
+  double minmax_lr = 0;          // 0: the layer's lr
   bool enable_minmax_tuning = true;
   bool not_use_mse = false;      // keep the last parameters instead of those of the least loss
+  OptimizerKind optimizer = OptimizerKind::kSignRound;
+  double momentum = 0;  // signround only
+  LrScheduler lr_scheduler = LrScheduler::kLinear;
+  std::int64_t dynamic_max_gap = -1;  // end after so many iterations without a lower loss; below 1: never
 };
 
 // How each linear layer of a block is quantized; empty for a layer that stays in 16 bits.
 using BlockSchemes = std::vector<std::optional<QuantScheme>>;
 
-// What a rank holds of a block's calibration data: its samples of the chain that enters, and of the float block's
-// output. Both [range.size(), seqlen, hidden] in the compute dtype, on one device.
+// What a rank holds of the calibration data of a block (or of several that are tuned together): its samples of the
+// chain that enters, and of the float block's output. Both [range.size(), seqlen, hidden] in the compute dtype, on the
+// blocks' device or (low_gpu_mem_usage) on the host, from where each micro-batch is moved as it is needed.
 struct BlockSamples {
   torch::Tensor input;
   torch::Tensor target;
@@ -37,8 +43,8 @@ struct BlockSamples {
 };
 
 struct TunedBlock {
-  std::vector<std::optional<QuantizedWeight>> weights;  // in the order of the block's linear layers
-  std::vector<float> losses;                            // of each iteration, before its step
+  std::vector<std::optional<QuantizedWeight>> weights;  // block after block, in the order of their linear layers
+  std::vector<float> losses;                            // of each iteration that was run, before its step
   std::int64_t best_iteration = 0;
 
   float first_loss() const { return losses.empty() ? 0 : losses.front(); }
@@ -59,18 +65,27 @@ struct TuneObserver {
   std::function<void(std::int64_t iteration, float first, float best)> on_iteration;
 };
 
-// Tunes `block`, whose linear weights are overwritten. `original` holds the weights to quantize ([out, in], bf16 or
-// fp32, on the block's device), in the order of block.linears(). Ends with the block's weights set to the dequantized
-// result, ready to run the quantized chain.
+// Tunes `blocks`, consecutive ones that are run as one (auto-round's WrapperMultiblock where there are several); their
+// linear weights are overwritten. `original` holds the weights to quantize ([out, in], bf16 or fp32, on the blocks'
+// device), block after block in the order of linears(), and `schemes` how. Ends with the blocks' weights set to the
+// dequantized result, ready to run the quantized chain.
 //
 // Collective over `group`: loss and gradients are summed over its ranks before any decision, so that every rank takes
-// the same steps and returns the same integers. `group` moves data where the block lives (MPI: host, NCCL: device).
-// Throws AgreedError (kNumeric) on all ranks of the group when a loss is not finite, naming the layer where that begins.
+// the same steps and returns the same integers. `group` moves data where the blocks live (MPI: host, NCCL: device).
+// Throws AgreedError (kNumeric) on all ranks of the group when a loss is not finite, naming the layer where that
+// begins.
+TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vector<torch::Tensor>& original,
+                       const BlockSchemes& schemes, const BlockSamples& samples, const BlockContext& context,
+                       const Sampler& sampler, const TuneSettings& settings, Communicator& group,
+                       const TuneObserver& observer = {});
+
+// The same for a single block.
 TunedBlock tune_block(DecoderBlock& block, const std::vector<torch::Tensor>& original, const BlockSchemes& schemes,
                       const BlockSamples& samples, const BlockContext& context, const Sampler& sampler,
                       const TuneSettings& settings, Communicator& group, const TuneObserver& observer = {});
 
-// Runs `block` over [n, seqlen, hidden], `micro_batch` samples at a time (0: 8), without gradients.
+// Runs `block` over [n, seqlen, hidden], `micro_batch` samples at a time (0: 8), without gradients. The result is
+// where `hidden` is, the block's device or the host.
 torch::Tensor run_block(const DecoderBlock& block, const torch::Tensor& hidden, const BlockContext& context,
                         std::int64_t micro_batch);
 

@@ -67,8 +67,8 @@ SquaredError squared_error(const torch::Tensor& output, const torch::Tensor& tar
   const torch::Tensor y = output.detach().contiguous();
   RT_CHECK(y.size(0) == static_cast<std::int64_t>(rows.size()) && y.scalar_type() == target.scalar_type());
   if (!y.is_cpu()) {
-    const torch::Tensor index = torch::tensor(rows).to(y.device());
-    torch::Tensor difference = y.to(torch::kFloat32).sub_(target.index_select(0, index));
+    const torch::Tensor index = torch::tensor(rows).to(target.device());
+    torch::Tensor difference = y.to(torch::kFloat32).sub_(target.index_select(0, index).to(y.device()));
     const double loss = scale * difference.square().sum().item<double>();
     return {loss, difference.mul_(2 * scale).to(y.scalar_type())};
   }

@@ -8,7 +8,7 @@
 
 namespace roundtable {
 
-// With y [n, ...] and the rows `rows` of target [m, ...], both in one dtype on one device:
+// With y [n, ...] and the rows `rows` of target [m, ...], both in one dtype, `target` on y's device or on the host:
 // loss = scale * sum((y - t)^2) in fp32, and gradient = 2 * scale * (y - t), rounded once to the dtype.
 struct SquaredError {
   double loss = 0;

@@ -99,6 +99,23 @@ class PrepareCalibrationTest(unittest.TestCase):
         texts.append(self.write("2.txt.gz", documents[2]))
         self.assertEqual(self.tokens(*texts), expected)
 
+    def test_a_directory_stands_for_its_split(self):
+        os.makedirs(self.path("set/data/validation"))
+        train = [document(10 * i, 12) for i in range(2)]
+        self.jsonl("set/data/train-00001-of-00002.jsonl", train[1:])
+        self.jsonl("set/data/train-00000-of-00002.jsonl.gz", train[:1])
+        self.jsonl("set/data/trainers.jsonl", [document(90, 12)])
+        self.write("set/data/validation/part.txt", document(50, 12))
+        self.write("set/README.md", "train")
+        expected = self.tokens(self.jsonl("train.jsonl", train), n_samples=2)
+        self.assertEqual(self.tokens(self.path("set"), n_samples=2), expected)
+        self.assertEqual(self.metadata["source"], "set")
+        self.assertEqual(self.tokens(self.path("set") + "/", n_samples=1, more=["--dataset-split", "validation"]),
+                         [ids(50, 8)])
+        os.remove(self.out)
+        self.assert_fails(self.start(self.path("set"), more=["--dataset-split", "test"]), "no files of the split 'test'",
+                          "validation")
+
     def test_metadata_says_where_the_tokens_come_from(self):
         self.tokens(self.jsonl("a.jsonl", [document(i, 9) for i in range(3)]), self.jsonl("b.jsonl", []))
         with open(os.path.join(self.model, "tokenizer.json"), "rb") as f:

@@ -44,6 +44,24 @@ CASES = {
     "qwen2-w8": ("qwen2", 8, "sym", 32, True, {}),
 }
 
+# Settings of single layers: a name, regular expressions, a part of names; and layers that stay as they are.
+RULES = {"model.layers.0.mlp.up_proj": {"bits": 8}, "[qk]_proj$": {"bits": 2, "group_size": 64},
+         "layers.[12].*v_proj": {"bits": 3, "scheme": "asym"}, "mlp.gate": {"group_size": -1}}
+IGNORED = ["layers.2.mlp", "model.layers.1.self_attn.o_proj"]
+
+
+def mixed_scheme(layer):
+    """Bits, group size and symmetry under RULES and IGNORED, by hand."""
+    if ".layers.2.mlp." in layer or layer == "model.layers.1.self_attn.o_proj":
+        return 16, None, None
+    if layer == "model.layers.0.mlp.up_proj":
+        return 8, 32, True
+    if layer.endswith(("q_proj", "k_proj")):
+        return 2, 64, True
+    if layer.endswith("v_proj") and (".1." in layer or ".2." in layer):
+        return 3, 32, False
+    return 4, -1 if layer.endswith("gate_proj") else 32, True
+
 
 # auto-round's reader for the CPU understands zero points, but is only offered for sym: for asym auto-round takes its
 # 'fake' backend, and the model has random weights. (On GPUs other backends, and vLLM, read asym in this layout.)
@@ -148,8 +166,8 @@ class QuantizedModelTest(LogitsCase):
             tiny_model.make_model(cls.folder / family, family, dtype=torch.bfloat16)
         tiny_model.make_tokens(cls.folder / "tokens.safetensors", rows=8, seqlen=32)
 
-    def quantize(self, name):
-        family, bits, scheme, group_size, full_range, changes = CASES[name]
+    def quantize(self, name, case=None):
+        family, bits, scheme, group_size, full_range, changes = case or CASES[name]
         output = self.folder / name
         config = program.write_config(self.folder / f"{name}.yaml", {
             "model.path": str(self.folder / family),
@@ -189,6 +207,37 @@ class QuantizedModelTest(LogitsCase):
             stays = name == "llama-w4-float-down" and layer == "mlp.down_proj"
             self.assertEqual(bits, {16 if stays else CASES[name][1]}, layer)
             self.assertEqual(f"{layer} stays in 16 bits: " in result.out, stays)
+
+    def test_mixed_schemes(self):
+        """Every layer is read as its rule says, and the whole computes what it computes here."""
+        rules = {"quantization.weight_config": RULES, "quantization.ignore_layers": IGNORED}
+        output, _ = self.quantize("llama-mixed", ("llama", 4, "sym", 32, True, rules))
+        model = load(output)
+        layers = 0
+        for name, module in model.named_modules():
+            if ".layers." not in name or not (hasattr(module, "qweight") or isinstance(module, torch.nn.Linear)):
+                continue
+            layers += 1
+            bits, group_size, _ = mixed_scheme(name)
+            self.assertEqual(module.bits if hasattr(module, "qweight") else 16, bits, name)
+            if bits < 16:
+                width = module.infeatures if group_size == -1 else group_size
+                self.assertEqual(module.scales.shape[0], module.infeatures // width, name)
+        self.assertEqual(layers, 7 * tiny_model.N_BLOCKS)
+        ids = tiny_model.make_tokens(self.folder / "ids.safetensors", rows=4, seqlen=40, seed=11)
+        self.compare(output, model, ids, 1e-4)
+        self.compare_greedy(output, model)
+
+    def test_quantized_head(self):
+        rule = {"lm_head": {"bits": 8, "group_size": 64}}
+        for name, head, bits in (("head", {"quantization.quant_lm_head": True}, 4),
+                                 ("head-w8", {"quantization.weight_config": rule}, 8)):
+            output, _ = self.quantize(f"llama-{name}", ("llama", 4, "sym", 32, True, head))
+            model = load(output)
+            self.assertEqual(model.lm_head.bits, bits)
+            self.assertNotIn("lm_head.weight", load_file(sorted(output.glob("*.safetensors"))[-1]))
+            ids = tiny_model.make_tokens(self.folder / "ids.safetensors", rows=4, seqlen=40, seed=11)
+            self.compare(output, model, ids, 1e-4)
 
     def test_a_changed_zero_point_is_seen(self):
         """The test's own test: one step of the zero point moves the logits far beyond the bound."""

@@ -33,11 +33,11 @@ Config config_of(std::int64_t nodes, std::int64_t devices) {
   return c;
 }
 
-BlockSchemes schemes_of(const ModelConfig& m, int bits = 4) {
+std::vector<BlockSchemes> schemes_of(const ModelConfig& m, int bits = 4) {
   QuantScheme scheme;
   scheme.bits = bits;
   scheme.group_size = 64;
-  return BlockSchemes(block_linears(m).size(), scheme);
+  return {static_cast<std::size_t>(m.n_blocks), BlockSchemes(block_linears(m).size(), scheme)};
 }
 
 std::int64_t item(const std::vector<Forecast::Bytes>& items, const std::string& name) {

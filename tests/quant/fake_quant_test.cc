@@ -130,6 +130,17 @@ std::vector<Case> all_cases() {
 
 INSTANTIATE_TEST_SUITE_P(Schemes, FakeQuant, ::testing::ValuesIn(all_cases()));
 
+TEST(RoundToNearest, RowsInPiecesAreTheWhole) {
+  torch::manual_seed(2);
+  const torch::Tensor weight = torch::randn({4096 + 37, 32}).to(torch::kBFloat16);
+  const QuantScheme scheme{4, 16, false, true, true, 1};
+  const QuantizedWeight pieces = round_to_nearest(weight, scheme);
+  const QuantizedWeight whole = quantize(weight, make_rounding_parameters(weight, scheme), scheme);
+  EXPECT_TRUE(torch::equal(pieces.q, whole.q));
+  EXPECT_TRUE(torch::equal(pieces.scale, whole.scale));
+  EXPECT_TRUE(torch::equal(pieces.zero_point, whole.zero_point));
+}
+
 TEST(FakeQuantByHand, SymmetricFullRange) {
   // Largest magnitude is negative: a = 4 > c = 2, s = +4/8 = 0.5, q = -8 .. 7.
   const torch::Tensor weight = torch::tensor({{-4.0f, 2.0f, 0.3f, 0.74f}});

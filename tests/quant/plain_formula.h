@@ -28,7 +28,8 @@ inline torch::Tensor plain_fake_quantize(const torch::Tensor& weight, const Plai
   const torch::Tensor v = group_and_pad(p.v, scheme);
   const torch::Tensor wmin = std::get<0>(w.min(1)).clamp_max(0) * p.min_scale.flatten();
   const torch::Tensor wmax = std::get<0>(w.max(1)).clamp_min(0) * p.max_scale.flatten();
-  const double least = scheme.fp16_scale ? 1e-5 : 1e-8;
+  // The reference clamps tensors of the scale's dtype, and so to the limit as that dtype holds it.
+  const double least = scheme.fp16_scale ? torch::tensor(1e-5, torch::kFloat16).item<double>() : 1e-8;
   const auto to_scale_dtype = [&](const torch::Tensor& s) {
     return scheme.fp16_scale ? (s.to(torch::kFloat16).to(torch::kFloat32) - s).detach() + s : s;
   };

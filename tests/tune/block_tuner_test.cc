@@ -5,14 +5,15 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <cmath>
+
 #include "base/error.h"
-#include "tests/quant/plain_formula.h"
+#include "tests/tune/plain_tuner.h"
 #include "tests/tune/tuner_fixture.h"
 
 namespace roundtable {
 namespace {
 
-using testing::PlainParameters;
 using testing::TinyProblem;
 
 TunedBlock tune(const TinyProblem& problem, const TuneSettings& settings, const TuneObserver& observer = {},
@@ -24,50 +25,56 @@ TunedBlock tune(const TinyProblem& problem, const TuneSettings& settings, const 
                     settings, alone, observer);
 }
 
-// SignRound as one would write it with autograd alone: no custom function, no arena, no fused kernel.
-std::vector<float> plain_losses(const TinyProblem& problem, std::int64_t iters, double lr) {
-  std::vector<PlainParameters> parameters;
-  for (const torch::Tensor& weight : problem.weights.weights) {
-    const auto groups = problem.schemes[0]->groups(weight.size(1));
-    parameters.push_back({torch::zeros_like(weight).requires_grad_(),
-                          torch::ones({weight.size(0), groups}).requires_grad_(),
-                          torch::ones({weight.size(0), groups}).requires_grad_()});
-  }
-  const Sampler sampler("strata", 8, 4, 42, 0);
-  std::vector<float> losses;
-  for (std::int64_t i = 0; i < iters; ++i) {
-    DecoderBlock block = problem.block();
-    for (std::size_t l = 0; l < parameters.size(); ++l) {
-      block.linears()[l].weight =
-          testing::plain_fake_quantize(problem.weights.weights[l], parameters[l], *problem.schemes[l]);
-    }
-    const torch::Tensor index = torch::tensor(sampler.step(i));
-    const torch::Tensor loss = torch::mse_loss(block.forward(problem.input.index_select(0, index), problem.context),
-                                               problem.target.index_select(0, index));
-    loss.backward();
-    losses.push_back(loss.item<float>());
-    const torch::NoGradGuard no_gradients;
-    const double rate = lr * (1.0 - static_cast<double>(i) / static_cast<double>(iters));
-    for (PlainParameters& p : parameters) {
-      for (torch::Tensor* t : {&p.v, &p.min_scale, &p.max_scale}) {
-        t->sub_(rate * t->grad().sign());
-        t->mutable_grad() = torch::Tensor();
-      }
-      p.min_scale.clamp_(0, 1);
-      p.max_scale.clamp_(0, 1);
-    }
-  }
-  return losses;
-}
+double linear(std::int64_t i) { return 0.1 * (1 - static_cast<double>(i) / 10); }
 
-TEST(BlockTuner, FollowsThePlainLoop) {
+// Holds 10 iterations against the plain loop's.
+void expect_plain_losses(const TuneSettings& settings, const testing::PlainSettings& plain) {
   const TinyProblem problem;
-  const TunedBlock tuned = tune(problem, {.iters = 10});
-  const std::vector<float> expected = plain_losses(problem, 10, 0.1);
+  const TunedBlock tuned = tune(problem, settings);
+  const auto expected =
+      testing::plain_losses({&problem}, problem.input, problem.target, Sampler("strata", 8, 4, 42, 0), plain);
   ASSERT_EQ(tuned.losses.size(), expected.size());
   // The first steps are the same to rounding; later a sign that hangs on the last bit moves a weight by a whole step.
   for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(tuned.losses[i], expected[i], 1e-5 * expected[i]) << i;
   for (std::size_t i = 3; i < 10; ++i) EXPECT_NEAR(tuned.losses[i], expected[i], 2e-2 * expected[i]) << i;
+}
+
+TEST(BlockTuner, FollowsThePlainLoop) { expect_plain_losses({.iters = 10}, {.lr = linear}); }
+
+TEST(BlockTuner, FollowsThePlainLoopWithMomentum) {
+  expect_plain_losses({.iters = 10, .momentum = 0.8}, {.lr = linear, .momentum = 0.8});
+}
+
+TEST(BlockTuner, FollowsThePlainLoopWithAConstantRate) {
+  expect_plain_losses({.iters = 10, .lr = 0.05, .lr_scheduler = LrScheduler::kConstant},
+                      {.lr = [](std::int64_t) { return 0.05; }});
+}
+
+TEST(BlockTuner, FollowsThePlainLoopWithACosine) {
+  expect_plain_losses({.iters = 10, .lr_scheduler = LrScheduler::kCosine}, {.lr = [](std::int64_t i) {
+                        return 0.1 * (1 + std::cos(M_PI * static_cast<double>(i) / 10)) / 2;
+                      }});
+}
+
+TEST(BlockTuner, FollowsThePlainLoopWithAdamW) {
+  expect_plain_losses({.iters = 10, .optimizer = OptimizerKind::kAdamW},
+                      {.lr = [](std::int64_t i) { return linear(i) / 10; }, .adamw = true});
+}
+
+TEST(BlockTuner, EndsWhenTheLossNoLongerFalls) {
+  const TinyProblem problem;
+  // A rate so high that no later step is better than the first for long.
+  TuneSettings settings{.iters = 60, .lr = 0.5, .lr_scheduler = LrScheduler::kConstant};
+  const TunedBlock whole = tune(problem, settings);
+  settings.dynamic_max_gap = 5;
+  const TunedBlock stopped = tune(problem, settings);
+  ASSERT_LT(stopped.losses.size(), whole.losses.size());
+  const auto last = static_cast<std::int64_t>(stopped.losses.size()) - 1;
+  EXPECT_EQ(last, stopped.best_iteration + 5);
+  // Up to there it is the same run.
+  for (std::size_t i = 0; i < stopped.losses.size(); ++i) EXPECT_EQ(stopped.losses[i], whole.losses[i]) << i;
+  settings.not_use_mse = true;  // the reference asks for the last parameters, and then does not stop
+  EXPECT_EQ(tune(problem, settings).losses.size(), 60u);
 }
 
 TEST(BlockTuner, LowersTheLossAndKeepsTheBest) {

@@ -1,0 +1,173 @@
+// The strict reader of files and overrides.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <optional>
+
+#include "base/error.h"
+#include "config/config.h"
+#include "config/keys.h"
+#include "config/recipe.h"
+#include "config/text.h"
+#include "config/value.h"
+#include "config/yaml_tree.h"
+
+namespace roundtable {
+namespace {
+
+constexpr std::size_t kLargestFile = std::size_t{1} << 20;
+
+// Sets the one field named "section.key".
+class Setter {
+ public:
+  // `place` opens the error; `file` is what line numbers inside the node belong to.
+  Setter(std::string_view section, std::string_view key, const YamlNode& node, Origin origin, std::string place,
+         std::string file)
+      : section_(section), key_(key), node_(node), origin_(origin), place_(std::move(place)), file_(std::move(file)) {}
+
+  template <class Struct>
+  void section(const char* name, Struct& fields, const char*) {
+    if (name == section_) fields.visit(*this);
+  }
+  template <class T>
+  void operator()(const char* key, T& field, const char*, const Constraint<T>& constraint) {
+    if (key != key_) return;
+    if constexpr (std::is_same_v<T, WeightRules>) {
+      field = weight_rules();
+    } else {
+      field = checked(constraint);
+    }
+  }
+
+ private:
+  template <class T>
+  T checked(const Constraint<T>& constraint) const {
+    auto value = convert<T>(node_, origin_);
+    if (!value || !constraint.holds(*value)) {
+      const bool empty = node_.kind == YamlNode::Kind::kNull && std::is_same_v<T, std::string>;
+      throw bad_input(place_, fmt::format("expected {}, found {}", constraint.values, shown_node(node_)),
+                      empty ? "write \"\" for an empty text" : "");
+    }
+    return std::move(*value);
+  }
+
+  // An option's text is YAML of its own.
+  WeightRules weight_rules() const {
+    if (origin_ == Origin::kFile) return read_weight_rules(node_, file_, place_);
+    return read_weight_rules(parse_yaml(node_.text, place_), place_, place_);
+  }
+
+  std::string_view section_;
+  std::string_view key_;
+  const YamlNode& node_;
+  Origin origin_;
+  std::string place_;
+  std::string file_;
+};
+
+void set(Config& config, std::string_view section, std::string_view key, const YamlNode& node, Origin origin,
+         const std::string& place, const std::string& file) {
+  Setter setter(section, key, node, origin, place, file);
+  config.visit(setter);
+}
+
+// ---- files and overrides ---------------------------------------------------------------------------------------
+
+std::string read_file(const std::string& path) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  if (!file) throw bad_input(path, fmt::format("cannot open the config: {}", std::strerror(errno)));
+  std::string text(kLargestFile + 1, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), file.get()));
+  if (std::ferror(file.get())) throw bad_input(path, fmt::format("cannot read the config: {}", std::strerror(errno)));
+  if (text.size() > kLargestFile) throw bad_input(path, "is larger than 1 MiB, so it is no config");
+  return text;
+}
+
+void apply_document(Config& config, const YamlNode& root, const std::string& file) {
+  if (root.kind == YamlNode::Kind::kNull) {
+    throw bad_input(file, "is empty", fmt::format("sections: {}", fmt::join(names().section_names(), ", ")));
+  }
+  if (root.kind != YamlNode::Kind::kMap) {
+    throw bad_input(fmt::format("{}:{}", file, root.line), fmt::format("expected sections, found {}", shown_node(root)),
+                    fmt::format("sections: {}", fmt::join(names().section_names(), ", ")));
+  }
+  for_each_entry(root, file, "", [&](const std::string& section, const std::string& line, const YamlNode& body) {
+    check_section(line, section);
+    if (body.kind == YamlNode::Kind::kNull) return;  // all its keys are commented out
+    if (body.kind != YamlNode::Kind::kMap) {
+      throw bad_input(fmt::format("{}: {}", line, section),
+                      fmt::format("expected a section with keys, found {}", shown_node(body)),
+                      fmt::format("keys of {}: {}", section, fmt::join(names().find(section)->keys, ", ")));
+    }
+    for_each_entry(body, file, section + ".",
+                   [&](const std::string& key, const std::string& key_line, const YamlNode& value) {
+                     check_key(fmt::format("{}: {}", key_line, section), section, key);
+                     const auto place = fmt::format("{}: {}.{}", key_line, section, key);
+                     set(config, section, key, value, Origin::kFile, place, file);
+                   });
+  });
+}
+
+void apply_override(Config& config, const std::string& option) {
+  const std::string place = fmt::format("--set {}", shown(option));
+  const auto equals = option.find('=');
+  const auto dot = option.find('.');
+  if (equals == std::string::npos || dot == std::string::npos || dot > equals) {
+    throw bad_input(place, "expected section.key=value");
+  }
+  if (!is_text(option)) throw bad_input(place, "is not UTF-8 text");
+  const std::string section = option.substr(0, dot);
+  const std::string key = option.substr(dot + 1, equals - dot - 1);
+  check_section(place, section);
+  check_key(place, section, key);
+  YamlNode node;
+  node.kind = YamlNode::Kind::kScalar;
+  node.text = option.substr(equals + 1);
+  set(config, section, key, node, Origin::kOption, place, place);
+}
+
+}  // namespace
+
+namespace {
+
+// A text of YAML and what names it in errors.
+struct Document {
+  YamlNode root;
+  std::string place;
+};
+
+Config build(const std::vector<Document>& documents, const std::vector<std::string>& overrides) {
+  const auto apply = [&](Config& config) {
+    for (const Document& document : documents) apply_document(config, document.root, document.place);
+    for (const auto& option : overrides) apply_override(config, option);
+  };
+  // Twice: the recipe is read first, and what is given beside it goes over the recipe's values.
+  Config first;
+  apply(first);
+  Config config;
+  apply_recipe(first.tuning.recipe, config);
+  apply(config);
+  require_keys(config, {"model.path"}, documents.front().place);
+  return config;
+}
+
+}  // namespace
+
+Config parse_config(const std::string& text, const std::string& place, const std::vector<std::string>& overrides) {
+  return build({{parse_yaml(text, place), place}}, overrides);
+}
+
+Config load_config(const std::string& path, const std::vector<std::string>& overrides,
+                   const std::string& cluster_file) {
+  std::vector<Document> documents;
+  for (const std::string& file : {path, cluster_file}) {
+    if (!file.empty()) documents.push_back({parse_yaml(read_file(file), file), file});
+  }
+  return build(documents, overrides);
+}
+
+}  // namespace roundtable

@@ -1,0 +1,195 @@
+// Rules to schemes, layer by layer.
+#include "pipeline/layer_schemes.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+
+#include "base/error.h"
+#include "export/auto_gptq.h"
+
+namespace roundtable {
+namespace {
+
+// What a user wrote for some layers, and how many it was found to mean.
+struct Claim {
+  std::string place;
+  std::string text;
+  LayerPattern pattern;
+  WeightRule rule;
+  std::int64_t layers = 0;
+};
+
+std::vector<Claim> claims_of(const WeightRules& rules) {
+  std::vector<Claim> claims;
+  for (const WeightRule& rule : rules) {
+    const std::string place = fmt::format("quantization.weight_config '{}'", rule.layers);
+    claims.push_back({place, rule.layers, LayerPattern(rule.layers, place), rule});
+  }
+  return claims;
+}
+
+std::vector<Claim> claims_of(const std::vector<std::string>& ignored) {
+  std::vector<Claim> claims;
+  for (const std::string& name : ignored) {
+    const std::string place = fmt::format("quantization.ignore_layers '{}'", name);
+    claims.push_back({place, name, LayerPattern(name, place), {}});
+  }
+  return claims;
+}
+
+// The claim that decides on `layer`, or null. Counts the layer for each claim that matches.
+const Claim* deciding(std::vector<Claim>& claims, const std::string& layer) {
+  const Claim* found = nullptr;
+  for (Claim& claim : claims) {
+    if (!claim.pattern.matches(layer)) continue;
+    ++claim.layers;
+    if (found == nullptr || !found->pattern.is_exactly(layer)) found = &claim;
+  }
+  return found;
+}
+
+void refuse_idle(const std::vector<Claim>& claims, const ModelConfig& model) {
+  for (const Claim& claim : claims) {
+    if (claim.layers > 0) continue;
+    std::vector<std::string> names;
+    for (const LinearSpec& linear : block_linears(model)) names.push_back(linear.name);
+    constexpr std::size_t kShown = 8;
+    const bool cut = names.size() > kShown;
+    if (cut) names.resize(kShown);
+    throw bad_input(claim.place, "matches no layer that is quantized",
+                    fmt::format("layers: {}.N.NAME with N from 0 to {} and NAME of {}{}",
+                                model.block_name(0).substr(0, model.block_name(0).rfind('.')), model.n_blocks - 1,
+                                fmt::join(names, ", "), cut ? ", ..." : ""));
+  }
+}
+
+QuantScheme changed(QuantScheme scheme, const WeightRule& rule) {
+  if (rule.bits) scheme.bits = static_cast<int>(*rule.bits);
+  if (rule.group_size) scheme.group_size = *rule.group_size;
+  if (rule.scheme) scheme.symmetric = *rule.scheme == "sym";
+  return scheme;
+}
+
+// "0, 4-7"
+std::string ranges_text(const std::vector<std::int64_t>& sorted) {
+  std::vector<std::string> parts;
+  for (std::size_t i = 0; i < sorted.size();) {
+    std::size_t last = i;
+    while (last + 1 < sorted.size() && sorted[last + 1] == sorted[last] + 1) ++last;
+    parts.push_back(last == i ? fmt::format("{}", sorted[i]) : fmt::format("{}-{}", sorted[i], sorted[last]));
+    i = last + 1;
+  }
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+// The blocks in which a layer stays in 16 bits for one reason.
+using Reasons = std::map<std::pair<std::size_t, std::string>, std::vector<std::int64_t>>;
+
+std::vector<std::string> reason_lines(const Reasons& reasons, const std::vector<LinearSpec>& linears,
+                                      std::int64_t n_blocks) {
+  std::vector<std::string> lines;
+  for (const auto& [key, blocks] : reasons) {
+    const bool all = static_cast<std::int64_t>(blocks.size()) == n_blocks;
+    const std::string which =
+        all ? "" : fmt::format(" ({} {})", blocks.size() == 1 ? "block" : "blocks", ranges_text(blocks));
+    lines.push_back(fmt::format("{}{} stays in 16 bits: {}", linears[key.first].name, which, key.second));
+  }
+  return lines;
+}
+
+
+
+// The head is a layer like others once somebody asks for it; to keep it as it is may be said of every model.
+std::optional<QuantScheme> head_scheme(const QuantizationSection& section, const ModelConfig& model,
+                                       std::vector<Claim>& rules, std::vector<Claim>& ignored,
+                                       std::vector<std::string>& reasons) {
+  const std::string& head = model.names.head;
+  const bool wanted = section.quant_lm_head || std::any_of(rules.begin(), rules.end(), [&](const Claim& claim) {
+                        return claim.pattern.is_exactly(head) && !claim.rule.keeps_float();
+                      });
+  if (!wanted) {
+    for (Claim& claim : rules) claim.layers += claim.rule.keeps_float() && claim.pattern.matches(head);
+    for (Claim& claim : ignored) claim.layers += claim.pattern.matches(head);
+    return std::nullopt;
+  }
+  const Claim* rule = deciding(rules, head);
+  const Claim* skip = deciding(ignored, head);
+  if (skip || (rule && rule->rule.keeps_float())) {
+    reasons.push_back(fmt::format("{} stays in 16 bits: {}", head, skip ? skip->place : rule->place));
+    return std::nullopt;
+  }
+  if (model.tie_word_embeddings) {
+    throw bad_input(rule ? rule->place : "quantization.quant_lm_head",
+                    "this model's head is its embedding table (tie_word_embeddings), which stays in 16 bits",
+                    "leave the head out");
+  }
+  const QuantScheme common = scheme_of(section);
+  const QuantScheme scheme = rule ? changed(common, rule->rule) : common;
+  const auto obstacle = auto_gptq_obstacle({head, model.vocab_size, model.hidden_size, false}, scheme);
+  if (obstacle) reasons.push_back(fmt::format("{} stays in 16 bits: {}", head, *obstacle));
+  return obstacle ? std::nullopt : std::optional<QuantScheme>(scheme);
+}
+
+}  // namespace
+
+QuantScheme scheme_of(const QuantizationSection& section) {
+  QuantScheme scheme;
+  scheme.bits = static_cast<int>(section.bits);
+  scheme.group_size = section.group_size;
+  scheme.symmetric = section.scheme == "sym";
+  scheme.full_range = section.enable_full_range;
+  scheme.fp16_scale = section.scale_dtype == "fp16";
+  // auto_round:auto_gptq stores zero point - 1: a zero point of 0 has no place there.
+  scheme.min_zero_point = 1;
+  return scheme;
+}
+
+LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConfig& model) {
+  const QuantScheme common = scheme_of(section);
+  const std::vector<LinearSpec> linears = block_linears(model);
+  std::vector<Claim> rules = claims_of(section.weight_config);
+  std::vector<Claim> ignored = claims_of(section.ignore_layers);
+  LayerSchemes out;
+  Reasons reasons;
+  bool any = false;
+  for (std::int64_t block = 0; block < model.n_blocks; ++block) {
+    BlockSchemes& schemes = out.blocks.emplace_back();
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      const std::string layer = model.block_name(block) + "." + linears[i].name;
+      const Claim* rule = deciding(rules, layer);
+      const Claim* skip = deciding(ignored, layer);
+      const QuantScheme scheme = rule ? changed(common, rule->rule) : common;
+      std::optional<std::string> reason;
+      if (skip) {
+        reason = skip->place;
+      } else if (rule && rule->rule.keeps_float()) {
+        reason = rule->place;
+      } else {
+        reason = auto_gptq_obstacle(linears[i], scheme);
+      }
+      schemes.push_back(reason ? std::nullopt : std::optional<QuantScheme>(scheme));
+      if (reason) reasons[{i, *reason}].push_back(block);
+      any = any || !reason;
+    }
+  }
+  std::vector<std::string> head_reasons;
+  out.head = head_scheme(section, model, rules, ignored, head_reasons);
+  refuse_idle(rules, model);
+  refuse_idle(ignored, model);
+  out.float_reasons = reason_lines(reasons, linears, model.n_blocks);
+  out.float_reasons.insert(out.float_reasons.end(), head_reasons.begin(), head_reasons.end());
+  if (!any) {
+    throw bad_input("quantization", fmt::format("no layer can be quantized: {}", fmt::join(out.float_reasons, "; ")),
+                    "choose a group_size that divides the layers' input dimensions");
+  }
+  return out;
+}
+
+std::string scheme_text(const QuantScheme& scheme) {
+  return fmt::format("{} bits, {}, {}", scheme.bits, scheme.symmetric ? "sym" : "asym",
+                     scheme.group_size < 0 ? "one group a channel" : fmt::format("groups of {}", scheme.group_size));
+}
+
+}  // namespace roundtable

@@ -1,0 +1,34 @@
+// How each linear layer of a model is quantized: the quantization section, the rules for single layers, and what the
+// output's layout can hold.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "model/model_config.h"
+#include "tune/block_tuner.h"
+
+namespace roundtable {
+
+struct LayerSchemes {
+  std::vector<BlockSchemes> blocks;        // [block], each in the order of block_linears()
+  std::optional<QuantScheme> head;         // of lm_head; empty where it stays in 16 bits
+  std::vector<std::string> float_reasons;  // "mlp.down_proj stays in 16 bits: ...", "... (blocks 0, 4-7) ..."
+};
+
+// The scheme of the section itself.
+QuantScheme scheme_of(const QuantizationSection& section);
+
+// ignore_layers go before weight_config; there the rule with a layer's very name goes before all others, and of these
+// the last that matches decides.
+// lm_head is quantized where quant_lm_head asks for it or a rule has its very name.
+// Throws Error (kBadInput) for a rule that matches no layer, for a tied head that is to be quantized, and where no
+// layer at all would be.
+LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConfig& model);
+
+// "4 bits, sym, groups of 128"
+std::string scheme_text(const QuantScheme& scheme);
+
+}  // namespace roundtable

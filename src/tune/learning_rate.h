@@ -1,0 +1,27 @@
+// How far a step goes: the rates and schedules of auto-round 0.16.1 (algorithms/quantization/sign_round/config.py and
+// quantizer.py).
+#pragma once
+
+#include <cstdint>
+
+namespace roundtable {
+
+enum class OptimizerKind {
+  kSignRound,  // p -= lr * sign(g): AutoRound
+  kAdamW,      // AutoOPTRound, AutoAdamRound
+};
+
+enum class LrScheduler {
+  kLinear,    // 1 - i / iters: the reference's default
+  kConstant,  // 1
+  kCosine,    // (1 + cos(pi i / iters)) / 2
+};
+
+// The factor of step `iteration` in [0, iters).
+double schedule_factor(LrScheduler scheduler, std::int64_t iteration, std::int64_t iters);
+
+// The first step's rate where none is given. signround: 1 / iters, and 2 / iters for layers of up to 3 bits from 1000
+// iterations on (_lr_for_bits); adamw: 0.01 (neural_compressor's AutoAdamRound).
+double default_lr(OptimizerKind optimizer, int bits, std::int64_t iters);
+
+}  // namespace roundtable

@@ -1,0 +1,142 @@
+"""Integers, scales and zero points against auto-round's own functions (auto_round/data_type/int.py), bit for bit.
+
+Both schemes and the restricted range, 2 to 8 bits, groups that divide the row, do not, exceed it, and a whole row; rows
+that are random, constant, all positive, all negative, zero, tiny, and with one outlier; as rounded to nearest and with
+random v, min_scale and max_scale; fp32 and bf16 weights.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+import torch
+from auto_round.data_type.int import quant_tensor_asym, quant_tensor_sym, quant_tensor_sym_gptq
+from auto_round.data_type.utils import reshape_pad_tensor_by_group_size
+from auto_round.wrapper import get_scale_shape
+from safetensors.torch import load_file, save_file
+
+TOOL = os.environ["ROUNDTABLE_FORMULA_TOOL"]
+COLUMNS = 192
+BITS = range(2, 9)
+GROUP_SIZES = [32, 64, 128, -1, 40, 256]  # 128 and 40 leave a shorter last group, 256 is more than a row
+KINDS = {  # sym, full range, the peer's function
+    "sym": (True, True, quant_tensor_sym),
+    "restricted": (True, False, quant_tensor_sym_gptq),  # enable_full_range: false
+    "asym": (False, True, quant_tensor_asym),
+}
+
+
+def make_weight():
+    torch.manual_seed(5)
+    weight = torch.randn(16, COLUMNS)
+    weight[1] = 0
+    weight[2] = 0.25
+    weight[3] = -0.25
+    weight[4] = weight[4].abs() + 0.01
+    weight[5] = -weight[5].abs() - 0.01
+    weight[6, 7] = 40
+    weight[7, 7] = -40
+    weight[8] *= 1e-7            # scales at their least
+    weight[9, :2] = torch.tensor([3.0, -3.0])
+    weight[9].clamp_(-3, 3)      # max and -min tie
+    weight[10] = (weight[10] * 4).round() / 4  # many halves between integers
+    return weight
+
+
+def parameters(weight, group_size, tuned):
+    groups = get_scale_shape(weight, group_size)
+    if not tuned:
+        return torch.zeros_like(weight), torch.ones(groups), torch.ones(groups)
+    generator = torch.Generator().manual_seed(9)
+    uniform = lambda *shape: torch.rand(*shape, generator=generator)
+    return uniform(*weight.shape) * 2 - 1, uniform(groups), uniform(groups) * 0.5 + 0.5
+
+
+class FormulaTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        weight = make_weight()
+        tensors = {"float32": weight, "bfloat16": weight.bfloat16()}
+        cls.weights = dict(tensors)
+        cls.cases = []
+        for dtype in list(tensors):
+            for kind, (sym, full_range, _) in KINDS.items():
+                for bits in BITS:
+                    for group_size in GROUP_SIZES:
+                        for tuned in (False, True):
+                            name = f"{dtype} {kind} W{bits} g{group_size} {'tuned' if tuned else 'nearest'}"
+                            v, low, high = parameters(weight, group_size, tuned)
+                            rows = weight.shape[0]
+                            tensors |= {f"{name}.v": v.clone(), f"{name}.min_scale": low.reshape(rows, -1).clone(),
+                                        f"{name}.max_scale": high.reshape(rows, -1).clone()}
+                            cls.cases.append({"name": name, "weight": dtype, "bits": bits, "group_size": group_size,
+                                              "sym": sym, "full_range": full_range, "kind": kind})
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            save_file(tensors, folder / "in.safetensors", metadata={"cases": json.dumps(cls.cases)})
+            subprocess.run([TOOL, folder / "in.safetensors", folder / "out.safetensors"], check=True)
+            cls.ours = load_file(folder / "out.safetensors")
+        cls.tensors = tensors
+
+    def theirs(self, case, weight):
+        """Dequantized weight, scale and zero point of each group, as auto-round's wrapper calls the function."""
+        name, group_size = case["name"], case["group_size"]
+        v, _, _ = reshape_pad_tensor_by_group_size(self.tensors[f"{name}.v"], group_size)
+        grouped, _, _ = reshape_pad_tensor_by_group_size(weight, group_size)
+        return KINDS[case["kind"]][2](
+            weight, bits=case["bits"], group_size=group_size, v=v,
+            min_scale=self.tensors[f"{name}.min_scale"].flatten(),
+            max_scale=self.tensors[f"{name}.max_scale"].flatten(),
+            scale_dtype=torch.float16, tensor_min=grouped.min(1)[0].clamp(max=0),
+            tensor_max=grouped.max(1)[0].clamp(min=0), q_scale_thresh=1e-5)
+
+    def compare(self, case):
+        name, weight = case["name"], self.weights[case["weight"]]
+        rows = weight.shape[0]
+        dequantized, scale, zero = self.theirs(case, weight)
+        scale = scale.float().reshape(rows, -1)
+        zero = torch.as_tensor(zero).float().expand(scale.numel(), 1).reshape(rows, -1) if not case["sym"] else \
+            torch.full_like(scale, 2 ** (case["bits"] - 1))
+        groups = scale.shape[1]
+        width = COLUMNS if case["group_size"] in (-1, 256) else case["group_size"]
+        spread = lambda t: t.repeat_interleave(width, 1)[:, :COLUMNS]
+        exact, _, _ = self.theirs(case, weight.float())
+        integers = (exact / spread(scale)).round() + spread(zero)
+
+        held = torch.ones(rows, groups, dtype=torch.bool)
+        if case["kind"] == "restricted":
+            # Where no weight of a group is negative auto-round halves the scale and keeps the zero point in the middle:
+            # it clips the upper half of the weights. We do not follow it there.
+            lowest = [part.amin(1) for part in weight.float().split(width, 1)]
+            held = torch.stack(lowest, 1) < 0
+        wide = spread(held)
+        ours = lambda what: self.ours[f"{name}.{what}"]
+        self.assertTrue(torch.equal(ours("scale")[held], scale[held]), name)
+        self.assertTrue(torch.equal(ours("zero_point").float()[held], zero[held]), name)
+        self.assertTrue(torch.equal(ours("q").float()[wide], integers[wide]), name)
+        self.assertTrue(torch.equal(ours("dequantized")[wide], dequantized[wide]), name)
+        return int(wide.sum())
+
+
+def add_test(kind):
+    def test(self):
+        cases = [case for case in self.cases if case["kind"] == kind]
+        weights = sum(self.compare(case) for case in cases)
+        print(f"{kind}: {len(cases)} cases, {weights} weights equal", file=sys.stderr)
+        self.assertEqual(len(cases), 2 * len(BITS) * len(GROUP_SIZES) * 2)
+
+    setattr(FormulaTest, f"test_{kind}", test)
+
+
+for kind in KINDS:
+    add_test(kind)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,95 @@
+// Several blocks tuned as one, against the plain loop over both.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "base/error.h"
+#include "tests/tune/plain_tuner.h"
+#include "tests/tune/tuner_fixture.h"
+#include "tune/block_tuner.h"
+
+namespace roundtable {
+namespace {
+
+using testing::TinyProblem;
+
+struct TwoBlocks {
+  TinyProblem first;
+  TinyProblem second;
+  torch::Tensor target;
+
+  TwoBlocks() {
+    for (torch::Tensor& weight : second.weights.weights) weight = weight.flip(1).contiguous();
+    target = run_block(second.block(), first.target, first.context, 0);
+  }
+
+  TunedBlock tune(std::vector<DecoderBlock>& blocks, const TuneSettings& settings,
+                  const TuneObserver& observer = {}) const {
+    std::vector<torch::Tensor> original = first.weights.weights;
+    original.insert(original.end(), second.weights.weights.begin(), second.weights.weights.end());
+    BlockSchemes schemes = first.schemes;
+    schemes.insert(schemes.end(), second.schemes.begin(), second.schemes.end());
+    SelfCommunicator alone;
+    return tune_blocks({&blocks[0], &blocks[1]}, original, schemes, {first.input, target, {0, 8}}, first.context,
+                       Sampler("strata", 8, 8, 42, 0), settings, alone, observer);
+  }
+
+  std::vector<DecoderBlock> blocks() const { return {first.block(), second.block()}; }
+};
+
+TEST(JointBlocks, FollowThePlainLoopOverBoth) {
+  const TwoBlocks two;
+  std::vector<DecoderBlock> blocks = two.blocks();
+  const TunedBlock tuned = two.tune(blocks, {.iters = 6});
+  const auto expected =
+      testing::plain_losses({&two.first, &two.second}, two.first.input, two.target, Sampler("strata", 8, 8, 42, 0),
+                            {.iters = 6, .lr = [](std::int64_t i) { return (1 - i / 6.0) / 6; }});
+  ASSERT_EQ(tuned.losses.size(), expected.size());
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(tuned.losses[i], expected[i], 1e-5 * expected[i]) << i;
+  for (std::size_t i = 3; i < 6; ++i) EXPECT_NEAR(tuned.losses[i], expected[i], 2e-2 * expected[i]) << i;
+}
+
+TEST(JointBlocks, TheBlocksAreLeftWithTheBestWeights) {
+  const TwoBlocks two;
+  std::vector<DecoderBlock> blocks = two.blocks();
+  const TunedBlock tuned = two.tune(blocks, {.iters = 20});
+  ASSERT_EQ(tuned.weights.size(), 14u);
+  EXPECT_LT(tuned.best_loss(), 0.9f * tuned.first_loss());
+  const torch::Tensor middle = run_block(blocks[0], two.first.input, two.first.context, 0);
+  const torch::Tensor end = run_block(blocks[1], middle, two.first.context, 0);
+  const float loss = torch::mse_loss(end, two.target).item<float>();
+  EXPECT_NEAR(loss, tuned.best_loss(), 1e-5 * loss);
+}
+
+// What it is for: the first block can make up for what the second will do, which it cannot when it is tuned alone.
+TEST(JointBlocks, ReachALowerLossThanOneAfterTheOther) {
+  const TwoBlocks two;
+  std::vector<DecoderBlock> joint = two.blocks();
+  const float together = two.tune(joint, {.iters = 100}).best_loss();
+
+  SelfCommunicator alone;
+  const Sampler sampler("strata", 8, 8, 42, 0);
+  std::vector<DecoderBlock> single = two.blocks();
+  tune_block(single[0], two.first.weights.weights, two.first.schemes, two.first.samples({0, 8}), two.first.context,
+             sampler, {.iters = 100}, alone);
+  const torch::Tensor middle = run_block(single[0], two.first.input, two.first.context, 0);
+  const float apart = tune_block(single[1], two.second.weights.weights, two.second.schemes,
+                                 {middle, two.target, {0, 8}}, two.first.context, sampler, {.iters = 100}, alone)
+                          .best_loss();
+  EXPECT_LT(together, apart);
+}
+
+TEST(JointBlocks, ALayersNameSaysWhichBlock) {
+  const TwoBlocks two;
+  std::vector<DecoderBlock> blocks = two.blocks();
+  std::vector<std::string> names;
+  TuneObserver observer;
+  observer.on_gradients = [&](const StepGradients& step) { names = step.names; };
+  two.tune(blocks, {.iters = 1}, observer);
+  ASSERT_EQ(names.size(), 14u);
+  EXPECT_EQ(names.front(), "0.self_attn.q_proj");
+  EXPECT_EQ(names.back(), "1.mlp.down_proj");
+}
+
+}  // namespace
+}  // namespace roundtable

@@ -1,0 +1,32 @@
+// low_gpu_mem_usage: samples on the host, the block on the GPU, and the same losses as with all on the GPU.
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "tests/tune/tuner_fixture.h"
+#include "tune/block_tuner.h"
+
+namespace roundtable {
+namespace {
+
+TEST(LowGpuMemUsage, SamplesMayStayOnTheHost) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no CUDA device on this machine";
+  const testing::TinyProblem problem;
+  const BlockContext context = make_block_context(problem.config, 16, torch::kFloat32, torch::kCUDA);
+  std::vector<torch::Tensor> original;
+  for (const torch::Tensor& weight : problem.weights.weights) original.push_back(weight.cuda());
+  std::vector<std::vector<float>> losses;
+  for (const torch::Device device : {torch::Device(torch::kCPU), torch::Device(torch::kCUDA)}) {
+    DecoderBlock block = make_block(problem.config, problem.weights, torch::kFloat32, torch::kCUDA);
+    const torch::Tensor input = problem.input.to(device);
+    const torch::Tensor target = run_block(block, input, context, 0);
+    EXPECT_EQ(target.device().type(), device.type());
+    SelfCommunicator alone;
+    losses.push_back(tune_block(block, original, problem.schemes, {input, target, {0, 8}}, context,
+                                Sampler("strata", 8, 4, 42, 0), {.iters = 3}, alone)
+                         .losses);
+  }
+  EXPECT_EQ(losses[0], losses[1]);
+}
+
+}  // namespace
+}  // namespace roundtable
