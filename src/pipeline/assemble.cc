@@ -55,7 +55,7 @@ void write_config(const Config& config, const Plan& plan) {
     }
     // Older transformers make the router a linear layer, which readers would take for a quantized one.
     if (plan.model.n_experts == 0) continue;
-    float_layers.push_back(plan.model.block_name(block) + "." + plan.model.block_names.router);
+    layers.push_back({plan.model.block_name(block) + "." + plan.model.block_names.router, std::nullopt});
   }
   if (plan.head) layers.push_back({plan.model.names.head, plan.head, /*outside_blocks=*/true});
   nlohmann::json json = load_json(config.model.path + "/config.json");
@@ -70,7 +70,7 @@ void write_config(const Config& config, const Plan& plan) {
 std::vector<NamedTensor> quantized_head(const Config& config, const Plan& plan) {
   const CheckpointSource source(config.model.path);
   const std::string& name = plan.model.names.head;
-  const torch::Tensor weight = source.read(name + ".weight", {plan.model.vocab_size, plan.model.hidden_size});
+  const torch::Tensor weight = source.read({name + ".weight", {plan.model.vocab_size, plan.model.hidden_size}});
   return auto_gptq_tensors(name, round_to_nearest(weight, *plan.head));
 }
 
@@ -85,15 +85,15 @@ ShardRecord write_outside(const Config& config, const Plan& plan) {
   std::vector<std::vector<char>> data;
   std::vector<TensorView> views;
   for (const std::string& name : names) {
-    if (plan.head && name == plan.model.names.head + ".weight") continue;
+    if (plan.head && name == head) continue;
     const TensorInfo& info = checkpoint.info(stored_name(checkpoint, name));
     data.emplace_back(info.bytes);
     checkpoint.read(info.name, data.back().data());
     views.push_back({name, info.type, info.shape, data.back().data()});
   }
-  std::vector<NamedTensor> head;
-  if (plan.head) head = quantized_head(config, plan);
-  for (const NamedTensor& named : head) {
+  std::vector<NamedTensor> packed;
+  if (plan.head) packed = quantized_head(config, plan);
+  for (const NamedTensor& named : packed) {
     views.push_back({named.name, element_type_of(named.tensor.scalar_type()), named.tensor.sizes().vec(),
                      named.tensor.const_data_ptr()});
   }

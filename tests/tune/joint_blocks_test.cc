@@ -61,24 +61,6 @@ TEST(JointBlocks, TheBlocksAreLeftWithTheBestWeights) {
   EXPECT_NEAR(loss, tuned.best_loss(), 1e-5 * loss);
 }
 
-// What it is for: the first block can make up for what the second will do, which it cannot when it is tuned alone.
-TEST(JointBlocks, ReachALowerLossThanOneAfterTheOther) {
-  const TwoBlocks two;
-  std::vector<DecoderBlock> joint = two.blocks();
-  const float together = two.tune(joint, {.iters = 100}).best_loss();
-
-  SelfCommunicator alone;
-  const Sampler sampler("strata", 8, 8, 42, 0);
-  std::vector<DecoderBlock> single = two.blocks();
-  tune_block(single[0], two.first.weights.weights, two.first.schemes, two.first.samples({0, 8}), two.first.context,
-             sampler, {.iters = 100}, alone);
-  const torch::Tensor middle = run_block(single[0], two.first.input, two.first.context, 0);
-  const float apart = tune_block(single[1], two.second.weights.weights, two.second.schemes,
-                                 {middle, two.target, {0, 8}}, two.first.context, sampler, {.iters = 100}, alone)
-                          .best_loss();
-  EXPECT_LT(together, apart);
-}
-
 TEST(JointBlocks, ALayersNameSaysWhichBlock) {
   const TwoBlocks two;
   std::vector<DecoderBlock> blocks = two.blocks();

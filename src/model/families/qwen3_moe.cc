@@ -10,7 +10,7 @@ void read_qwen3_moe(const JsonObject& json, ModelConfig& config) {
   config.mlp_bias = false;
   if (json.get_bool_or("use_sliding_window", false)) config.sliding_window = read_window(json);
   config.intermediate_size = json.get_int("moe_intermediate_size", 1, kMaxDimension);
-  config.n_experts = json.get_int(json.has("num_experts") ? "num_experts" : "num_local_experts", 1, 1 << 16);
+  config.n_experts = json.get_int(json.has("num_local_experts") ? "num_local_experts" : "num_experts", 1, 1 << 16);
   config.experts_per_token = json.get_int("num_experts_per_tok", 1, 1 << 16);
   config.normalize_router = json.get_bool_or("norm_topk_prob", false);
   if (json.get_int_or("decoder_sparse_step", 1) != 1) {
