@@ -9,7 +9,7 @@ import sys
 import unittest
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "e2e"))
 
 import torch
 import transformers
