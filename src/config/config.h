@@ -227,9 +227,9 @@ struct Config {
   bool operator==(const Config&) const = default;
 };
 
-// Reads `path` (YAML), then `cluster_file` over it where one is given, and then applies `overrides` ("section.key=value", in order; the value is taken as it stands, a
-// list as "a,b"). Every key is checked against its type and range, and model.path must be set. Relative paths stay as
-// written (relative to the working directory).
+// Reads `path` (YAML), then `cluster_file` over it where one is given, and then applies `overrides`
+// ("section.key=value", in order; the value is taken as it stands, a list as "a,b"). Every key is checked against its
+// type and range, and model.path must be set. Relative paths stay as written (relative to the working directory).
 // Throws Error (kBadInput) with file, line, key and the valid keys or values.
 Config load_config(const std::string& path, const std::vector<std::string>& overrides,
                    const std::string& cluster_file = "");

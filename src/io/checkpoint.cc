@@ -44,6 +44,10 @@ void check_file_name(const std::string& index, const std::string& file) {
 
 }  // namespace
 
+bool has_checkpoint(const std::string& directory) {
+  return exists(directory + "/" + kSingleFile) || exists(directory + "/" + kIndexFile);
+}
+
 Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
   const std::string index = directory + "/" + kIndexFile;
   if (exists(directory + "/" + kSingleFile)) {

@@ -13,6 +13,9 @@
 
 namespace roundtable {
 
+// Whether a directory has the files that Checkpoint begins with; whether they are sound is not looked at.
+bool has_checkpoint(const std::string& directory);
+
 // Read-only and thread-safe. The constructor reads the index and checks that every file it names is there; a shard is
 // opened (and its header checked) when a tensor of it is first asked for, and stays open. Where a directory holds
 // both model.safetensors and an index, the single file counts, as in transformers.

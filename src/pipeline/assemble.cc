@@ -23,7 +23,6 @@ namespace fs = std::filesystem;
 // Larger files beside a model are weights in other formats.
 constexpr std::uintmax_t kMaxCompanion = 128u << 20;
 
-
 bool is_companion(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
   const std::string extension = entry.path().extension().string();

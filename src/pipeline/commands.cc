@@ -3,9 +3,8 @@
 
 #include <torch/torch.h>
 
-#include <filesystem>
-
 #include "base/error.h"
+#include "io/checkpoint.h"
 #include "pipeline/progress.h"
 #include "pipeline/setup.h"
 #include "pipeline/streaming_pass.h"
@@ -20,11 +19,6 @@ Config load_config_everywhere(MpiCommunicator& world, const std::string& path,
 }
 
 namespace {
-
-bool has_weights(const std::string& directory) {
-  return std::filesystem::exists(directory + "/model.safetensors") ||
-         std::filesystem::exists(directory + "/model.safetensors.index.json");
-}
 
 nlohmann::json to_json(const std::vector<Forecast::Bytes>& items) {
   nlohmann::json object = nlohmann::json::object();
@@ -55,7 +49,7 @@ Plan make_plan_for(const Config& config, const World& here) {
     return make_plan(config, here);
   }
   const World there{static_cast<int>(cluster.nodes * cluster.devices_a_node), static_cast<int>(cluster.devices_a_node)};
-  if (has_weights(config.model.path) && !config.calibration.tokens.empty()) return make_plan(config, there);
+  if (has_checkpoint(config.model.path) && !config.calibration.tokens.empty()) return make_plan(config, there);
   Plan plan = lay_out(config, there);
   plan.warnings.push_back("a forecast from config.json alone: weights and token sets were not looked at");
   return plan;

@@ -51,7 +51,7 @@ void count_linears(const ModelConfig& m, const std::vector<LinearSpec>& linears,
   const std::size_t readers = m.block_names.qkv.empty() ? 3 : 1;
   for (std::size_t i = 0; i < linears.size(); ++i) {
     const LinearSpec& linear = linears[i];
-    const bool expert = m.n_experts > 0 && expert_of(m, linear.name) >= 0;
+    const bool expert = expert_of(m, linear.name) >= 0;
     const double share = expert ? static_cast<double>(m.experts_per_token) / static_cast<double>(m.n_experts) : 1;
     const auto n = static_cast<double>(linear.out * linear.in);
     cost.parameters += n;
@@ -91,6 +91,7 @@ struct Sizes {
   double samples;       // a rank's calibration samples
   double tokens;        // of the calibration set
   double state;         // bytes of a sample's hidden states
+  double boundaries;    // bytes of the samples' states at the start of each stage
   double in_step;       // samples of a rank in a step
   double in_pass;       // samples of a rank in a forward pass
   double table;         // bytes of what lies outside the blocks: the embedding, and a head of its own
@@ -106,6 +107,7 @@ Sizes count_sizes(const Config& config, const ModelConfig& m, const Layout& layo
   s.samples = ceil_div(n, layout.shards);
   s.tokens = n * seqlen;
   s.state = seqlen * static_cast<double>(m.hidden_size) * s.element;
+  s.boundaries = static_cast<double>(layout.stages) * n * s.state;
   s.in_step = ceil_div(static_cast<double>(config.tuning.batch_size * config.tuning.gradient_accumulate_steps),
                        layout.shards);
   s.in_pass = std::min(static_cast<double>(micro_batch_of(config.tuning, layout.shards)), s.in_step);
@@ -138,10 +140,8 @@ std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfi
           {"activations", bytes(kSlack * joint * (s.in_pass * seqlen * (block.kept + block.spare) * s.element + kept_scores))}};
 }
 
-std::vector<Forecast::Bytes> count_disk(const Config& config, const ModelConfig& m, const BlockCost& block,
-                                        const Sizes& s, const Layout& layout) {
-  const double boundaries = static_cast<double>(layout.stages * config.calibration.n_samples) * s.state;
-  return {{"boundaries", static_cast<std::int64_t>(boundaries)},
+std::vector<Forecast::Bytes> count_disk(const ModelConfig& m, const BlockCost& block, const Sizes& s) {
+  return {{"boundaries", static_cast<std::int64_t>(s.boundaries)},
           {"checkpoint", static_cast<std::int64_t>(block.packed_bytes * static_cast<double>(m.n_blocks) + s.table)}};
 }
 
@@ -187,7 +187,7 @@ class Clockwork {
     terms.add("file system", (blocks * block_.parameters * 2 + s_.table) / file_system());
     if (layout_.ranks > 1) terms.add(wire_name(world()), (blocks * block_.parameters * s_.element) / wire(world()));
     forward(terms, blocks * s_.tokens / layout_.ranks);
-    terms.add("file system", static_cast<double>(layout_.stages) * s_.tokens / seqlen() * s_.state / file_system());
+    terms.add("file system", s_.boundaries / file_system());
     return terms.phase("calibrate");
   }
 
@@ -230,11 +230,10 @@ class Clockwork {
     const double steps = blocks * static_cast<double>(config_.tuning.iters);
     const double reduced = steps * ring_bytes(block_.parameters * 4, layout_.shards) * layout_.shards;
     const double weights = blocks * block_.parameters * 2;
-    const double states = static_cast<double>(layout_.stages) * s_.tokens / seqlen() * s_.state;
     return {{"all-reduce of gradients", bytes(reduced)},
             {"broadcast of weights", bytes(weights * (layout_.ranks - 1) + weights * (layout_.shards - 1))},
-            {"file system, read", bytes(2 * weights + states + 2 * blocks * block_.packed_bytes)},
-            {"file system, written", bytes(states + blocks * block_.packed_bytes)}};
+            {"file system, read", bytes(2 * weights + s_.boundaries + 2 * blocks * block_.packed_bytes)},
+            {"file system, written", bytes(s_.boundaries + blocks * block_.packed_bytes)}};
   }
 
  private:
@@ -307,12 +306,18 @@ Forecast make_forecast(const Config& config, const ModelConfig& model, const std
   Forecast forecast;
   forecast.layout = layout;
   forecast.memory = count_memory(config, model, block, sizes);
-  forecast.disk = count_disk(config, model, block, sizes, layout);
+  forecast.disk = count_disk(model, block, sizes);
   forecast.traffic = clockwork.traffic();
   if (config.cluster.nodes == 0) return forecast;
   forecast.phases = {clockwork.calibrate(), clockwork.tune(), clockwork.prove()};
   if (eval_tokens > 0) forecast.phases.push_back(clockwork.evaluate(static_cast<double>(eval_tokens)));
   return forecast;
+}
+
+std::int64_t count_stages(const Config& config, std::int64_t blocks, int groups) {
+  if (config.parallel.stages > 0) return config.parallel.stages;
+  const std::int64_t least = config.cluster.nodes > 0 ? kLeastStage : 1;
+  return std::min<std::int64_t>(groups, std::max<std::int64_t>(1, blocks / least));
 }
 
 Layout choose_layout(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes, int ranks,
@@ -324,10 +329,8 @@ Layout choose_layout(const Config& config, const ModelConfig& model, const std::
   for (int shards = 1; shards <= ranks; ++shards) {
     if (ranks % shards != 0 || strata % shards != 0) continue;
     if (config.parallel.shards > 0 && shards != config.parallel.shards) continue;
-    const std::int64_t most = std::max<std::int64_t>(1, model.n_blocks / kLeastStage);
-    const std::int64_t stages = !config.tuning.use_quant_input ? model.n_blocks
-                                : config.parallel.stages > 0   ? config.parallel.stages
-                                                               : std::min<std::int64_t>(ranks / shards, most);
+    const std::int64_t stages =
+        config.tuning.use_quant_input ? count_stages(config, model.n_blocks, ranks / shards) : model.n_blocks;
     const Forecast one = make_forecast(config, model, schemes, {ranks, ranks_a_node, shards, stages}, 0);
     smallest = std::min(smallest, one.memory_bytes());
     if (one.memory_bytes() <= capacity && (!best || one.seconds() < best->seconds())) best = one;

@@ -51,12 +51,16 @@ Forecast make_forecast(const Config& config, const ModelConfig& model, const std
 // The weights of a block's linear layers.
 std::int64_t count_block_parameters(const ModelConfig& model);
 
+// Stages of a chain of `blocks` blocks: parallel.stages, or one a group; none shorter than kLeastStage where the layout
+// is the cost model's, because shorter ones cost quality (README.md, "stages").
+std::int64_t count_stages(const Config& config, std::int64_t blocks, int groups);
+inline constexpr std::int64_t kLeastStage = 4;
+
 // The layout with the least time on the described cluster whose memory fits a device; parallel.shards and
-// parallel.stages are kept where they are set. Stages have at least kLeastStage blocks unless set: shorter ones cost
-// quality (README.md, "stages"). Throws Error (kBadInput) where no layout fits, with what the smallest one needs.
+// parallel.stages are kept where they are set. Throws Error (kBadInput) where no layout fits, with what the smallest
+// one needs.
 Layout choose_layout(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes, int ranks,
                      int ranks_a_node);
-inline constexpr std::int64_t kLeastStage = 4;
 
 // Samples that a rank passes through a block at once while tuning: its share of batch_size unless the config says.
 std::int64_t micro_batch_of(const TuningSection& tuning, int shards);

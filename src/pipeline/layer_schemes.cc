@@ -99,8 +99,6 @@ std::vector<std::string> reason_lines(const Reasons& reasons, const std::vector<
   return lines;
 }
 
-
-
 // The head is a layer like others once somebody asks for it; to keep it as it is may be said of every model.
 std::optional<QuantScheme> head_scheme(const QuantizationSection& section, const ModelConfig& model,
                                        std::vector<Claim>& rules, std::vector<Claim>& ignored,

@@ -30,10 +30,7 @@ std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
     throw bad_input("parallel.stages",
                     fmt::format("{} stages are more than the model's {} blocks", config.parallel.stages, blocks));
   }
-  if (config.parallel.stages > 0) return cut_stages(blocks, config.parallel.stages);
-  // Where the layout is the cost model's, stages are not cut shorter than it allows.
-  const std::int64_t least = config.cluster.nodes > 0 ? kLeastStage : 1;
-  return cut_stages(blocks, std::min<std::int64_t>(plan.groups, std::max<std::int64_t>(1, blocks / least)));
+  return cut_stages(blocks, count_stages(config, blocks, plan.groups));
 }
 
 // Ranks a group, by the cost model where the cluster is described.
