@@ -13,6 +13,7 @@
 #include "io/file.h"
 #include "io/json_file.h"
 #include "pipeline/layer_schemes.h"
+#include "pipeline/leave.h"
 #include "pipeline/run_paths.h"
 
 namespace roundtable {
@@ -84,6 +85,7 @@ ShardRecord write_outside(const Config& config, const Plan& plan) {
   std::vector<std::vector<char>> data;
   std::vector<TensorView> views;
   for (const std::string& name : names) {
+    leave_here_if_asked();
     if (plan.head && name == head) continue;
     const TensorInfo& info = checkpoint.info(stored_name(checkpoint, name));
     data.emplace_back(info.bytes);
@@ -119,6 +121,7 @@ void write_index(const Config& config, const Plan& plan) {
 
 ShardRecord assemble(const Config& config, const Plan& plan) {
   const ShardRecord outside = write_outside(config, plan);
+  leave_here_if_asked();
   copy_companions(config);
   write_config(config, plan);
   write_index(config, plan);
@@ -131,6 +134,7 @@ void prove_files(Communicator& comm, const std::string& output, const nlohmann::
     int index = 0;
     for (const auto& [file, digest] : all.items()) {
       if (index++ % comm.size() != comm.rank()) continue;
+      leave_here_if_asked();
       const std::string path = output + "/" + file;
       if (hash_file(path) == digest) continue;
       throw machine_error(path, "does not hold what was written",

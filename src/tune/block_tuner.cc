@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/activity.h"
 #include "base/error.h"
 #include "tune/mse.h"
 
@@ -52,8 +53,8 @@ class TuningState {
     RT_CHECK(original.size() == chain.size() && schemes.size() == chain.size());
     std::int64_t total = 0;
     for_each([&](std::size_t i) { total += original[i].numel(); });
-    // One buffer, one reduction: the gradients, and in the last place the loss.
-    arena_ = torch::zeros({total + 1}, original.front().options().dtype(torch::kFloat32));
+    // One buffer, one reduction: the gradients, the number of ranks that want to leave, and in the last place the loss.
+    arena_ = torch::zeros({total + 2}, original.front().options().dtype(torch::kFloat32));
     std::int64_t offset = 0;
     parameters_.resize(schemes.size());
     optimizers_.resize(schemes.size());
@@ -86,12 +87,14 @@ class TuningState {
   }
 
   // No layer is quantized: nothing to tune.
-  bool empty() const { return arena_.numel() == 1; }
+  bool empty() const { return arena_.numel() == 2; }
 
   void clear() { arena_.zero_(); }
   void set_loss(double loss) { arena_[-1] = loss; }
+  void vote_to_leave() { arena_[-2] = 1.0; }
   void reduce(Communicator& group) { group.all_reduce_sum(arena_.data_ptr(), arena_.numel(), ElementType::kF32); }
   float loss() const { return arena_[-1].item<float>(); }
+  bool leaves() const { return arena_[-2].item<float>() > 0; }
 
   void step(std::int64_t iteration) {
     const double factor = schedule_factor(settings_.lr_scheduler, iteration, settings_.iters);
@@ -159,11 +162,12 @@ double accumulate_gradients(const Chain& chain, const BlockSamples& samples, con
     const SquaredError error = squared_error(output, samples.target, rows, 1.0 / elements);
     loss += error.loss;
     output.backward(error.gradient);
+    note_progress();
   }
   return loss;
 }
 
-// The first linear layer, in the order of the data, whose output on this rank's samples is not finite.
+// The first linear layer, in the order of the data, whose output on this rank's samples is not finite; or empty.
 std::string first_broken_layer(const Chain& chain, const BlockSamples& samples, const BlockContext& context) {
   std::string broken;
   torch::Tensor hidden = samples.input;
@@ -174,15 +178,18 @@ std::string first_broken_layer(const Chain& chain, const BlockSamples& samples, 
     hidden = run_block(*block, hidden, context, 1);
     block->set_observer({});
   }
-  return broken.empty() ? "the loss itself (the layers' outputs are finite)" : "layer " + broken;
+  return broken;
 }
 
 // All ranks of the group see the same loss and throw together, each with its own finding.
 [[noreturn]] void throw_broken_loss(const Chain& chain, const BlockSamples& samples, const BlockContext& context,
-                                    std::int64_t iteration, float loss) {
-  throw AgreedError(ExitCode::kNumeric, fmt::format("the loss is {} at iteration {}, beginning with {}; check the "
-                                                    "calibration tokens, or lower tuning.lr",
-                                                    loss, iteration, first_broken_layer(chain, samples, context)));
+                                    std::int64_t iteration, float loss, double own_part) {
+  const std::string layer = first_broken_layer(chain, samples, context);
+  throw BrokenLoss(fmt::format("the loss is {} at iteration {}, beginning with {}; check the calibration tokens, or lower "
+                               "tuning.lr",
+                               loss, iteration,
+                               layer.empty() ? "the loss itself (the layers' outputs are finite)" : "layer " + layer),
+                   !layer.empty() || !std::isfinite(own_part));
 }
 
 // Notes the loss of an iteration; where its parameters are to be kept, they are.
@@ -217,10 +224,13 @@ TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vect
     for (std::int64_t i = 0; i < iters; ++i) {
       state.fake_quantize_weights();
       state.clear();
-      state.set_loss(accumulate_gradients(chain, samples, context, sampler.step(i), settings.micro_batch));
+      const double part = accumulate_gradients(chain, samples, context, sampler.step(i), settings.micro_batch);
+      state.set_loss(part);
+      if (observer.wants_to_leave && observer.wants_to_leave()) state.vote_to_leave();
       state.reduce(group);
+      if (state.leaves()) throw AgreedError(ExitCode::kStartAgain, "asked to leave");
       const float loss = state.loss();
-      if (!std::isfinite(loss)) throw_broken_loss(chain, samples, context, i, loss);
+      if (!std::isfinite(loss)) throw_broken_loss(chain, samples, context, i, loss, part);
       if (observer.on_gradients) observer.on_gradients(state.gradients(i));
       // Before the step: the loss belongs to these parameters.
       keep_best(tuned, loss, state, settings);
@@ -251,6 +261,7 @@ torch::Tensor run_block(const DecoderBlock& block, const torch::Tensor& hidden, 
     const std::int64_t n = std::min(width, hidden.size(0) - first);
     const torch::Tensor input = hidden.narrow(0, first, n).to(block.linears().front().weight.device());
     out.narrow(0, first, n).copy_(block.forward(input, context));
+    note_progress();
   }
   return out;
 }
