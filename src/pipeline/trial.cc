@@ -285,8 +285,10 @@ std::string describe_trial(const json& trial) {
                            step["seconds"][0].get<double>(), step["first_seconds"][0].get<double>(),
                            *std::min_element(own.begin(), own.end()), *std::max_element(own.begin(), own.end())));
   line("memory", fmt::format("peak {} a rank", human_bytes(*std::max_element(peaks.begin(), peaks.end()))));
-  line("all-reduce", fmt::format("{} in {:.1f} ms, bus bandwidth {}/s", bytes(trial["all_reduce"]["bytes"]),
-                                 1e3 * trial["all_reduce"]["seconds"].get<double>(), bytes(trial["all_reduce"]["bus_rate"])));
+  const json& reduction = trial["all_reduce"];
+  line("all-reduce", reduction["bus_rate"] == 0 ? "none: a group is one rank"
+                                                : fmt::format("{} in {:.1f} ms, bus bandwidth {}/s", bytes(reduction["bytes"]),
+                                                              1e3 * reduction["seconds"].get<double>(), bytes(reduction["bus_rate"])));
   line("disk", fmt::format("{} needed, {} free in {}", bytes(trial["disk"]["needed"]),
                            trial["disk"]["free"].is_number() ? bytes(trial["disk"]["free"]) : "an unknown amount",
                            trial["disk"]["path"].get<std::string>()));
