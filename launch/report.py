@@ -99,8 +99,9 @@ def tiles(run):
     found.append(tile("blocks", f"{len(run.blocks)}{of}", "finished" if run.summary is not None else "not finished yet"))
     seconds = phase_seconds(run)
     if seconds:
-        starts = len(run.of("start"))
-        found.append(tile("time", human_seconds(sum(seconds.values())), f"in {starts} starts" if starts > 1 else ""))
+        starts = f"in {len(run.of('start'))} starts" if len(run.of("start")) > 1 else ""
+        under = starts if run.summary is not None else "of the phases that ended"
+        found.append(tile("time", human_seconds(sum(seconds.values())), under))
     start = run.start
     ranks, groups, shards = (whole(start.get(k)) for k in ("ranks", "groups", "shards"))
     if ranks and groups and shards:
