@@ -2,7 +2,7 @@
 # Installs what the build and the helpers need, then configures and builds. Safe to run again.
 #   launch/setup.sh [--peer] [--slurm] [--no-build]
 #     --peer      also make the environment of auto-round (tests, benchmarks)
-#     --slurm     also install Slurm, for tests/slurm and cluster/slurm/local_cluster.sh; no daemon is started
+#     --slurm     also install Slurm, for tests/slurm and cluster/slurm/local_cluster.sh
 #     --no-build  stop after the installation
 # Environment: ROUNDTABLE_CACHE (environments and models; default ~/.cache/roundtable),
 #   ROUNDTABLE_VENV (an existing environment with torch), ROUNDTABLE_BUILD (default build/).
