@@ -168,7 +168,8 @@ def layers(run):
                        [(b, l, charts.short(n), charts.short(t)) for b, l, n, t in errors])
     return section("Error by kind of layer", charts.pairs_by_name([(k, *v) for k, v in kinds.items()], "error by layer"),
                    '<i class="key before"></i>rounded to nearest <i class="key after"></i>tuned: squared error of a layer\'s '
-                   "output over the output's own square, on the inputs that the quantized model gives it; mean of all blocks."
+                   "output over the output's own square, on the inputs that the quantized model gives it; mean of all blocks. "
+                   "Tuning lowers the block's error, not each layer's own: layers may lose, and make up for one another."
                    ) + section("Error of each layer, tuned",
                                charts.heat(shaded, list(kinds), sorted({e[0] for e in errors}), "error of each layer")
                                + details("all numbers", numbers_),
@@ -197,7 +198,8 @@ def phases(run):
 def memory(run):
     peaks = {name: [v for v in numbers(ranks) if v is not None] for name, ranks in
              table((run.summary or {}).get("peak_bytes")).items()}
-    peaks = {name: ranks for name, ranks in peaks.items() if ranks}
+    order = report_timeline.PHASES
+    peaks = {name: peaks[name] for name in sorted(peaks, key=lambda n: order.index(n) if n in order else 9) if peaks[name]}
     if not peaks:
         return ""
     fullest = max(peaks, key=lambda name: max(peaks[name]))

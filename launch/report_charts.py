@@ -154,10 +154,10 @@ def columns(values, words, x_name, label):
     height = 200
     x = Axis(-0.5, len(values) - 0.5, LEFT, WIDTH - RIGHT, whole=True)
     y = Axis(0, max(values) * 1.05 or 1, height - BOTTOM, TOP)
-    width = (WIDTH - RIGHT - LEFT) / len(values)
+    width = min(60, 0.8 * (WIDTH - RIGHT - LEFT) / len(values))
     parts = frame(x, y, height, x_name)
     for i, value in enumerate(values):
-        parts.append(box(x(i) - width * 0.4, y(value), min(width * 0.8, 60), height - BOTTOM - y(value), "bar",
+        parts.append(box(x(i) - width / 2, y(value), width, height - BOTTOM - y(value), "bar",
                          f"{x_name} {i}: {words(value)}"))
     return svg(height, parts, label)
 
