@@ -134,6 +134,7 @@ struct ParallelSection {
   std::int64_t stages = 0;
   std::int64_t threads = 0;
   std::string backend = "auto";
+  std::string gradient_dtype = "fp32";
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -141,6 +142,8 @@ struct ParallelSection {
     v("stages", stages, "runs of blocks handed to groups; 0: one a group", whole_from(0, kMaxCount));
     v("threads", threads, "threads a rank; 0: a fair share of the node's cores", whole_from(0, kMaxCount));
     v("backend", backend, "what carries gradients and weights", one_of<std::string>({"auto", "mpi", "nccl"}));
+    v("gradient_dtype", gradient_dtype, "type in which a group sums gradients; bf16 moves half the bytes",
+      one_of<std::string>({"fp32", "bf16"}));
   }
   bool operator==(const ParallelSection&) const = default;
 };
@@ -191,6 +194,7 @@ struct RunSection {
   std::string logits;
   bool keep_boundaries = false;
   bool save_gradients = false;
+  bool reproducible = false;
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -199,6 +203,9 @@ struct RunSection {
     v("logits", logits, "eval on one rank: safetensors file for the logits of every token; empty: none", any_text());
     v("keep_boundaries", keep_boundaries, "keep the boundary files after the run", true_or_false());
     v("save_gradients", save_gradients, "keep each stage's first gradients, before the sign step", true_or_false());
+    v("reproducible", reproducible,
+      "the same bytes from 1, 2, 4, ... ranks, at one number of stages and of threads a rank; a sample a pass, slower",
+      true_or_false());
   }
   bool operator==(const RunSection&) const = default;
 };

@@ -49,7 +49,7 @@ nlohmann::json fingerprint(const Config& config, const Plan& plan) {
   // Only what changes the result: paths of outputs, threads and the backend do not.
   const auto& q = config.quantization;
   const auto& t = config.tuning;
-  return {{"version", 1},
+  return {{"version", 2},
           {"model", model_digest(config.model.path)},
           {"calibration.tokens", hash_file(config.calibration.tokens)},
           {"calibration.n_samples", config.calibration.n_samples},
@@ -79,6 +79,8 @@ nlohmann::json fingerprint(const Config& config, const Plan& plan) {
           {"tuning.amp", t.amp},
           {"tuning.sampler", t.sampler},
           {"tuning.seed", t.seed},
+          {"parallel.gradient_dtype", config.parallel.gradient_dtype},
+          {"run.reproducible", config.run.reproducible},
           {"output.formats", config.output.formats},
           {"number of stages", plan.stages.size()}};
 }

@@ -36,9 +36,26 @@ std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
 // Ranks a group, by the cost model where the cluster is described.
 int count_shards(const Config& config, const Plan& plan) {
   const auto& world = plan.world;
-  const int wanted = choose_shards(config.parallel.shards, world.ranks, world.ranks_a_node, plan.batch);
+  const int wanted = choose_shards(config.parallel.shards, world.ranks, world.ranks_a_node,
+                                   sharded_strata(config, plan.batch));
   if (config.cluster.nodes == 0) return wanted;
   return choose_layout(config, plan.model, plan.schemes, world.ranks, world.ranks_a_node).shards;
+}
+
+// What run.reproducible cannot be promised for.
+void check_reproducible(const Config& config) {
+  if (!config.run.reproducible) return;
+  const std::int64_t shards = config.parallel.shards;
+  if (shards > 0 && (shards & (shards - 1)) != 0) {
+    throw bad_input("parallel.shards", fmt::format("{} is no power of two, which run.reproducible needs", shards));
+  }
+  if (config.tuning.sampler != "strata") {
+    throw bad_input("tuning.sampler", "run.reproducible needs strata: only they fix which rank has a step's samples");
+  }
+  if (config.parallel.gradient_dtype != "fp32") {
+    throw bad_input("parallel.gradient_dtype", "run.reproducible sums gradients in fp32",
+                    "leave it at fp32, or run.reproducible at false");
+  }
 }
 
 bool any_asymmetric(const Plan& plan) {
@@ -154,6 +171,7 @@ Plan lay_out(const Config& config, const World& world) {
   plan.schemes = std::move(schemes.blocks);
   plan.head = schemes.head;
   plan.float_reasons = std::move(schemes.float_reasons);
+  check_reproducible(config);
   plan.shards = count_shards(config, plan);
   plan.groups = world.ranks / plan.shards;
   plan.joint_blocks = std::min(config.tuning.n_blocks, plan.model.n_blocks);
@@ -165,6 +183,11 @@ Plan lay_out(const Config& config, const World& world) {
   if (static_cast<std::int64_t>(plan.stages.size()) < plan.groups) {
     plan.warnings.push_back(fmt::format("{} groups for {} stages: some ranks will have no work",
                                         plan.groups, plan.stages.size()));
+  }
+  if (config.run.reproducible && config.parallel.stages == 0 && config.tuning.use_quant_input) {
+    plan.warnings.push_back(fmt::format("run.reproducible: the number of stages ({}) follows the number of groups; set "
+                                        "parallel.stages to keep the bytes on other numbers of groups",
+                                        plan.stages.size()));
   }
   if (config.quantization.scale_dtype != "fp16") {
     throw bad_input("quantization.scale_dtype", "auto_round:auto_gptq stores scales in fp16", "set it to fp16");

@@ -27,7 +27,7 @@ class StageWorker {
         mailbox_(mailbox),
         stage_(stage),
         range_(shard_samples(env.config.calibration.n_samples, env.plan.batch, env.plan.shards, env.grid.shard())),
-        micro_batch_(micro_batch_of(env.config.tuning, env.plan.shards)),
+        micro_batch_(micro_batch_of(env.config, env.plan.shards)),
         source_(env.config.model.path),
         context_(make_block_context(env.plan.model, env.config.calibration.seqlen, env.dtype, env.device)) {}
 
@@ -116,7 +116,9 @@ class StageWorker {
             .lr_scheduler = t.lr_scheduler == "constant" ? LrScheduler::kConstant
                             : t.lr_scheduler == "cosine" ? LrScheduler::kCosine
                                                          : LrScheduler::kLinear,
-            .dynamic_max_gap = t.dynamic_max_gap};
+            .dynamic_max_gap = t.dynamic_max_gap,
+            .reproducible = env_.config.run.reproducible,
+            .gradient_type = env_.config.parallel.gradient_dtype == "bf16" ? ElementType::kBF16 : ElementType::kF32};
   }
 
   void tune(const Stage& unit, const std::vector<BlockWeights>& weights, std::vector<DecoderBlock>& worked,
