@@ -61,11 +61,25 @@ class QuantizeRun {
       events_.emplace(paths_.events());
       const std::string yaml = to_yaml(config_);
       write_file_atomically(paths_.resolved_config(), [&](OutputFile& file) { file.write(yaml.data(), yaml.size()); });
+      log_start();
       fmt::print("{}\n{}", yaml, describe(plan_, config_));
       std::fflush(stdout);
       return std::string();
     });
     if (!root()) plan_ = lay_out(config_, ranks);
+  }
+
+  // How this start of the program lays out the work. A run that is finished is not started again.
+  void log_start() {
+    if (state_->completed("summary") != nullptr) return;
+    events_->append("start", {{"ranks", plan_.world.ranks},
+                              {"groups", plan_.groups},
+                              {"shards", plan_.shards},
+                              {"stages", plan_.stages.size()},
+                              {"blocks", plan_.model.n_blocks},
+                              {"finished_blocks", state_->finished_blocks()},
+                              {"warnings", plan_.warnings},
+                              {"layers_in_16_bits", plan_.float_reasons}});
   }
 
   // A run that was finished before: its summary, and no work.

@@ -14,6 +14,7 @@
 #include "data/sampler.h"
 #include "pipeline/shard.h"
 #include "tune/block_tuner.h"
+#include "tune/layer_error.h"
 
 namespace roundtable {
 namespace {
@@ -139,17 +140,21 @@ class StageWorker {
     const TunedBlock tuned = tune_blocks(blocks, original, schemes, samples, context_, sampler, settings(),
                                          env_.gradient_group(), observer(unit.first));
     const double seconds = watch.seconds() / static_cast<double>(worked.size());
+    torch::Tensor sample = quantized_chain_.narrow(0, 0, 1);  // of each rank, to report errors on
     for (std::size_t i = 0; i < worked.size(); ++i) {
       const std::int64_t block = unit.first + static_cast<std::int64_t>(i);
       const TunedBlock own = part_of_unit(tuned, worked, i);
       const std::vector<std::string> idle = idle_experts(worked[i]);
+      const BlockSchemes& own_schemes = env_.plan.schemes[static_cast<std::size_t>(block)];
+      const std::vector<LayerError> errors =
+          layer_errors(worked[i], weights[i].weights, own_schemes, sample, context_, env_.grid.group_comm());
       ShardRecord shard;
       run_on_all(env_.grid.group_comm(), [&] {
         if (!env_.grid.leads_group()) return;
         shard = write_shard(env_.paths.output, env_.plan, block, weights[i], own);
         prove_shard(env_.paths.output, env_.plan, block, own, worked[i]);
       });
-      if (env_.grid.leads_group()) report(block, own, shard, idle, seconds);
+      if (env_.grid.leads_group()) report(block, own, shard, idle, errors, seconds);
     }
   }
 
@@ -199,7 +204,7 @@ class StageWorker {
   }
 
   void report(std::int64_t block, const TunedBlock& tuned, const ShardRecord& shard,
-              const std::vector<std::string>& idle, double seconds) {
+              const std::vector<std::string>& idle, const std::vector<LayerError>& errors, double seconds) {
     nlohmann::json message = {{"type", "block"},
                               {"stage", stage_},
                               {"block", block},
@@ -212,6 +217,7 @@ class StageWorker {
                               {"seconds", seconds},
                               {"losses", tuned.losses}};
     if (!idle.empty()) message["experts_without_tokens"] = idle;
+    for (const LayerError& e : errors) message["layer_errors"][e.name] = {{"nearest", e.nearest}, {"tuned", e.tuned}};
     send(message);
   }
 

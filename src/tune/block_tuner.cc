@@ -184,7 +184,7 @@ std::string first_broken_layer(const Chain& chain, const BlockSamples& samples, 
   std::string broken;
   torch::Tensor hidden = samples.input;
   for (DecoderBlock* block : chain.blocks()) {
-    block->set_observer([&](const Linear& linear, const torch::Tensor& y) {
+    block->set_observer([&](const Linear& linear, const torch::Tensor&, const torch::Tensor& y) {
       if (broken.empty() && !y.isfinite().all().item<bool>()) broken = chain.name(linear);
     });
     hidden = run_block(*block, hidden, context, 1);
