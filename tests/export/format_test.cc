@@ -96,7 +96,7 @@ TEST(Formats, WhatIsPackedHasTheLayoutAndIsReadBack) {
         const SafetensorsFile file(path);
         const TensorReader reader = reader_of(file);
         EXPECT_TRUE(format->holds(reader, linear, weight, torch::kBFloat16)) << format->name() << " " << scheme.bits;
-        weight.q[3][17] = weight.q[3][17] == 0 ? 1 : 0;  // one integer is another
+        weight.q[3][17] = weight.q[3][17].item<int>() == 0 ? 1 : 0;  // one integer is another
         EXPECT_FALSE(format->holds(reader, linear, weight, torch::kBFloat16)) << format->name() << " " << scheme.bits;
       }
     }
