@@ -19,6 +19,7 @@ struct CommandLine {
   std::string config;
   std::string cluster;
   std::vector<std::string> overrides;
+  ConvertOptions convert;
   bool json = false;
 };
 
@@ -41,7 +42,19 @@ void add_command(CLI::App& app, CommandLine& line, const char* name, const char*
   command->callback([&line, name] { line.command = name; });
 }
 
+void add_convert(CLI::App& app, CommandLine& line) {
+  CLI::App* command = app.add_subcommand("convert", "make a quantized model in another format, without tuning");
+  command->add_option("SOURCE", line.convert.source, "quantized model directory")->required();
+  command->add_option("--format", line.convert.format, "as output.formats names it")->required();
+  command->add_option("--output", line.convert.output, "directory for the new one")->required();
+  command->add_option("--max-shard-size", line.convert.max_shard_size, "largest file of weights")
+      ->default_val(OutputSection().max_shard_size);
+  command->add_flag("--json", line.json, "end stdout with one JSON object on one line");
+  command->callback([&line] { line.command = "convert"; });
+}
+
 nlohmann::json dispatch(MpiCommunicator& world, const CommandLine& line) {
+  if (line.command == "convert") return run_convert(world, line.convert);
   const Config config = load_config_everywhere(world, line.config, line.overrides, line.cluster);
   if (line.command == "plan") return run_plan(world, config);
   if (line.command == "eval") return run_eval(world, config);
@@ -91,6 +104,7 @@ int main(int argc, char** argv) {
   add_command(app, line, "plan", "check everything and say what a run will take");
   add_command(app, line, "quantize", "quantize model.path into output.path");
   add_command(app, line, "eval", "perplexity of model.path on run.eval_tokens");
+  add_convert(app, line);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "config/byte_size.h"
 #include "config/constraint.h"
 #include "config/recipe.h"
 #include "config/weight_rule.h"
@@ -176,14 +177,22 @@ struct ClusterSection {
   bool operator==(const ClusterSection&) const = default;
 };
 
+// As src/export/ has them; a test holds the two lists together.
+inline const std::vector<std::string> kFormats = {"auto_round:auto_gptq", "auto_round", "auto_round:auto_awq",
+                                                  "auto_gptq", "auto_awq", "llm_compressor", "gguf", "qdq"};
+
 struct OutputSection {
   std::string path;
-  std::vector<std::string> formats = {"auto_round:auto_gptq"};
+  std::vector<std::string> formats = {kFormats.front()};
+  std::string max_shard_size = "5GB";
 
   template <class Visitor>
   void visit(Visitor& v) {
     v("path", path, "directory of the quantized checkpoint (required by quantize)", any_text());
-    v("formats", formats, "checkpoint formats to write", list_of(one_of<std::string>({"auto_round:auto_gptq"})));
+    v("formats", formats,
+      "checkpoint formats, all of the same integers; with several each has a folder of its name below path, but the first",
+      list_of(one_of(kFormats)));
+    v("max_shard_size", max_shard_size, "largest file of weights", byte_size());
   }
   bool operator==(const OutputSection&) const = default;
 };

@@ -30,6 +30,8 @@ void update_with_file(Hasher& hasher, const std::string& path) {
   }
 }
 
+}  // namespace
+
 std::string model_digest(const std::string& directory) {
   Hasher hasher;
   hasher.update(read_text_file(directory + "/config.json", 16 << 20));
@@ -42,8 +44,6 @@ std::string model_digest(const std::string& directory) {
   for (const std::string& file : files) update_with_file(hasher, directory + "/" + file);
   return hasher.digest();
 }
-
-}  // namespace
 
 nlohmann::json fingerprint(const Config& config, const Plan& plan) {
   // Only what changes the result: paths of outputs, threads and the backend do not.
@@ -82,6 +82,7 @@ nlohmann::json fingerprint(const Config& config, const Plan& plan) {
           {"parallel.gradient_dtype", config.parallel.gradient_dtype},
           {"run.reproducible", config.run.reproducible},
           {"output.formats", config.output.formats},
+          {"output.max_shard_size", config.output.max_shard_size},
           {"number of stages", plan.stages.size()}};
 }
 

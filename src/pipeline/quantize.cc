@@ -11,9 +11,11 @@
 #include "io/file.h"
 #include "pipeline/assemble.h"
 #include "pipeline/commands.h"
+#include "pipeline/convert.h"
 #include "pipeline/coordinator.h"
 #include "pipeline/events.h"
 #include "pipeline/fingerprint.h"
+#include "pipeline/model_card.h"
 #include "pipeline/phase_meter.h"
 #include "pipeline/progress.h"
 #include "pipeline/run_state.h"
@@ -27,7 +29,7 @@ namespace {
 class QuantizeRun {
  public:
   QuantizeRun(MpiCommunicator& world, const Config& config)
-      : world_(world), config_(config), paths_(config), progress_(display_stream(world)) {}
+      : world_(world), config_(config), paths_(config, true), progress_(display_stream(world)) {}
 
   nlohmann::json run() {
     meter_.run("plan", [&] { plan(); });
@@ -38,6 +40,7 @@ class QuantizeRun {
     phase("tune", [&] { tune(); });
     phase("assemble", [&] { assemble_output(); });
     phase("prove", [&] { prove(); });
+    if (!other_formats().empty()) phase("formats", [&] { make_formats(); });
     if (!config_.run.eval_tokens.empty()) phase("evaluate", [&] { evaluate(); });
     return summarize();
   }
@@ -56,6 +59,7 @@ class QuantizeRun {
     run_on_root(world_, [&] {
       require_keys(config_, {"calibration.tokens", "output.path"});
       plan_ = make_plan(config_, ranks);
+      paths_ = RunPaths(config_, plan_.tuned_in_place);
       print_ = fingerprint(config_, plan_);
       state_.emplace(paths_, print_, plan_);
       events_.emplace(paths_.events());
@@ -67,6 +71,7 @@ class QuantizeRun {
       return std::string();
     });
     if (!root()) plan_ = lay_out(config_, ranks);
+    paths_ = RunPaths(config_, plan_.tuned_in_place);
   }
 
   // How this start of the program lays out the work. A run that is finished is not started again.
@@ -157,17 +162,35 @@ class QuantizeRun {
   void assemble_output() {
     run_on_root(world_, [&] {
       if (state_->completed("assembled") != nullptr) return std::string();
-      const ShardRecord outside = assemble(config_, plan_);
-      state_->journal().append({{"type", "assembled"}, {"file", outside.file}, {"digest", outside.digest}});
+      for (const ShardRecord& outside : assemble(config_, plan_, paths_.tuned)) {
+        state_->journal().append({{"type", "outside"}, {"file", outside.file}, {"digest", outside.digest}});
+      }
+      state_->journal().append({{"type", "assembled"}});
       return std::string();
     });
   }
 
-  void prove() { prove_files(world_, paths_.output, root() ? state_->shard_digests() : nlohmann::json()); }
+  void prove() { prove_files(world_, paths_.tuned, root() ? state_->shard_digests() : nlohmann::json()); }
+
+  std::vector<const CheckpointFormat*> other_formats() const {
+    std::vector<const CheckpointFormat*> others;
+    for (const CheckpointFormat* format : plan_.formats) {
+      if (format != plan_.tuned || !plan_.tuned_in_place) others.push_back(format);
+    }
+    return others;
+  }
+
+  void make_formats() {
+    for (const CheckpointFormat* format : other_formats()) {
+      const std::string name(format->name());
+      convert_checkpoint(world_, {paths_.tuned, format, paths_.format(config_, name), paths_.format_record(name),
+                                  parse_byte_size(config_.output.max_shard_size).value()}, {});
+    }
+  }
 
   void evaluate() {
     progress_.begin_phase("evaluate", 2 * plan_.model.n_blocks);
-    for (const auto& [which, directory] : {std::pair{"float", config_.model.path}, {"quantized", paths_.output}}) {
+    for (const auto& [which, directory] : {std::pair{"float", config_.model.path}, {"quantized", paths_.tuned}}) {
       const Perplexity result =
           measure_perplexity(*env_, directory, config_.run.eval_tokens, "", [&] { progress_.advance(1); });
       perplexity_[which] = result.value;
@@ -197,7 +220,11 @@ class QuantizeRun {
     if (!perplexity_.empty()) summary["perplexity"] = perplexity_;
     if (!root()) return summary;
     if (const auto idle = experts_without_tokens(); !idle.empty()) summary["experts_without_tokens"] = idle;
-    summary["bytes"] = {{"before", checkpoint_bytes(config_.model.path)}, {"after", checkpoint_bytes(paths_.output)}};
+    summary["bytes"] = {{"before", checkpoint_bytes(config_.model.path)}, {"after", checkpoint_bytes(paths_.tuned)}};
+    for (const CheckpointFormat* format : plan_.formats) {
+      write_model_card(paths_.format(config_, std::string(format->name())), config_, plan_, perplexity_);
+    }
+    if (!plan_.tuned_in_place) write_model_card(paths_.tuned, config_, plan_, perplexity_);
     state_->journal().append({{"type", "summary"}, {"summary", summary}});
     events_->append("summary", summary);
     print_summary(summary);
@@ -218,7 +245,7 @@ class QuantizeRun {
                  summary["experts_without_tokens"].size());
     }
     std::string times;
-    for (const char* name : {"plan", "calibrate", "tune", "assemble", "prove", "evaluate"}) {
+    for (const char* name : {"plan", "calibrate", "tune", "assemble", "prove", "formats", "evaluate"}) {
       if (!summary["seconds"].contains(name)) continue;
       times += fmt::format("{}{} {:.1f} s", times.empty() ? "" : ", ", name, summary["seconds"][name].get<double>());
     }

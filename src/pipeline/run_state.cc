@@ -20,12 +20,6 @@ bool is_empty_or_absent(const std::string& path) {
   return !fs::exists(path, ignored) || (fs::is_directory(path, ignored) && fs::is_empty(path, ignored));
 }
 
-void make_directory(const std::string& path) {
-  std::error_code error;
-  fs::create_directories(path, error);
-  if (error) throw machine_error(path, "cannot be made: " + error.message());
-}
-
 }  // namespace
 
 RunState::RunState(const RunPaths& paths, const nlohmann::json& print, const Plan& plan) : paths_(paths), plan_(plan) {
@@ -37,6 +31,7 @@ RunState::RunState(const RunPaths& paths, const nlohmann::json& print, const Pla
   journal_ = std::make_unique<Journal>(paths.journal());
   claim(print);
   make_directory(paths.output);
+  make_directory(paths.tuned);
   find_finished_blocks();
 }
 
@@ -58,7 +53,7 @@ void RunState::find_finished_blocks() {
   for (const Stage& stage : plan_.stages) {
     std::int64_t block = stage.first;
     for (; block < stage.last && blocks.contains(block); ++block) {
-      const std::string path = paths_.output + "/" + (*blocks[block])["file"].get<std::string>();
+      const std::string path = paths_.tuned + "/" + (*blocks[block])["file"].get<std::string>();
       if (fs::exists(path) && hash_file(path) == (*blocks[block])["digest"]) continue;
       log_warning(fmt::format("{} is missing or was changed: block {} and what follows it in its stage are tuned anew",
                               path, block));

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "export/auto_gptq.h"
+#include "export/quantized_checkpoint.h"
 #include "io/safetensors.h"
 #include "model/model_ends.h"
 #include "tune/block_tuner.h"

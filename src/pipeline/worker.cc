@@ -97,7 +97,7 @@ class StageWorker {
 
   // Replay: the weights of a block that an earlier start of this run has tuned.
   void set_weights(DecoderBlock& block, std::int64_t index) {
-    const auto read = read_shard(env_.paths.output, env_.plan, index, env_.grid.group_comm());
+    const auto read = read_shard(env_.paths.tuned, env_.plan, index, env_.grid.group_comm());
     for (std::size_t i = 0; i < read.size(); ++i) {
       if (read[i]) block.linears()[i].weight = dequantize(*read[i], env_.dtype).to(env_.device);
     }
@@ -151,8 +151,8 @@ class StageWorker {
       ShardRecord shard;
       run_on_all(env_.grid.group_comm(), [&] {
         if (!env_.grid.leads_group()) return;
-        shard = write_shard(env_.paths.output, env_.plan, block, weights[i], own);
-        prove_shard(env_.paths.output, env_.plan, block, own, worked[i]);
+        shard = write_shard(env_.paths.tuned, env_.plan, block, weights[i], own);
+        prove_shard(env_.paths.tuned, env_.plan, block, own, worked[i]);
       });
       if (env_.grid.leads_group()) report(block, own, shard, idle, errors, seconds);
     }
