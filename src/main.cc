@@ -2,14 +2,21 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <new>
 
+#include "base/activity.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/stop_signal.h"
 #include "comm/mpi_communicator.h"
+#include "comm/watchdog.h"
 #include "config/config.h"
 #include "pipeline/commands.h"
+#include "pipeline/events.h"
+#include "pipeline/status.h"
 
 namespace roundtable {
 namespace {
@@ -18,28 +25,46 @@ struct CommandLine {
   std::string command;
   std::string config;
   std::string cluster;
+  std::string run_directory;
   std::vector<std::string> overrides;
   ConvertOptions convert;
   bool json = false;
+  bool trial = false;
 };
 
 std::string footer() {
   return fmt::format(
       "Start one rank a device:  mpirun -n 8 roundtable quantize CONFIG\n"
       "The same command starts a run and goes on with one that was interrupted.\n\n"
+      "SIGUSR1, SIGTERM and run.max_time let it leave in time, with exit code 75.\n\n"
       "Exit codes: 0 done, 2 bad input, 3 machine (MPI, HDF5, disk, memory), 4 numbers that are not finite,\n"
-      "            1 a bug of ours.\n\n"
+      "            75 left in time (start it again), 1 a bug of ours.\n\n"
       "Keys of CONFIG (YAML), each also --set section.key=value:\n{}",
       describe_keys());
 }
 
-void add_command(CLI::App& app, CommandLine& line, const char* name, const char* description) {
+// Reads files alone: no MPI, from any machine.
+void add_status(CLI::App& app, CommandLine& line) {
+  CLI::App* command = app.add_subcommand("status", "how far a run is, while it works or after it; needs no MPI");
+  command->add_option("RUN_DIR", line.run_directory, "run directory, or the output that it belongs to")->required();
+  command->add_flag("--json", line.json, "print one JSON object on one line");
+  command->callback([&line] { line.command = "status"; });
+}
+
+int show_status(const CommandLine& line) {
+  const nlohmann::json status = read_status(line.run_directory, EventLog::wall_clock());
+  fmt::print("{}", line.json ? status.dump() + "\n" : describe_status(status));
+  return static_cast<int>(ExitCode::kOk);
+}
+
+CLI::App* add_command(CLI::App& app, CommandLine& line, const char* name, const char* description) {
   CLI::App* command = app.add_subcommand(name, description);
   command->add_option("CONFIG", line.config, "YAML file with the run's settings")->required();
   command->add_option("--cluster", line.cluster, "YAML file with a cluster section, as in configs/clusters/");
   command->add_option("--set", line.overrides, "section.key=value, over what CONFIG says")->take_all();
   command->add_flag("--json", line.json, "end stdout with one JSON object on one line");
   command->callback([&line, name] { line.command = name; });
+  return command;
 }
 
 void add_convert(CLI::App& app, CommandLine& line) {
@@ -53,41 +78,58 @@ void add_convert(CLI::App& app, CommandLine& line) {
   command->callback([&line] { line.command = "convert"; });
 }
 
-nlohmann::json dispatch(MpiCommunicator& world, const CommandLine& line) {
+nlohmann::json dispatch(MpiCommunicator& world, Watchdog& watchdog, const CommandLine& line) {
   if (line.command == "convert") return run_convert(world, line.convert);
   const Config config = load_config_everywhere(world, line.config, line.overrides, line.cluster);
-  if (line.command == "plan") return run_plan(world, config);
+  leave_after(seconds_of(config.run.max_time).value_or(0));
+  watchdog.set_time_limit(seconds_of(config.run.time_limit).value_or(0));
+  if (line.command == "plan") return run_plan(world, config, line.trial);
   if (line.command == "eval") return run_eval(world, config);
-  return run_quantize(world, config);
+  return run_quantize(world, watchdog, config);
 }
 
 // What a rank does about an error that the others do not know of: one line, and the end of all ranks.
-int end_all(const MpiCommunicator& world, ExitCode code, const std::string& line) {
+int end_all(const MpiCommunicator& world, Watchdog& watchdog, ExitCode code, const std::string& line) {
+  if (world.size() > 1) watchdog.end_all(code, line);
   log_error(line);
-  if (world.size() > 1) abort_all_ranks(static_cast<int>(code));
   return static_cast<int>(code);
 }
 
 // LibTorch puts a stack trace behind the message.
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
+void log_end(const Error& error) {
+  if (error.code() == ExitCode::kStartAgain) {
+    log_info(error.what());
+  } else {
+    log_error(error.what());
+  }
+}
+
 int run(MpiRuntime& mpi, const CommandLine& line) {
   MpiCommunicator& world = mpi.world();
+  set_rank(world.rank());
   if (world.size() > 1) set_log_prefix(fmt::format("rank {}: ", world.rank()));
+  const WatchedThread watched(Lane::kMain);
+  Watchdog watchdog(world);
+  const auto end = [&](ExitCode code, const std::string& text) { return end_all(world, watchdog, code, text); };
   try {
-    const nlohmann::json result = dispatch(world, line);
+    const nlohmann::json result = dispatch(world, watchdog, line);
     if (line.json && world.rank() == 0) fmt::print("{}\n", result.dump());
     return static_cast<int>(ExitCode::kOk);
   } catch (const AgreedError& error) {
     set_log_prefix("");
-    if (world.rank() == 0) log_error(error.what());
+    if (world.rank() == 0) log_end(error);
     return static_cast<int>(error.code());
+  } catch (const LocatedError& error) {
+    return end(error.code(), error.what());
   } catch (const Error& error) {
-    return end_all(world, error.code(), error.what());
+    return end(error.code(), fmt::format("{}: {}", where(), error.what()));
   } catch (const std::bad_alloc&) {
-    return end_all(world, ExitCode::kMachine, "out of memory; lower tuning.micro_batch or raise parallel.shards");
+    return end(ExitCode::kMachine,
+               fmt::format("{}: out of memory; lower tuning.micro_batch or raise parallel.shards", where()));
   } catch (const std::exception& error) {
-    return end_all(world, ExitCode::kInternal, first_line(error.what()));
+    return end(ExitCode::kInternal, fmt::format("{}: {}", where(), first_line(error.what())));
   }
 }
 
@@ -96,26 +138,35 @@ int run(MpiRuntime& mpi, const CommandLine& line) {
 
 int main(int argc, char** argv) {
   using namespace roundtable;
+  listen_for_stop_signals();
   CLI::App app("Roundtable quantizes the weights of large language models on many ranks (SignRound, arXiv 2309.05516).");
   app.set_version_flag("--version", std::string("roundtable ") + ROUNDTABLE_VERSION);
   app.require_subcommand(1);
   app.footer(footer);
   CommandLine line;
-  add_command(app, line, "plan", "check everything and say what a run will take");
+  add_command(app, line, "plan", "check everything and say what a run will take")
+      ->add_flag("--trial", line.trial, "also run a small part of everything on these ranks, and say what would be slow");
   add_command(app, line, "quantize", "quantize model.path into output.path");
   add_command(app, line, "eval", "perplexity of model.path on run.eval_tokens");
   add_convert(app, line);
+  add_status(app, line);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error);
     return code == 0 ? 0 : static_cast<int>(ExitCode::kBadInput);
   }
+  int code = 0;
   try {
+    if (line.command == "status") return show_status(line);
     MpiRuntime mpi(&argc, &argv);
-    return run(mpi, line);
+    code = run(mpi, line);
   } catch (const Error& error) {
     log_error(error.what());
-    return static_cast<int>(error.code());
+    code = static_cast<int>(error.code());
   }
+  // After a fault HDF5's own end would write to files that failed, over an MPI that is gone, and crash.
+  std::fflush(nullptr);
+  if (code != 0) std::_Exit(code);
+  return 0;
 }

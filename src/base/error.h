@@ -16,6 +16,7 @@ enum class ExitCode : int {
   kBadInput = 2,   // a file, key or option that the user gave
   kMachine = 3,    // MPI, HDF5, NCCL, file system, memory
   kNumeric = 4,    // a loss or weight that is not finite
+  kStartAgain = 75,  // left in time; the same command goes on (EX_TEMPFAIL of sysexits.h)
 };
 
 // One line for the user: "place: problem; mend". Thrown for whatever a user or a machine can cause,

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <vector>
 
+#include "base/activity.h"
 #include "base/hash.h"
 #include "cache/hdf5_handle.h"
 #include "comm/mpi_communicator.h"
@@ -73,6 +74,7 @@ void transfer_rows(hid_t dataset, hid_t type, const SampleRange& range, std::vec
   check_hdf5(H5Sselect_hyperslab(file.get(), H5S_SELECT_SET, start.data(), nullptr, dims.data(), nullptr), path,
              "H5Sselect_hyperslab");
   check_hdf5(transfer(dataset, type, memory.get(), file.get()), path, "transfer of hidden states");
+  note_progress();
 }
 
 std::vector<std::uint64_t> checksums_of(const BoundaryShape& shape, const SampleRange& range, const void* data) {
@@ -98,11 +100,11 @@ void check_shape(hid_t states, const BoundaryShape& shape, const std::string& pa
   if (three) H5Sget_simple_extent_dims(space.get(), dims, nullptr);
   if (!three || std::vector<hsize_t>(dims, dims + 3) != dims_of(shape)) {
     throw bad_input(path, fmt::format("hidden states are not [{}, {}, {}]", shape.n_samples, shape.seqlen, shape.hidden),
-                    "remove the run directory to calibrate anew");
+                    "remove this file and start the same command again");
   }
   Hdf5Handle stored(H5Dget_type(states), H5Tclose, path, "H5Dget_type");
   if (H5Tequal(stored.get(), float_type(shape.type, path).get()) <= 0) {
-    throw bad_input(path, "hidden states have another element type", "remove the run directory to calibrate anew");
+    throw bad_input(path, "hidden states have another element type", "remove this file and start the same command again");
   }
 }
 
@@ -112,6 +114,7 @@ BoundaryWriter::BoundaryWriter(Communicator& comm, const std::string& path, cons
                                std::int64_t first_block, const std::string& fingerprint)
     : comm_(comm), path_(path), shape_(shape) {
   silence_hdf5();
+  const WaitsForOthers waits("H5Fcreate");  // and the other collective calls below
   const std::string name = temporary_name(path);
   Hdf5Handle file(H5Fcreate(name.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, parallel_access(comm, path).get()), H5Fclose,
                   path, "H5Fcreate");
@@ -158,9 +161,13 @@ void BoundaryWriter::write(const SampleRange& range, const void* data) {
 }
 
 void BoundaryWriter::finish() {
-  check_hdf5(H5Dclose(std::exchange(checksums_, -1)), path_, "H5Dclose");
-  check_hdf5(H5Dclose(std::exchange(states_, -1)), path_, "H5Dclose");
-  check_hdf5(H5Fclose(std::exchange(file_, -1)), path_, "H5Fclose");
+  // All ranks agree that theirs is written before the file gets its name: one that failed does not come here.
+  run_on_all(comm_, [&] {
+    const WaitsForOthers waits("H5Fclose");
+    check_hdf5(H5Dclose(std::exchange(checksums_, -1)), path_, "H5Dclose");
+    check_hdf5(H5Dclose(std::exchange(states_, -1)), path_, "H5Dclose");
+    check_hdf5(H5Fclose(std::exchange(file_, -1)), path_, "H5Fclose");
+  });
   run_on_root(comm_, [&] {
     const std::string name = temporary_name(path_);
     const int fd = ::open(name.c_str(), O_RDONLY);
@@ -178,7 +185,7 @@ void read_boundary(Communicator& comm, const std::string& path, const BoundarySh
   check_shape(states.get(), shape, path);
   if (read_text_attribute(states.get(), "fingerprint", path) != fingerprint ||
       read_text_attribute(states.get(), "first_block", path) != std::to_string(first_block)) {
-    throw bad_input(path, "belongs to another run", "remove the run directory to calibrate anew");
+    throw bad_input(path, "belongs to another run", "remove this file and start the same command again");
   }
   Hdf5Handle sums(H5Dopen2(file.get(), kChecksums, H5P_DEFAULT), H5Dclose, path, "H5Dopen2");
   std::vector<std::uint64_t> expected(static_cast<std::size_t>(range.size()));
@@ -192,7 +199,7 @@ void read_boundary(Communicator& comm, const std::string& path, const BoundarySh
                 });
   if (checksums_of(shape, range, data) != expected) {
     throw machine_error(path, fmt::format("samples {} to {} do not match their checksums", range.begin, range.end - 1),
-                        "remove the run directory to calibrate anew");
+                        "remove this file and start the same command again");
   }
 }
 

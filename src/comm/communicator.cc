@@ -4,6 +4,7 @@
 #include <cstring>
 #include <optional>
 
+#include "base/activity.h"
 #include "base/error.h"
 
 namespace roundtable {
@@ -18,7 +19,10 @@ struct Outcome {
 Outcome outcome_of(const std::function<std::string()>& work) {
   try {
     return {0, work()};
+  } catch (const AgreedError& error) {
+    return {static_cast<int>(error.code()), error.what()};  // says already where it comes from
   } catch (const Error& error) {
+    if (error.code() != ExitCode::kStartAgain) return {static_cast<int>(error.code()), located(error.what())};
     return {static_cast<int>(error.code()), error.what()};
   }
 }
@@ -68,8 +72,9 @@ void run_on_all(Communicator& comm, const std::function<void()>& work) {
   for (int rank = 0; rank < comm.size(); ++rank) {
     if (codes[rank] == 0) continue;
     const std::string line = broadcast_text(comm, mine.text, rank);
+    const bool rank_is_named = !present_phase().empty() || codes[rank] == static_cast<int>(ExitCode::kStartAgain);
     throw AgreedError(static_cast<ExitCode>(codes[rank]),
-                      comm.size() > 1 ? fmt::format("rank {}: {}", rank, line) : line);
+                      comm.size() > 1 && !rank_is_named ? fmt::format("rank {}: {}", rank, line) : line);
   }
 }
 

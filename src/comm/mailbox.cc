@@ -3,6 +3,9 @@
 
 #include <chrono>
 #include <thread>
+#include <utility>
+
+#include "base/activity.h"
 
 namespace roundtable {
 
@@ -13,16 +16,21 @@ void Mailbox::send(int destination, MailTo to, const std::string& text) {
 }
 
 Mail Mailbox::receive(MailTo to) {
+  const WaitsForOthers waits("a message");
+  while (true) {
+    if (std::optional<Mail> mail = look(to)) return std::move(*mail);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+std::optional<Mail> Mailbox::look(MailTo to) {
   MPI_Message message;
   MPI_Status status;
   int found = 0;
-  while (true) {
-    // Matched probe: two threads of rank 0 probe the same communicator.
-    check_mpi(MPI_Improbe(MPI_ANY_SOURCE, static_cast<int>(to), comm_->native(), &found, &message, &status),
-              "MPI_Improbe");
-    if (found) break;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
+  // Matched probe: two threads of rank 0 probe the same communicator.
+  check_mpi(MPI_Improbe(MPI_ANY_SOURCE, static_cast<int>(to), comm_->native(), &found, &message, &status),
+            "MPI_Improbe");
+  if (!found) return {};
   int size = 0;
   check_mpi(MPI_Get_count(&status, MPI_CHAR, &size), "MPI_Get_count");
   Mail mail{status.MPI_SOURCE, std::string(static_cast<std::size_t>(size), '\0')};

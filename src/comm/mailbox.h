@@ -2,14 +2,16 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "comm/mpi_communicator.h"
 
 namespace roundtable {
 
-// To the coordinator or to a worker: rank 0 is both, and the two must not take each other's mail.
-enum class MailTo : int { kCoordinator = 1, kWorker = 2 };
+// To the coordinator or to a worker: rank 0 is both, and the two must not take each other's mail. kWorkerAtWork is for
+// a worker that does not wait for mail but looks for it now and then.
+enum class MailTo : int { kCoordinator = 1, kWorker = 2, kWorkerAtWork = 3 };
 
 struct Mail {
   int source = 0;
@@ -26,6 +28,8 @@ class Mailbox {
   void send(int destination, MailTo to, const std::string& text);
   // Waits, without occupying a core, for the next text of any rank.
   Mail receive(MailTo to);
+  // The next text where one has come already.
+  std::optional<Mail> look(MailTo to);
 
  private:
   std::unique_ptr<MpiCommunicator> comm_;

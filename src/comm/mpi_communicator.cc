@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "base/activity.h"
 #include "base/bf16_bits.h"
 #include "base/error.h"
 
@@ -41,6 +42,7 @@ void sum_bf16(void* in, void* inout, int* count, MPI_Datatype*) {
 // Polls for a millisecond (a reduction inside a step is shorter), then sleeps between polls: an idle rank must not
 // starve the ranks and threads that share its core.
 void wait(MPI_Request* request, const char* call) {
+  const WaitsForOthers waits(call);
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   int done = 0;
@@ -130,18 +132,21 @@ void MpiCommunicator::exchange(const void* mine, void* theirs, std::int64_t byte
 }
 
 std::unique_ptr<MpiCommunicator> MpiCommunicator::split(int color, int key) const {
+  const WaitsForOthers waits("MPI_Comm_split");
   MPI_Comm part;
   check_mpi(MPI_Comm_split(comm_, color, key, &part), "MPI_Comm_split");
   return std::make_unique<MpiCommunicator>(part);
 }
 
 std::unique_ptr<MpiCommunicator> MpiCommunicator::split_by_node() const {
+  const WaitsForOthers waits("MPI_Comm_split_type");
   MPI_Comm part;
   check_mpi(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &part), "MPI_Comm_split_type");
   return std::make_unique<MpiCommunicator>(part);
 }
 
 std::unique_ptr<MpiCommunicator> MpiCommunicator::duplicate() const {
+  const WaitsForOthers waits("MPI_Comm_dup");
   MPI_Comm copy;
   check_mpi(MPI_Comm_dup(comm_, &copy), "MPI_Comm_dup");
   return std::make_unique<MpiCommunicator>(copy);
@@ -170,6 +175,11 @@ MpiRuntime::~MpiRuntime() {
 }
 
 void abort_all_ranks(int code) {
+  // MPI may be what hangs: this process then goes without it, which the launcher takes for the same sign.
+  std::thread([code] {
+    std::this_thread::sleep_for(std::chrono::seconds(5));
+    std::_Exit(code);
+  }).detach();
   MPI_Abort(MPI_COMM_WORLD, code);
   std::_Exit(code);
 }

@@ -16,6 +16,7 @@
 #include "config/byte_size.h"
 #include "config/constraint.h"
 #include "config/recipe.h"
+#include "config/time_span.h"
 #include "config/weight_rule.h"
 
 namespace roundtable {
@@ -201,6 +202,8 @@ struct RunSection {
   std::string directory;
   std::string eval_tokens;
   std::string logits;
+  std::string max_time;
+  std::string time_limit = "00:10:00";
   bool keep_boundaries = false;
   bool save_gradients = false;
   bool reproducible = false;
@@ -210,6 +213,9 @@ struct RunSection {
     v("directory", directory, "journal, boundaries and events; empty: output.path + \".run\"", any_text());
     v("eval_tokens", eval_tokens, "token set for perplexity; empty: none is measured", any_text());
     v("logits", logits, "eval on one rank: safetensors file for the logits of every token; empty: none", any_text());
+    v("max_time", max_time, "leave in time (exit code 75) after so long; empty: never", time_span_or_none());
+    v("time_limit", time_limit, "end all ranks when one of them makes no step for so long; empty: never",
+      time_span_or_none());
     v("keep_boundaries", keep_boundaries, "keep the boundary files after the run", true_or_false());
     v("save_gradients", save_gradients, "keep each stage's first gradients, before the sign step", true_or_false());
     v("reproducible", reproducible,

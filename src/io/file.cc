@@ -11,6 +11,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/activity.h"
 #include "base/error.h"
 
 namespace roundtable {
@@ -152,6 +153,7 @@ void InputFile::read_at(std::uint64_t offset, void* dst, std::size_t bytes) cons
       throw bad_input(path_, fmt::format("ends at byte {}, {} bytes too early", offset, bytes),
                       "it was cut short after it was opened; fetch or write it again");
     }
+    note_progress();
     out += got;
     offset += static_cast<std::uint64_t>(got);
     bytes -= static_cast<std::size_t>(got);
@@ -174,6 +176,7 @@ void OutputFile::write(const void* data, std::size_t bytes) {
     const ssize_t put = ::write(fd_, in, std::min(bytes, kMaxCall));
     if (put < 0 && errno == EINTR) continue;
     if (put < 0) throw file_error(path_, "be written", errno);
+    note_progress();
     in += put;
     position_ += static_cast<std::uint64_t>(put);
     bytes -= static_cast<std::size_t>(put);

@@ -13,6 +13,7 @@
 #include "pipeline/companions.h"
 #include "pipeline/layer_schemes.h"
 #include "pipeline/shard_files.h"
+#include "pipeline/leave.h"
 
 namespace roundtable {
 namespace {
@@ -49,6 +50,7 @@ ShardRecord write_outside(const Config& config, const Plan& plan, const std::str
   std::vector<NamedTensor> packed;
   std::vector<TensorView> views;
   for (const std::string& name : names) {
+    leave_here_if_asked();
     if (plan.head && name == head) {
       packed = quantized_head(config, plan);
       continue;
@@ -85,6 +87,7 @@ std::vector<ShardRecord> assemble(const Config& config, const Plan& plan, const 
   for (std::size_t i = 0; i < plan.outside_files.size(); ++i) {
     outside.push_back(write_outside(config, plan, directory, i));
   }
+  leave_here_if_asked();
   copy_companions(config.model.path, directory, /*card=*/false);
   write_config(config, plan, directory);
   write_index(plan, directory);
@@ -97,6 +100,7 @@ void prove_files(Communicator& comm, const std::string& output, const nlohmann::
     int index = 0;
     for (const auto& [file, digest] : all.items()) {
       if (index++ % comm.size() != comm.rank()) continue;
+      leave_here_if_asked();
       const std::string path = output + "/" + file;
       if (hash_file(path) == digest) continue;
       throw machine_error(path, "does not hold what was written",

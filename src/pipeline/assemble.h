@@ -15,7 +15,8 @@ namespace roundtable {
 
 // On rank 0, when every block's shard stands in `directory`: writes the last shards (embeddings, norm, head: as they are), copies the
 // tokenizer, the generation config and what else lies beside the model, writes config.json and last the index, so that
-// a checkpoint with an index is whole. Returns the last shards' records.
+// a checkpoint with an index is whole. Returns the last shards' records. Throws Error (kStartAgain) between files when
+// this process is asked to leave.
 std::vector<ShardRecord> assemble(const Config& config, const Plan& plan, const std::string& directory);
 
 // Every rank hashes its share of the shards on the file system and holds them against the digests from when they were

@@ -6,12 +6,14 @@
 
 #include <algorithm>
 
+#include "base/activity.h"
 #include "base/error.h"
 #include "io/checkpoint.h"
 #include "pipeline/convert.h"
 #include "pipeline/progress.h"
 #include "pipeline/setup.h"
 #include "pipeline/streaming_pass.h"
+#include "pipeline/trial.h"
 
 namespace roundtable {
 
@@ -61,15 +63,26 @@ Plan make_plan_for(const Config& config, const World& here) {
 
 }  // namespace
 
-nlohmann::json run_plan(MpiCommunicator& world, const Config& config) {
+nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial) {
   const World ranks = world_of(world);
   nlohmann::json result;
+  Plan plan;
   const std::string text = run_on_root(world, [&] {
-    const Plan plan = make_plan_for(config, ranks);
+    if (trial && config.cluster.nodes > 0) {
+      throw bad_input("--trial", "runs on the ranks that are here, and the config describes other ones", "leave --cluster out");
+    }
+    plan = make_plan_for(config, ranks);
     result = to_json(plan);
     return describe(plan, config);
   });
   if (world.rank() == 0) fmt::print("{}", text);
+  if (!trial) return result;
+  std::fflush(stdout);
+  if (world.rank() != 0) plan = lay_out(config, ranks);
+  const nlohmann::json tried = run_trial(world, config, plan);
+  if (world.rank() != 0) return result;
+  result["trial"] = tried;
+  fmt::print("{}", describe_trial(tried));
   return result;
 }
 
@@ -86,6 +99,7 @@ nlohmann::json run_eval(MpiCommunicator& world, const Config& config) {
     check_length(plan.model, tokens.seqlen, config.run.eval_tokens);
   });
   Environment env = make_environment(config, plan, world);
+  enter_phase("evaluate");
   Progress progress(display_stream(world));
   progress.begin_phase("evaluate", plan.model.n_blocks);
   const Perplexity result = measure_perplexity(env, config.model.path, config.run.eval_tokens, config.run.logits,

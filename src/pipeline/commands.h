@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "comm/mpi_communicator.h"
+#include "comm/watchdog.h"
 #include "config/config.h"
 
 namespace roundtable {
@@ -20,11 +21,11 @@ Config load_config_everywhere(MpiCommunicator& world, const std::string& path, c
 // Collective over the world. Errors of input are thrown on all ranks as AgreedError; what breaks later on one rank
 // alone is thrown there as Error, and the caller then ends all ranks.
 
-// Checks, and says what a run would take.
-nlohmann::json run_plan(MpiCommunicator& world, const Config& config);
+// Checks, and says what a run would take; with `trial`, also what a small part of it takes on these ranks.
+nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial);
 
 // plan -> calibrate -> tune -> assemble -> prove. The same command starts a run and goes on with it.
-nlohmann::json run_quantize(MpiCommunicator& world, const Config& config);
+nlohmann::json run_quantize(MpiCommunicator& world, Watchdog& watchdog, const Config& config);
 
 // Perplexity of model.path (float, or quantized in a layout we read) on run.eval_tokens.
 nlohmann::json run_eval(MpiCommunicator& world, const Config& config);

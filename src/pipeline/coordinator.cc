@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/activity.h"
 
 namespace roundtable {
 
@@ -45,6 +48,8 @@ void Coordinator::handle(const Mail& mail) {
     finish_block(group, message);
   } else if (type == "stage") {
     finish_stage(message["stage"]);
+  } else if (type == "leave") {
+    leave(mail.source);
   } else {
     groups_at_work_ = 0;
   }
@@ -55,7 +60,8 @@ void Coordinator::stop(Mailbox& mailbox) {
 }
 
 void Coordinator::hand_out(int worker) {
-  if (waiting_.empty()) {
+  tuning_.erase(worker);
+  if (waiting_.empty() || leaving_) {
     mailbox_.send(worker, MailTo::kWorker, nlohmann::json{{"type", "end"}}.dump());
     --groups_at_work_;
     progress_.idle(worker / plan_.shards);
@@ -63,9 +69,21 @@ void Coordinator::hand_out(int worker) {
   }
   const std::size_t stage = waiting_.back();
   waiting_.pop_back();
+  tuning_.insert(worker);
   mailbox_.send(worker, MailTo::kWorker,
                 nlohmann::json{{"type", "stage"}, {"stage", stage}, {"finished", state_.finished()[stage]}}.dump());
   events_.append("stage_start", {{"stage", stage}, {"group", worker / plan_.shards}});
+}
+
+// A signal may reach one group alone (and clocks differ): the others hear of it here.
+void Coordinator::leave(int worker) {
+  tuning_.erase(worker);
+  --groups_at_work_;
+  progress_.idle(worker / plan_.shards);
+  if (std::exchange(leaving_, true)) return;
+  for (const int other : tuning_) {
+    mailbox_.send(other, MailTo::kWorkerAtWork, nlohmann::json{{"type", "leave"}}.dump());
+  }
 }
 
 void Coordinator::finish_block(int group, const nlohmann::json& message) {
@@ -96,6 +114,7 @@ void Coordinator::finish_stage(std::int64_t stage) {
 
 std::thread start_coordinator(Coordinator& coordinator, std::function<void(std::exception_ptr)> on_error) {
   return std::thread([&coordinator, on_error = std::move(on_error)] {
+    const WatchedThread watched(Lane::kCoordinator);
     try {
       coordinator.serve();
     } catch (...) {

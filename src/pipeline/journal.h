@@ -15,6 +15,18 @@
 
 namespace roundtable {
 
+struct JournalContent {
+  std::vector<nlohmann::json> records;
+  std::size_t bytes = 0;  // of whole records
+};
+
+// The records of `path`, up to a torn last one; the file stays as it is, so that another job may be writing it. Throws
+// Error as Journal() does.
+JournalContent read_journal(const std::string& path);
+
+// Whether a process holds the journal `path` at this moment. False too where the file system knows no locks.
+bool journal_is_held(const std::string& path);
+
 // Owned by the coordinator's process (rank 0) alone.
 class Journal {
  public:
@@ -30,15 +42,19 @@ class Journal {
   // The last record of a type, or null.
   const nlohmann::json* last(const std::string& type) const;
 
+  // No other process has the journal; false where the file system knows no locks.
+  bool locked() const { return locked_; }
+
   // Safe to call from one thread at a time.
   void append(const nlohmann::json& record);
 
  private:
   void lock();
-  void read_all();
+  void cut_torn_tail(std::size_t whole);
 
   std::string path_;
   int fd_ = -1;
+  bool locked_ = false;
   std::vector<nlohmann::json> records_;
 };
 

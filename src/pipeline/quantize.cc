@@ -1,12 +1,13 @@
 // The whole run: plan, calibrate, tune, assemble, prove.
 #include <torch/torch.h>
 
-#include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <optional>
 
+#include "base/activity.h"
 #include "base/error.h"
-#include "base/log.h"
+#include "base/hash.h"
 #include "cache/boundary_file.h"
 #include "io/file.h"
 #include "pipeline/assemble.h"
@@ -15,12 +16,14 @@
 #include "pipeline/coordinator.h"
 #include "pipeline/events.h"
 #include "pipeline/fingerprint.h"
+#include "pipeline/leave.h"
 #include "pipeline/model_card.h"
 #include "pipeline/phase_meter.h"
 #include "pipeline/progress.h"
 #include "pipeline/run_state.h"
 #include "pipeline/setup.h"
 #include "pipeline/streaming_pass.h"
+#include "pipeline/vital_signs.h"
 #include "pipeline/worker.h"
 
 namespace roundtable {
@@ -28,12 +31,25 @@ namespace {
 
 class QuantizeRun {
  public:
-  QuantizeRun(MpiCommunicator& world, const Config& config)
-      : world_(world), config_(config), paths_(config, true), progress_(display_stream(world)) {}
+  QuantizeRun(MpiCommunicator& world, Watchdog& watchdog, const Config& config)
+      : world_(world), watchdog_(watchdog), config_(config), paths_(config, true), progress_(display_stream(world)) {}
 
   nlohmann::json run() {
+    try {
+      return run_phases();
+    } catch (const AgreedError& error) {
+      if (error.code() != ExitCode::kStartAgain) throw;
+      throw AgreedError(ExitCode::kStartAgain, root() ? words_of_leaving(error.what()) : error.what());
+    }
+  }
+
+ private:
+  bool root() const { return world_.rank() == 0; }
+
+  nlohmann::json run_phases() {
     meter_.run("plan", [&] { plan(); });
     if (const auto summary = finished_summary()) return *summary;
+    if (root()) vital_signs_.emplace(watchdog_, paths_.ranks());
     env_.emplace(make_environment(config_, plan_, world_));
     env_->fingerprint = broadcast_text(world_, fingerprint_digest(print_), 0);
     phase("calibrate", [&] { calibrate(); });
@@ -45,10 +61,20 @@ class QuantizeRun {
     return summarize();
   }
 
- private:
-  bool root() const { return world_.rank() == 0; }
+  // On rank 0: what stands when the run leaves, for `reason`.
+  std::string words_of_leaving(const std::string& reason) {
+    const std::string phase = present_phase().empty() ? "plan" : present_phase();
+    if (!state_) return fmt::format("left in time ({}) in {}: nothing is begun; the same command starts the run", reason, phase);
+    const std::int64_t blocks = state_->blocks_on_record();
+    if (events_) events_->append("leave", {{"reason", reason}, {"phase", phase}, {"blocks", blocks}});
+    return fmt::format("left in time ({}) in {}: {} of {} blocks stand in {}; the same command goes on", reason, phase,
+                       blocks, plan_.model.n_blocks, paths_.output);
+  }
 
   void phase(const std::string& name, const std::function<void()>& work) {
+    enter_phase(name);
+    leave_if_asked(world_);
+    if (events_) events_->append("phase_start", {{"phase", name}});
     meter_.run(name, work);
     if (events_) events_->append("phase", {{"phase", name}, {"seconds", meter_.seconds()[name]}});
   }
@@ -83,6 +109,7 @@ class QuantizeRun {
                               {"stages", plan_.stages.size()},
                               {"blocks", plan_.model.n_blocks},
                               {"finished_blocks", state_->finished_blocks()},
+                              {"locked", state_->journal().locked()},
                               {"warnings", plan_.warnings},
                               {"layers_in_16_bits", plan_.float_reasons}});
   }
@@ -131,6 +158,11 @@ class QuantizeRun {
     const torch::Tensor host = states.cpu().contiguous();
     writer.write(range, host.const_data_ptr());
     writer.finish();
+    run_on_root(world_, [&] {
+      const std::uintmax_t bytes = std::filesystem::file_size(paths_.boundary(block));
+      state_->journal().append({{"type", "boundary"}, {"block", block}, {"bytes", bytes}});
+      return std::string();
+    });
   }
 
   void tune() {
@@ -143,7 +175,7 @@ class QuantizeRun {
       progress_.set_total_blocks(plan_.model.n_blocks - state_->finished_blocks());
       coordinator.emplace(plan_, paths_, config_.run.keep_boundaries, *state_, mailbox, *events_, progress_);
       // A coordinator that fails leaves every worker waiting for it: the job ends here and now.
-      thread = start_coordinator(*coordinator, [](std::exception_ptr error) { end_job(error); });
+      thread = start_coordinator(*coordinator, [this](std::exception_ptr error) { end_job(error); });
     }
     try {
       work(*env_, mailbox);
@@ -155,7 +187,7 @@ class QuantizeRun {
       throw;
     }
     if (thread.joinable()) thread.join();
-    world_.barrier();
+    leave_if_asked(world_);
     progress_.end_phase();
   }
 
@@ -190,13 +222,44 @@ class QuantizeRun {
 
   void evaluate() {
     progress_.begin_phase("evaluate", 2 * plan_.model.n_blocks);
+    const std::string tokens = run_on_root(world_, [&] { return hash_file(config_.run.eval_tokens); });
     for (const auto& [which, directory] : {std::pair{"float", config_.model.path}, {"quantized", paths_.tuned}}) {
-      const Perplexity result =
-          measure_perplexity(*env_, directory, config_.run.eval_tokens, "", [&] { progress_.advance(1); });
-      perplexity_[which] = result.value;
-      perplexity_["tokens"] = result.tokens;
+      const nlohmann::json measured = measured_perplexity(which, tokens);
+      if (measured.is_null()) {
+        const Perplexity result =
+            measure_perplexity(*env_, directory, config_.run.eval_tokens, "", [&] { progress_.advance(1); });
+        perplexity_[which] = result.value;
+        perplexity_["tokens"] = result.tokens;
+        note_perplexity(which, tokens, result);
+      } else {
+        perplexity_[which] = measured["value"];
+        perplexity_["tokens"] = measured["tokens"];
+        progress_.advance(plan_.model.n_blocks);
+      }
     }
     progress_.end_phase();
+  }
+
+  // Of an earlier start of this run, on the same tokens; null where there is none. Collective.
+  nlohmann::json measured_perplexity(const std::string& which, const std::string& token_digest) {
+    return nlohmann::json::parse(run_on_root(world_, [&] {
+      nlohmann::json found;
+      for (const nlohmann::json& record : state_->journal().records()) {
+        if (record["type"] == "perplexity" && record["which"] == which && record["digest"] == token_digest) found = record;
+      }
+      return found.dump();
+    }));
+  }
+
+  void note_perplexity(const std::string& which, const std::string& token_digest, const Perplexity& result) {
+    run_on_root(world_, [&] {
+      state_->journal().append({{"type", "perplexity"},
+                                {"which", which},
+                                {"digest", token_digest},
+                                {"value", result.value},
+                                {"tokens", result.tokens}});
+      return std::string();
+    });
   }
 
   // Full names, from the records of the blocks. On rank 0.
@@ -258,15 +321,18 @@ class QuantizeRun {
     fmt::print("checkpoint   {}\n", summary["output"].get<std::string>());
   }
 
-  [[noreturn]] static void end_job(std::exception_ptr error);
+  // On the coordinator's thread.
+  [[noreturn]] void end_job(std::exception_ptr error);
 
   MpiCommunicator& world_;
+  Watchdog& watchdog_;
   const Config& config_;
   RunPaths paths_;
   Plan plan_;
   nlohmann::json print_;                // rank 0
   std::optional<RunState> state_;       // rank 0
   std::optional<EventLog> events_;      // rank 0
+  std::optional<VitalSigns> vital_signs_;  // rank 0
   Progress progress_;
   PhaseMeter meter_;
   std::optional<Environment> env_;
@@ -274,20 +340,19 @@ class QuantizeRun {
 };
 
 void QuantizeRun::end_job(std::exception_ptr error) {
-  int code = static_cast<int>(ExitCode::kInternal);
   try {
     std::rethrow_exception(error);
   } catch (const Error& known) {
-    code = static_cast<int>(known.code());
-    log_error(fmt::format("coordinator: {}", known.what()));
+    watchdog_.end_all(known.code(), located(known.what()));
   } catch (const std::exception& unknown) {
-    log_error(fmt::format("coordinator: {}", unknown.what()));
+    watchdog_.end_all(ExitCode::kInternal, located(unknown.what()));
   }
-  abort_all_ranks(code);
 }
 
 }  // namespace
 
-nlohmann::json run_quantize(MpiCommunicator& world, const Config& config) { return QuantizeRun(world, config).run(); }
+nlohmann::json run_quantize(MpiCommunicator& world, Watchdog& watchdog, const Config& config) {
+  return QuantizeRun(world, watchdog, config).run();
+}
 
 }  // namespace roundtable

@@ -45,6 +45,7 @@ struct RunPaths {
 
   std::string journal() const { return directory + "/journal"; }
   std::string events() const { return directory + "/events.jsonl"; }
+  std::string ranks() const { return directory + "/ranks.json"; }
   std::string resolved_config() const { return directory + "/config.yaml"; }
   // The hidden states that enter block `first`.
   std::string boundary(std::int64_t first) const { return fmt::format("{}/boundary-{:05d}.h5", directory, first); }

@@ -5,10 +5,12 @@
 
 #include <cmath>
 
+#include "base/activity.h"
 #include "base/error.h"
 #include "export/quantized_checkpoint.h"
 #include "io/safetensors.h"
 #include "model/model_ends.h"
+#include "pipeline/leave.h"
 #include "tune/block_tuner.h"
 
 namespace roundtable {
@@ -56,6 +58,8 @@ torch::Tensor run_blocks(const Environment& env, const TensorSource& source, tor
                          const std::function<void(std::int64_t, const torch::Tensor&)>& before_block) {
   const BlockContext context = make_block_context(env.plan.model, hidden.size(1), env.dtype, env.device);
   for (std::int64_t block = 0; block < last; ++block) {
+    leave_if_asked(env.world);
+    enter_block(block);
     before_block(block, hidden);
     // Readers take turns, so that no single rank's link to the file system carries the whole model.
     const int reader = static_cast<int>(block % env.world.size());
@@ -63,6 +67,7 @@ torch::Tensor run_blocks(const Environment& env, const TensorSource& source, tor
     hidden = run_block(make_block(env.plan.model, weights, env.dtype, env.device), hidden, context,
                        env.config.run.reproducible ? 1 : env.config.tuning.micro_batch);
   }
+  enter_block(-1);
   before_block(last, hidden);
   return hidden;
 }
@@ -84,11 +89,18 @@ Perplexity measure_perplexity(const Environment& env, const std::string& directo
   torch::Tensor logits;
   if (!logits_path.empty()) logits = torch::empty({range.size(), tokens.seqlen, env.plan.model.vocab_size});
   double sum = 0;
-  for (std::int64_t row = 0; row < range.size(); ++row) {
+  const std::int64_t most_rows = (tokens.rows + env.world.size() - 1) / env.world.size();
+  for (std::int64_t row = 0; row < most_rows; ++row) {
+    leave_if_asked(env.world);  // on a CPU the head's rows take longer than any block
+    if (row >= range.size()) continue;
+    note_progress();
     sum += row_loss(head, hidden[row], ids[row], logits.defined() ? logits[row] : torch::Tensor());
   }
   if (logits.defined()) write_logits(logits_path, logits);
   env.world.all_reduce_sum(&sum, 1, ElementType::kF64);
+  if (!std::isfinite(sum)) {
+    throw AgreedError(ExitCode::kNumeric, located(fmt::format("the perplexity of {} on {} is not finite", directory, token_path)));
+  }
   const std::int64_t predicted = tokens.rows * (tokens.seqlen - 1);
   return {std::exp(sum / static_cast<double>(predicted)), predicted};
 }

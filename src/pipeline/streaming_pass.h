@@ -15,7 +15,8 @@ torch::Tensor embed_rows(const Environment& env, const TensorSource& source, con
                          const SampleRange& range);
 
 // Runs `hidden` through blocks [0, last); `before_block(block, hidden)` sees what enters each block, and what leaves
-// the last one as (last, hidden). Collective over the world. Returns the last hidden states.
+// the last one as (last, hidden). Collective over the world. Returns the last hidden states. Throws AgreedError
+// (kStartAgain) between blocks when a rank is asked to leave, as measure_perplexity() does.
 torch::Tensor run_blocks(const Environment& env, const TensorSource& source, torch::Tensor hidden, std::int64_t last,
                          const std::function<void(std::int64_t block, const torch::Tensor& hidden)>& before_block);
 

@@ -4,15 +4,16 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <chrono>
 #include <nlohmann/json.hpp>
-#include <thread>
 
+#include "base/activity.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/stop_signal.h"
 #include "cache/boundary_file.h"
 #include "data/sampler.h"
 #include "pipeline/shard.h"
+#include "pipeline/tune_settings.h"
 #include "tune/block_tuner.h"
 #include "tune/layer_error.h"
 
@@ -34,29 +35,41 @@ class StageWorker {
   // `finished` blocks at the start are replayed from their shards: forward only.
   void run(std::int64_t finished) {
     const Stage stage = env_.plan.stages[static_cast<std::size_t>(stage_)];
+    enter_block(stage.first);
     try {
       float_chain_ = read_inputs(stage.first);
-    } catch (const Error& error) {
-      fail(error, true);
-    }
-    quantized_chain_ = float_chain_;
-    for (std::int64_t first = stage.first; first < stage.last; first += env_.plan.joint_blocks) {
-      const Stage unit{first, std::min(first + env_.plan.joint_blocks, stage.last)};
-      try {
+      quantized_chain_ = float_chain_;
+      for (std::int64_t first = stage.first; first < stage.last; first += env_.plan.joint_blocks) {
+        const Stage unit{first, std::min(first + env_.plan.joint_blocks, stage.last)};
+        enter_block(first);
+        run_on_all(env_.grid.group_comm(), [&] {
+          if (asked_to_leave()) throw Error(ExitCode::kStartAgain, "asked to leave");
+        });
         run_unit(unit, first < stage.first + finished, unit.last == stage.last);
-      } catch (const Error& error) {
-        fail(Error(error.code(), fmt::format("block {}: {}", first, error.what())),
-             dynamic_cast<const AgreedError*>(&error));
       }
+    } catch (const BrokenLoss& loss) {
+      end_for_broken_loss(loss);
+    } catch (const AgreedError& error) {
+      // The group agreed on it, but the other groups do not know of it.
+      if (error.code() != ExitCode::kStartAgain) throw LocatedError(error.code(), error.what());
+      throw;
     }
+    enter_block(-1);
   }
 
  private:
-  // The group agreed on the error, but the other groups do not know of it: the leading rank reports it and ends all
-  // ranks; the rest of the group wait for that, so that one report is seen and not one a rank.
-  [[noreturn]] void fail(const Error& error, bool agreed) {
-    if (agreed && !env_.grid.leads_group()) std::this_thread::sleep_for(std::chrono::seconds(20));
-    throw error;
+  // By a signal, by the time, or by the coordinator, since another group was.
+  bool asked_to_leave() {
+    if (env_.grid.leads_group() && mailbox_.look(MailTo::kWorkerAtWork)) told_to_leave_ = true;
+    return told_to_leave_ || !stop_reason().empty();
+  }
+
+  // The loss is the group's; the rank whose samples broke it is to be named.
+  [[noreturn]] void end_for_broken_loss(const BrokenLoss& loss) {
+    const std::string mine = located(loss.what());
+    const std::vector<std::string> found = all_gather_text(env_.grid.group_comm(), loss.found_here() ? mine : "");
+    const auto first = std::find_if(found.begin(), found.end(), [](const std::string& line) { return !line.empty(); });
+    throw LocatedError(loss.code(), first == found.end() ? mine : *first);
   }
 
   torch::Tensor read_inputs(std::int64_t first_block) {
@@ -103,24 +116,6 @@ class StageWorker {
     }
   }
 
-  TuneSettings settings() const {
-    const auto& t = env_.config.tuning;
-    return {.iters = t.iters,
-            .micro_batch = micro_batch_,
-            .lr = t.lr,
-            .minmax_lr = t.minmax_lr,
-            .enable_minmax_tuning = t.enable_minmax_tuning,
-            .not_use_mse = t.not_use_mse,
-            .optimizer = t.optimizer == "adamw" ? OptimizerKind::kAdamW : OptimizerKind::kSignRound,
-            .momentum = t.momentum,
-            .lr_scheduler = t.lr_scheduler == "constant" ? LrScheduler::kConstant
-                            : t.lr_scheduler == "cosine" ? LrScheduler::kCosine
-                                                         : LrScheduler::kLinear,
-            .dynamic_max_gap = t.dynamic_max_gap,
-            .reproducible = env_.config.run.reproducible,
-            .gradient_type = env_.config.parallel.gradient_dtype == "bf16" ? ElementType::kBF16 : ElementType::kF32};
-  }
-
   void tune(const Stage& unit, const std::vector<BlockWeights>& weights, std::vector<DecoderBlock>& worked,
             const torch::Tensor& target) {
     const Stopwatch watch;
@@ -137,8 +132,8 @@ class StageWorker {
                           static_cast<std::uint64_t>(env_.config.tuning.seed), unit.first);
     const BlockSamples samples{quantized_chain_, target, range_};
     for (DecoderBlock& block : worked) block.clear_expert_tokens();
-    const TunedBlock tuned = tune_blocks(blocks, original, schemes, samples, context_, sampler, settings(),
-                                         env_.gradient_group(), observer(unit.first));
+    const TunedBlock tuned = tune_blocks(blocks, original, schemes, samples, context_, sampler,
+                                         tune_settings(env_.config, env_.plan.shards), env_.gradient_group(), observer(unit.first));
     const double seconds = watch.seconds() / static_cast<double>(worked.size());
     torch::Tensor sample = quantized_chain_.narrow(0, 0, 1);  // of each rank, to report errors on
     for (std::size_t i = 0; i < worked.size(); ++i) {
@@ -182,6 +177,7 @@ class StageWorker {
 
   TuneObserver observer(std::int64_t block) {
     TuneObserver observer;
+    observer.wants_to_leave = [this] { return asked_to_leave(); };
     if (!env_.grid.leads_group()) return observer;
     const bool first_of_stage = block == env_.plan.stages[static_cast<std::size_t>(stage_)].first;
     if (env_.config.run.save_gradients && first_of_stage) {
@@ -233,6 +229,7 @@ class StageWorker {
   torch::Tensor float_chain_;      // [range, seqlen, hidden]: what enters the present block of the float model
   torch::Tensor quantized_chain_;  // what enters it of the quantized model
   Stopwatch since_report_;
+  bool told_to_leave_ = false;
 };
 
 nlohmann::json next_order(Environment& env, Mailbox& mailbox) {
@@ -247,13 +244,19 @@ nlohmann::json next_order(Environment& env, Mailbox& mailbox) {
 }  // namespace
 
 void work(Environment& env, Mailbox& mailbox) {
+  const auto tell = [&](const nlohmann::json& message) {
+    if (env.grid.leads_group()) mailbox.send(0, MailTo::kCoordinator, message.dump());
+  };
   while (true) {
     const nlohmann::json order = next_order(env, mailbox);
     if (order["type"] == "end") return;
-    StageWorker(env, mailbox, order["stage"]).run(order["finished"]);
-    if (env.grid.leads_group()) {
-      mailbox.send(0, MailTo::kCoordinator, nlohmann::json{{"type", "stage"}, {"stage", order["stage"]}}.dump());
+    try {
+      StageWorker(env, mailbox, order["stage"]).run(order["finished"]);
+    } catch (const AgreedError& error) {
+      if (error.code() != ExitCode::kStartAgain) throw;
+      return tell({{"type", "leave"}});
     }
+    tell({{"type", "stage"}, {"stage", order["stage"]}});
   }
 }
 

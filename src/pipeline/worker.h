@@ -7,7 +7,8 @@
 
 namespace roundtable {
 
-// Works until the coordinator has no stage left. Collective over the group.
+// Works until the coordinator has no stage left, or a rank of the group is asked to leave (then the block in hand is
+// given up). Collective over the group.
 // Throws Error with the block in its text when tuning, writing or proving fails.
 void work(Environment& env, Mailbox& mailbox);
 

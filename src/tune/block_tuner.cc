@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/activity.h"
 #include "base/error.h"
 #include "tune/gradient_sum.h"
 #include "tune/mse.h"
@@ -53,8 +54,8 @@ class TuningState {
     RT_CHECK(original.size() == chain.size() && schemes.size() == chain.size());
     std::int64_t total = 0;
     for_each([&](std::size_t i) { total += original[i].numel(); });
-    // One buffer, one reduction: the gradients, and in the last place the loss.
-    arena_ = torch::zeros({total + 1}, original.front().options().dtype(torch::kFloat32));
+    // One buffer, one reduction: the gradients, the number of ranks that want to leave, and in the last place the loss.
+    arena_ = torch::zeros({total + 2}, original.front().options().dtype(torch::kFloat32));
     std::int64_t offset = 0;
     parameters_.resize(schemes.size());
     optimizers_.resize(schemes.size());
@@ -87,12 +88,14 @@ class TuningState {
   }
 
   // No layer is quantized: nothing to tune.
-  bool empty() const { return arena_.numel() == 1; }
+  bool empty() const { return arena_.numel() == 2; }
 
   // The gradients of all layers, and the loss in the last place.
   torch::Tensor& arena() { return arena_; }
   void add_loss(double loss) { arena_[-1] += loss; }
+  void vote_to_leave() { arena_[-2] = 1.0; }
   float loss() const { return arena_[-1].item<float>(); }
+  bool leaves() const { return arena_[-2].item<float>() > 0; }
 
   void step(std::int64_t iteration) {
     const double factor = schedule_factor(settings_.lr_scheduler, iteration, settings_.iters);
@@ -160,15 +163,23 @@ double run_rows(const Chain& chain, const BlockSamples& samples, const BlockCont
   return error.loss;
 }
 
-// Leaves the gradients and the loss of a step in the arena. Collective over `group`.
-void sum_step(TuningState& state, const Chain& chain, const BlockSamples& samples, const BlockContext& context,
-              const std::vector<std::int64_t>& batch, const TuneSettings& settings, Communicator& group) {
+// Leaves the gradients and the loss of a step in the arena, and returns this rank's part of the loss. Collective over
+// `group`.
+double sum_step(TuningState& state, const Chain& chain, const BlockSamples& samples, const BlockContext& context,
+                const std::vector<std::int64_t>& batch, const TuneSettings& settings, Communicator& group,
+                const std::function<bool()>& wants_to_leave) {
   const std::vector<std::int64_t> rows = own_rows(samples, batch);
   const auto elements = static_cast<double>(batch.size()) * static_cast<double>(samples.target[0].numel());
+  double part = 0;
   const auto add = [&](std::size_t first, std::size_t last) {
     const std::vector<std::int64_t> some(rows.begin() + static_cast<std::ptrdiff_t>(first),
                                          rows.begin() + static_cast<std::ptrdiff_t>(last));
-    state.add_loss(run_rows(chain, samples, context, some, elements));
+    // Once a step, in the one reduction that there is: any rank's wish is all ranks' leave.
+    if (first == 0 && wants_to_leave && wants_to_leave()) state.vote_to_leave();
+    const double loss = run_rows(chain, samples, context, some, elements);
+    state.add_loss(loss);
+    part += loss;
+    note_progress();
   };
   if (settings.reproducible) {
     sum_gradients_by_tree(state.arena(), rows.size(), add, group);
@@ -177,9 +188,10 @@ void sum_step(TuningState& state, const Chain& chain, const BlockSamples& sample
     sum_gradients(state.arena(), rows.size(), width > 0 ? width : std::max<std::size_t>(1, rows.size()), add,
                   settings.gradient_type, group);
   }
+  return part;
 }
 
-// The first linear layer, in the order of the data, whose output on this rank's samples is not finite.
+// The first linear layer, in the order of the data, whose output on this rank's samples is not finite; or empty.
 std::string first_broken_layer(const Chain& chain, const BlockSamples& samples, const BlockContext& context) {
   std::string broken;
   torch::Tensor hidden = samples.input;
@@ -190,15 +202,18 @@ std::string first_broken_layer(const Chain& chain, const BlockSamples& samples, 
     hidden = run_block(*block, hidden, context, 1);
     block->set_observer({});
   }
-  return broken.empty() ? "the loss itself (the layers' outputs are finite)" : "layer " + broken;
+  return broken;
 }
 
 // All ranks of the group see the same loss and throw together, each with its own finding.
 [[noreturn]] void throw_broken_loss(const Chain& chain, const BlockSamples& samples, const BlockContext& context,
-                                    std::int64_t iteration, float loss) {
-  throw AgreedError(ExitCode::kNumeric, fmt::format("the loss is {} at iteration {}, beginning with {}; check the "
-                                                    "calibration tokens, or lower tuning.lr",
-                                                    loss, iteration, first_broken_layer(chain, samples, context)));
+                                    std::int64_t iteration, float loss, double own_part) {
+  const std::string layer = first_broken_layer(chain, samples, context);
+  throw BrokenLoss(fmt::format("the loss is {} at iteration {}, beginning with {}; check the calibration tokens, or lower "
+                               "tuning.lr",
+                               loss, iteration,
+                               layer.empty() ? "the loss itself (the layers' outputs are finite)" : "layer " + layer),
+                   !layer.empty() || !std::isfinite(own_part));
 }
 
 // Notes the loss of an iteration; where its parameters are to be kept, they are.
@@ -232,9 +247,10 @@ TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vect
     if (iters == 0) tuned.weights = state.snapshot();
     for (std::int64_t i = 0; i < iters; ++i) {
       state.fake_quantize_weights();
-      sum_step(state, chain, samples, context, sampler.step(i), settings, group);
+      const double part = sum_step(state, chain, samples, context, sampler.step(i), settings, group, observer.wants_to_leave);
+      if (state.leaves()) throw AgreedError(ExitCode::kStartAgain, "asked to leave");
       const float loss = state.loss();
-      if (!std::isfinite(loss)) throw_broken_loss(chain, samples, context, i, loss);
+      if (!std::isfinite(loss)) throw_broken_loss(chain, samples, context, i, loss, part);
       if (observer.on_gradients) observer.on_gradients(state.gradients(i));
       // Before the step: the loss belongs to these parameters.
       keep_best(tuned, loss, state, settings);
@@ -265,6 +281,7 @@ torch::Tensor run_block(const DecoderBlock& block, const torch::Tensor& hidden, 
     const std::int64_t n = std::min(width, hidden.size(0) - first);
     const torch::Tensor input = hidden.narrow(0, first, n).to(block.linears().front().weight.device());
     out.narrow(0, first, n).copy_(block.forward(input, context));
+    note_progress();
   }
   return out;
 }

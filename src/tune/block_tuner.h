@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "base/sample_range.h"
 #include "comm/communicator.h"
 #include "data/sampler.h"
@@ -61,8 +62,21 @@ struct StepGradients {
   std::vector<torch::Tensor> gradients;
 };
 
-// What a caller may want to see while a block is tuned. Called on every rank, after the reduction.
+// A loss that is not finite. Every rank of the group throws it, each with what it found on its own samples.
+class BrokenLoss : public AgreedError {
+ public:
+  BrokenLoss(const std::string& line, bool found_here) : AgreedError(ExitCode::kNumeric, line), found_here_(found_here) {}
+  // This rank's samples break it: the line names the layer where that begins.
+  bool found_here() const { return found_here_; }
+
+ private:
+  bool found_here_;
+};
+
+// What a caller may want to see, and to say, while a block is tuned. Called on every rank in each step, all but
+// wants_to_leave after the reduction.
 struct TuneObserver {
+  std::function<bool()> wants_to_leave;  // true on any rank: all throw, see below
   std::function<void(const StepGradients&)> on_gradients;                                   // before the sign step
   std::function<void(std::int64_t iteration, float first, float best)> on_iteration;
 };
@@ -74,8 +88,8 @@ struct TuneObserver {
 //
 // Collective over `group`: loss and gradients are summed over its ranks before any decision, so that every rank takes
 // the same steps and returns the same integers. `group` moves data where the blocks live (MPI: host, NCCL: device).
-// Throws AgreedError (kNumeric) on all ranks of the group when a loss is not finite, naming the layer where that
-// begins.
+// Throws on all ranks of the group: BrokenLoss when a loss is not finite, AgreedError (kStartAgain) when the observer of
+// any rank wants to leave.
 TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vector<torch::Tensor>& original,
                        const BlockSchemes& schemes, const BlockSamples& samples, const BlockContext& context,
                        const Sampler& sampler, const TuneSettings& settings, Communicator& group,

@@ -17,6 +17,7 @@ import time
 import unittest
 
 BINARY = os.environ["ROUNDTABLE_BINARY"]
+FAULT_SHIM = os.environ.get("ROUNDTABLE_FAULT_SHIM", "")
 MPIRUN = shlex.split(os.environ["ROUNDTABLE_MPIRUN"])
 TIMEOUT = 240
 
@@ -53,15 +54,23 @@ class Result:
         return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
 
-def run(arguments, ranks=1):
-    done = subprocess.run(command_line(arguments, ranks), capture_output=True, text=True, timeout=TIMEOUT)
+def run(arguments, ranks=1, **environment):
+    done = subprocess.run(command_line(arguments, ranks), capture_output=True, text=True, timeout=TIMEOUT,
+                          env=os.environ | environment)
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def start(arguments, ranks=1):
-    """A job in a session of its own, so that it can be killed with all its ranks."""
-    return subprocess.Popen(command_line(arguments, ranks), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                            start_new_session=True)
+def start(arguments, ranks=1, log=os.devnull, before=(), **environment):
+    """A job in a session of its own, so that it can be killed with all its ranks. Both outputs go to `log`; `before`
+    is put in front of the command."""
+    with open(log, "wb") as out:
+        return subprocess.Popen(list(before) + command_line(arguments, ranks), stdout=out, stderr=subprocess.STDOUT,
+                                start_new_session=True, env=os.environ | environment)
+
+
+def fault(text, log=os.devnull):
+    """The environment that injects a fault; see fault_shim.cc."""
+    return {"LD_PRELOAD": FAULT_SHIM, "ROUNDTABLE_FAULT": text, "ROUNDTABLE_FAULT_LOG": str(log)}
 
 
 def ranks_of(job):

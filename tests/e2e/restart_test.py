@@ -208,9 +208,17 @@ class FinishedRunTest(program.Case):
         job = program.start(command)
         try:
             program.wait_for(lambda: (self.folder / "busy.run" / "boundary-00002.h5").exists(), job)
-            self.fail_with(command, 1, 2, "another job is at work")
+            for ranks in (1, 2):
+                self.fail_with(command, ranks, 2, "another job is at work")
+            # With a run directory of its own, too; and nothing is left of it.
+            elsewhere = self.folder / "elsewhere"
+            self.fail_with(command + ["--set", f"run.directory={elsewhere}"], 1, 2, output, "another job is at work")
+            self.assertFalse(elsewhere.exists())
         finally:
             program.kill(job)
+        # The locks of the dead job are not in the way of the next one, which leaves when its time is up.
+        result = program.run(command + ["--set", "run.max_time=1"])
+        self.assertEqual(result.code, 75, result)
 
     def test_a_changed_shard_is_tuned_anew_and_mends_the_output(self):
         output, run_directory = self.copy("spoilt")

@@ -1,0 +1,26 @@
+// Keys of the config to settings of the tuner.
+#include "pipeline/tune_settings.h"
+
+#include "pipeline/forecast.h"
+
+namespace roundtable {
+
+TuneSettings tune_settings(const Config& config, int shards) {
+  const TuningSection& tuning = config.tuning;
+  return {.iters = tuning.iters,
+          .micro_batch = micro_batch_of(config, shards),
+          .lr = tuning.lr,
+          .minmax_lr = tuning.minmax_lr,
+          .enable_minmax_tuning = tuning.enable_minmax_tuning,
+          .not_use_mse = tuning.not_use_mse,
+          .optimizer = tuning.optimizer == "adamw" ? OptimizerKind::kAdamW : OptimizerKind::kSignRound,
+          .momentum = tuning.momentum,
+          .lr_scheduler = tuning.lr_scheduler == "constant" ? LrScheduler::kConstant
+                          : tuning.lr_scheduler == "cosine" ? LrScheduler::kCosine
+                                                            : LrScheduler::kLinear,
+          .dynamic_max_gap = tuning.dynamic_max_gap,
+          .reproducible = config.run.reproducible,
+          .gradient_type = config.parallel.gradient_dtype == "bf16" ? ElementType::kBF16 : ElementType::kF32};
+}
+
+}  // namespace roundtable

@@ -1,0 +1,11 @@
+// What the tuner is told, from the config.
+#pragma once
+
+#include "config/config.h"
+#include "tune/block_tuner.h"
+
+namespace roundtable {
+
+TuneSettings tune_settings(const Config& config, int shards);
+
+}  // namespace roundtable
