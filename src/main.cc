@@ -95,6 +95,11 @@ int end_all(const MpiCommunicator& world, Watchdog& watchdog, ExitCode code, con
   return static_cast<int>(code);
 }
 
+[[noreturn]] void end_at_once(int code) {
+  std::fflush(nullptr);
+  std::_Exit(code);
+}
+
 // LibTorch puts a stack trace behind the message.
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
@@ -161,12 +166,11 @@ int main(int argc, char** argv) {
     if (line.command == "status") return show_status(line);
     MpiRuntime mpi(&argc, &argv);
     code = run(mpi, line);
+    // MPI_Finalize would end HDF5, which flushes what is open; where a disk has failed it crashes in that.
+    if (code == static_cast<int>(ExitCode::kMachine)) end_at_once(code);
   } catch (const Error& error) {
     log_error(error.what());
     code = static_cast<int>(error.code());
   }
-  // After a fault HDF5's own end would write to files that failed, over an MPI that is gone, and crash.
-  std::fflush(nullptr);
-  if (code != 0) std::_Exit(code);
-  return 0;
+  return code;
 }

@@ -25,7 +25,10 @@ inline std::string hdf5_reason() {
 
 // Throws when `status` is negative, HDF5's sign of failure.
 inline void check_hdf5(herr_t status, const std::string& path, const char* call) {
-  if (status < 0) throw machine_error(path, fmt::format("{} failed: {}", call, hdf5_reason()));
+  if (status >= 0) return;
+  // HDF5 over MPI-IO does not pass on what the system said.
+  throw machine_error(path, fmt::format("{} failed: {}", call, hdf5_reason()),
+                      "look at the space, quota and health of that file system");
 }
 
 // HDF5 prints its error stack by default; ours go into one line.

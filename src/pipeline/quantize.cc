@@ -64,7 +64,7 @@ class QuantizeRun {
   // On rank 0: what stands when the run leaves, for `reason`.
   std::string words_of_leaving(const std::string& reason) {
     const std::string phase = present_phase().empty() ? "plan" : present_phase();
-    if (!state_) return fmt::format("left in time ({}) in {}: nothing is begun; the same command starts the run", reason, phase);
+    if (!state_) return fmt::format("left in time ({}) in plan, before any work of this start; the same command goes on", reason);
     const std::int64_t blocks = state_->blocks_on_record();
     if (events_) events_->append("leave", {{"reason", reason}, {"phase", phase}, {"blocks", blocks}});
     return fmt::format("left in time ({}) in {}: {} of {} blocks stand in {}; the same command goes on", reason, phase,

@@ -158,13 +158,13 @@ class FullDiskTest(DiskCase):
             self.skipTest(f"a tmpfs cannot be mounted here: {done.stderr.decode().strip()}")
         self.addCleanup(subprocess.run, ["umount", "-l", self.disk], check=True)
 
-    def leave_free(self, kilobytes):
+    def grant(self, kilobytes):
+        """So much for the run in all; None: the whole disk."""
         filler = self.disk / "filler"
         filler.unlink(missing_ok=True)
-        if kilobytes is None:
-            return
-        state = os.statvfs(self.disk)
-        filler.write_bytes(bytes(state.f_bavail * state.f_frsize - 1024 * kilobytes))
+        if kilobytes is not None:
+            state = os.statvfs(self.disk)
+            filler.write_bytes(bytes(state.f_blocks * state.f_frsize - 1024 * kilobytes))
 
     def runs_out(self, output, ranks, phase):
         result = self.fail_with(self.command(output), ranks, MACHINE, "No space left on device" if phase != "calibrate" else "boundary-")
@@ -173,12 +173,12 @@ class FullDiskTest(DiskCase):
     def test_no_space_in_each_phase(self):
         for ranks in (1, 2):
             output = self.disk / f"out-{ranks}"
-            # Two boundaries take 270 kB each, a block's shard 24 kB, the last one 260 kB.
-            for free, phase in ((200, "calibrate"), (580, "tune"), (180, "assemble")):
+            # Two boundaries take 264 kB each, a block's shard 24 kB, the last one 260 kB.
+            for granted, phase in ((200, "calibrate"), (600, "tune"), (780, "assemble")):
                 with self.subTest(ranks=ranks, phase=phase):
-                    self.leave_free(free)
+                    self.grant(granted)
                     self.runs_out(output, ranks, phase)
-            self.leave_free(None)
+            self.grant(None)
             self.finish(output, ranks)
             self.assertEqual(sorted(self.tuned(output)), [0, 1, 2, 3], "a block was tuned twice")
             shutil.rmtree(output)

@@ -3,6 +3,7 @@ finished."""
 
 import os
 import pathlib
+import signal
 import unittest
 
 import program
@@ -72,8 +73,14 @@ class StatusTest(program.Case):
             event = [e for e in blocks() if e["block"] == loss["block"]][0]
             self.assertEqual((loss["first"], loss["best"]), (event["first_loss"], event["best_loss"]))
 
-        result = program.run(["quantize", self.config, "--set", "run.max_time=0.01"])
-        self.assertEqual(result.code, 75, result)
+        begun = len(program.events(run))
+        job = program.start(["quantize", self.config])
+        try:
+            program.wait_for(lambda: "tune" in [e.get("phase") for e in program.events(run)[begun:]], job)
+            job.send_signal(signal.SIGUSR1)
+            self.assertEqual(job.wait(30), 75)
+        finally:
+            program.kill(job)
         self.assertEqual(self.status(run)[0]["state"], "left in time")
 
         self.succeed(["quantize", self.config])
