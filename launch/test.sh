@@ -4,6 +4,6 @@
 #   launch/test.sh -L mpi     one kind (unit, mpi, e2e, peer, slurm, gpu)
 source "$(dirname "$0")/common.sh"
 
-"$root/launch/setup.sh" --peer
+"$root/launch/setup.sh" --peer --slurm
 say "testing"
 exec ctest --test-dir "$build" --output-on-failure "$@"

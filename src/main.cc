@@ -27,6 +27,7 @@ struct CommandLine {
   std::string cluster;
   std::string run_directory;
   std::vector<std::string> overrides;
+  ConvertOptions convert;
   bool json = false;
   bool trial = false;
 };
@@ -66,7 +67,19 @@ CLI::App* add_command(CLI::App& app, CommandLine& line, const char* name, const 
   return command;
 }
 
+void add_convert(CLI::App& app, CommandLine& line) {
+  CLI::App* command = app.add_subcommand("convert", "make a quantized model in another format, without tuning");
+  command->add_option("SOURCE", line.convert.source, "quantized model directory")->required();
+  command->add_option("--format", line.convert.format, "as output.formats names it")->required();
+  command->add_option("--output", line.convert.output, "directory for the new one")->required();
+  command->add_option("--max-shard-size", line.convert.max_shard_size, "largest file of weights")
+      ->default_val(OutputSection().max_shard_size);
+  command->add_flag("--json", line.json, "end stdout with one JSON object on one line");
+  command->callback([&line] { line.command = "convert"; });
+}
+
 nlohmann::json dispatch(MpiCommunicator& world, Watchdog& watchdog, const CommandLine& line) {
+  if (line.command == "convert") return run_convert(world, line.convert);
   const Config config = load_config_everywhere(world, line.config, line.overrides, line.cluster);
   leave_after(seconds_of(config.run.max_time).value_or(0));
   watchdog.set_time_limit(seconds_of(config.run.time_limit).value_or(0));
@@ -140,6 +153,7 @@ int main(int argc, char** argv) {
       ->add_flag("--trial", line.trial, "also run a small part of everything on these ranks, and say what would be slow");
   add_command(app, line, "quantize", "quantize model.path into output.path");
   add_command(app, line, "eval", "perplexity of model.path on run.eval_tokens");
+  add_convert(app, line);
   add_status(app, line);
   try {
     app.parse(argc, argv);

@@ -33,6 +33,10 @@ class Communicator {
 
   // Joins each rank's `bytes` bytes in rank order into `gathered` (size() * bytes long, on every rank).
   virtual void all_gather(const void* mine, std::int64_t bytes, void* gathered) = 0;
+
+  // Sends `bytes` bytes to rank `peer` and receives as many from it into `theirs`. Collective over the two, which name
+  // each other.
+  virtual void exchange(const void* mine, void* theirs, std::int64_t bytes, int peer) = 0;
 };
 
 // One rank alone: every collective is the identity. For unit tests and single-process tools.
@@ -44,6 +48,7 @@ class SelfCommunicator final : public Communicator {
   void broadcast(void*, std::int64_t, int) override {}
   void barrier() override {}
   void all_gather(const void* mine, std::int64_t bytes, void* gathered) override;
+  void exchange(const void* mine, void* theirs, std::int64_t bytes, int peer) override;
 };
 
 // The following work over host memory and are collective over `comm`.

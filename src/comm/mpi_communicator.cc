@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/activity.h"
+#include "base/bf16_bits.h"
 #include "base/error.h"
 
 namespace roundtable {
@@ -23,10 +24,19 @@ MPI_Datatype datatype_of(ElementType type) {
       return MPI_DOUBLE;
     case ElementType::kI64:
       return MPI_INT64_T;
+    case ElementType::kBF16:
+      return MPI_UINT16_T;
     default:
       RT_CHECK(false && "element type cannot be summed over MPI");
       return MPI_DATATYPE_NULL;
   }
+}
+
+// An MPI_User_function: inout[i] += in[i], bf16 as its bits, each sum rounded to bf16.
+void sum_bf16(void* in, void* inout, int* count, MPI_Datatype*) {
+  const auto* a = static_cast<const std::uint16_t*>(in);
+  auto* b = static_cast<std::uint16_t*>(inout);
+  for (int i = 0; i < *count; ++i) store(load(a[i]) + load(b[i]), b[i]);
 }
 
 // Polls for a millisecond (a reduction inside a step is shorter), then sleeps between polls: an idle rank must not
@@ -60,12 +70,15 @@ MpiCommunicator::MpiCommunicator(MPI_Comm comm) : comm_(comm) {
   check_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   check_mpi(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
+  check_mpi(MPI_Op_create(&sum_bf16, 1, &bf16_sum_), "MPI_Op_create");
 }
 
 MpiCommunicator::~MpiCommunicator() {
   int finalized = 0;
   MPI_Finalized(&finalized);
-  if (!finalized && comm_ != MPI_COMM_NULL) MPI_Comm_free(&comm_);
+  if (finalized) return;
+  if (bf16_sum_ != MPI_OP_NULL) MPI_Op_free(&bf16_sum_);
+  if (comm_ != MPI_COMM_NULL) MPI_Comm_free(&comm_);
 }
 
 void MpiCommunicator::all_reduce_sum(void* data, std::int64_t count, ElementType type) {
@@ -75,7 +88,7 @@ void MpiCommunicator::all_reduce_sum(void* data, std::int64_t count, ElementType
     const int piece = static_cast<int>(std::min(kPiece, count - done));
     MPI_Request request;
     check_mpi(MPI_Iallreduce(MPI_IN_PLACE, bytes + done * static_cast<std::int64_t>(size_of(type)), piece,
-                             datatype_of(type), MPI_SUM, comm_, &request),
+                             datatype_of(type), type == ElementType::kBF16 ? bf16_sum_ : MPI_SUM, comm_, &request),
               "MPI_Iallreduce");
     wait(&request, "MPI_Iallreduce");
   }
@@ -104,6 +117,18 @@ void MpiCommunicator::all_gather(const void* mine, std::int64_t bytes, void* gat
                            &request),
             "MPI_Iallgather");
   wait(&request, "MPI_Iallgather");
+}
+
+void MpiCommunicator::exchange(const void* mine, void* theirs, std::int64_t bytes, int peer) {
+  constexpr int kTag = 0;
+  for (std::int64_t done = 0; done < bytes; done += kPiece) {
+    const int piece = static_cast<int>(std::min(kPiece, bytes - done));
+    MPI_Request receive, send;
+    check_mpi(MPI_Irecv(static_cast<char*>(theirs) + done, piece, MPI_BYTE, peer, kTag, comm_, &receive), "MPI_Irecv");
+    check_mpi(MPI_Isend(static_cast<const char*>(mine) + done, piece, MPI_BYTE, peer, kTag, comm_, &send), "MPI_Isend");
+    wait(&receive, "MPI_Irecv");
+    wait(&send, "MPI_Isend");
+  }
 }
 
 std::unique_ptr<MpiCommunicator> MpiCommunicator::split(int color, int key) const {

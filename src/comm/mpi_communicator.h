@@ -29,6 +29,7 @@ class MpiCommunicator final : public Communicator {
   void broadcast(void* data, std::int64_t bytes, int root) override;
   void barrier() override;
   void all_gather(const void* mine, std::int64_t bytes, void* gathered) override;
+  void exchange(const void* mine, void* theirs, std::int64_t bytes, int peer) override;
 
   // Ranks of equal `color` form a new communicator, ordered by `key`. Collective.
   std::unique_ptr<MpiCommunicator> split(int color, int key) const;
@@ -41,6 +42,7 @@ class MpiCommunicator final : public Communicator {
 
  private:
   MPI_Comm comm_ = MPI_COMM_NULL;
+  MPI_Op bf16_sum_ = MPI_OP_NULL;  // MPI knows no bf16
   int rank_ = 0;
   int size_ = 1;
 };

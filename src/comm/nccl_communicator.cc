@@ -80,6 +80,14 @@ class NcclCommunicator final : public Communicator {
     poll();
   }
 
+  void exchange(const void* mine, void* theirs, std::int64_t bytes, int peer) override {
+    check_nccl(ncclGroupStart(), "ncclGroupStart");
+    check_nccl(ncclSend(mine, static_cast<std::size_t>(bytes), ncclInt8, peer, comm_, stream_), "ncclSend");
+    check_nccl(ncclRecv(theirs, static_cast<std::size_t>(bytes), ncclInt8, peer, comm_, stream_), "ncclRecv");
+    check_nccl(ncclGroupEnd(), "ncclGroupEnd");
+    poll();
+  }
+
  private:
   // A peer that died or a broken link shows as an asynchronous error, not as the result of a call.
   void poll() {

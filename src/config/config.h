@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "config/byte_size.h"
 #include "config/constraint.h"
 #include "config/recipe.h"
 #include "config/time_span.h"
@@ -135,6 +136,7 @@ struct ParallelSection {
   std::int64_t stages = 0;
   std::int64_t threads = 0;
   std::string backend = "auto";
+  std::string gradient_dtype = "fp32";
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -142,6 +144,8 @@ struct ParallelSection {
     v("stages", stages, "runs of blocks handed to groups; 0: one a group", whole_from(0, kMaxCount));
     v("threads", threads, "threads a rank; 0: a fair share of the node's cores", whole_from(0, kMaxCount));
     v("backend", backend, "what carries gradients and weights", one_of<std::string>({"auto", "mpi", "nccl"}));
+    v("gradient_dtype", gradient_dtype, "type in which a group sums gradients; bf16 moves half the bytes",
+      one_of<std::string>({"fp32", "bf16"}));
   }
   bool operator==(const ParallelSection&) const = default;
 };
@@ -174,14 +178,22 @@ struct ClusterSection {
   bool operator==(const ClusterSection&) const = default;
 };
 
+// As src/export/ has them; a test holds the two lists together.
+inline const std::vector<std::string> kFormats = {"auto_round:auto_gptq", "auto_round", "auto_round:auto_awq",
+                                                  "auto_gptq", "auto_awq", "llm_compressor", "gguf", "qdq"};
+
 struct OutputSection {
   std::string path;
-  std::vector<std::string> formats = {"auto_round:auto_gptq"};
+  std::vector<std::string> formats = {kFormats.front()};
+  std::string max_shard_size = "5GB";
 
   template <class Visitor>
   void visit(Visitor& v) {
     v("path", path, "directory of the quantized checkpoint (required by quantize)", any_text());
-    v("formats", formats, "checkpoint formats to write", list_of(one_of<std::string>({"auto_round:auto_gptq"})));
+    v("formats", formats,
+      "checkpoint formats, all of the same integers; with several each has a folder of its name below path, but the first",
+      list_of(one_of(kFormats)));
+    v("max_shard_size", max_shard_size, "largest file of weights", byte_size());
   }
   bool operator==(const OutputSection&) const = default;
 };
@@ -194,6 +206,7 @@ struct RunSection {
   std::string time_limit = "00:10:00";
   bool keep_boundaries = false;
   bool save_gradients = false;
+  bool reproducible = false;
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -205,6 +218,9 @@ struct RunSection {
       time_span_or_none());
     v("keep_boundaries", keep_boundaries, "keep the boundary files after the run", true_or_false());
     v("save_gradients", save_gradients, "keep each stage's first gradients, before the sign step", true_or_false());
+    v("reproducible", reproducible,
+      "the same bytes from 1, 2, 4, ... ranks, at one number of stages and of threads a rank; a sample a pass, slower",
+      true_or_false());
   }
   bool operator==(const RunSection&) const = default;
 };

@@ -85,7 +85,7 @@ torch::Tensor DecoderBlock::forward(const torch::Tensor& x, const BlockContext& 
 
 torch::Tensor DecoderBlock::run_linear(std::size_t index, const torch::Tensor& x) const {
   torch::Tensor y = linears_[index].forward(x);
-  if (observer_) observer_(linears_[index], y);
+  if (observer_) observer_(linears_[index], x, y);
   return y;
 }
 

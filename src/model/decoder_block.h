@@ -45,8 +45,8 @@ class DecoderBlock {
   // hidden [batch, seqlen, hidden] -> [batch, seqlen, hidden], in the same dtype. Differentiable.
   torch::Tensor forward(const torch::Tensor& hidden, const BlockContext& context) const;
 
-  // Called with each linear layer and its output during forward(); empty for none.
-  using Observer = std::function<void(const Linear&, const torch::Tensor&)>;
+  // Called with each linear layer, what enters it and what leaves it during forward(); empty for none.
+  using Observer = std::function<void(const Linear&, const torch::Tensor& x, const torch::Tensor& y)>;
   void set_observer(Observer observer) { observer_ = std::move(observer); }
 
   std::vector<Linear>& linears() { return linears_; }

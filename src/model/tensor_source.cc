@@ -137,6 +137,10 @@ ElementType element_type_of(torch::ScalarType dtype) {
       return ElementType::kBF16;
     case torch::kInt32:
       return ElementType::kI32;
+    case torch::kInt64:
+      return ElementType::kI64;
+    case torch::kUInt8:
+      return ElementType::kU8;
     default:
       RT_CHECK(false && "dtype is not written to files");
       return ElementType::kU8;

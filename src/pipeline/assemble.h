@@ -13,11 +13,11 @@
 
 namespace roundtable {
 
-// On rank 0, when every block's shard stands: writes the last shard (embeddings, norm, head: as they are), copies the
+// On rank 0, when every block's shard stands in `directory`: writes the last shards (embeddings, norm, head: as they are), copies the
 // tokenizer, the generation config and what else lies beside the model, writes config.json and last the index, so that
-// a checkpoint with an index is whole. Returns the last shard's record. Throws Error (kStartAgain) between files when
+// a checkpoint with an index is whole. Returns the last shards' records. Throws Error (kStartAgain) between files when
 // this process is asked to leave.
-ShardRecord assemble(const Config& config, const Plan& plan);
+std::vector<ShardRecord> assemble(const Config& config, const Plan& plan, const std::string& directory);
 
 // Every rank hashes its share of the shards on the file system and holds them against the digests from when they were
 // written. Collective over `comm`; `digests` (file -> digest) is used on rank 0. A mismatch is an error on all ranks.

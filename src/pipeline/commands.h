@@ -1,4 +1,4 @@
-// What the command line offers: plan, quantize, eval. Each runs on all ranks of the world.
+// What the command line offers: plan, quantize, eval, convert. Each runs on all ranks of the world.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -29,5 +29,16 @@ nlohmann::json run_quantize(MpiCommunicator& world, Watchdog& watchdog, const Co
 
 // Perplexity of model.path (float, or quantized in a layout we read) on run.eval_tokens.
 nlohmann::json run_eval(MpiCommunicator& world, const Config& config);
+
+struct ConvertOptions {
+  std::string source;
+  std::string format;
+  std::string output;
+  std::string max_shard_size;
+};
+
+// Makes `options.output` from the quantized model `options.source`, in another format. The same command starts a
+// conversion and goes on with it.
+nlohmann::json run_convert(MpiCommunicator& world, const ConvertOptions& options);
 
 }  // namespace roundtable

@@ -88,7 +88,9 @@ void Coordinator::leave(int worker) {
 
 void Coordinator::finish_block(int group, const nlohmann::json& message) {
   nlohmann::json record = message;
-  record.erase("losses");  // they go to the event log, which nobody's correctness hangs on
+  // These go to the event log, which nobody's correctness hangs on.
+  record.erase("losses");
+  record.erase("layer_errors");
   state_.journal().append(record);
   nlohmann::json event = message;
   event.erase("type");

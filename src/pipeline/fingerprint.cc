@@ -30,6 +30,8 @@ void update_with_file(Hasher& hasher, const std::string& path) {
   }
 }
 
+}  // namespace
+
 std::string model_digest(const std::string& directory) {
   Hasher hasher;
   hasher.update(read_text_file(directory + "/config.json", 16 << 20));
@@ -43,13 +45,11 @@ std::string model_digest(const std::string& directory) {
   return hasher.digest();
 }
 
-}  // namespace
-
 nlohmann::json fingerprint(const Config& config, const Plan& plan) {
   // Only what changes the result: paths of outputs, threads and the backend do not.
   const auto& q = config.quantization;
   const auto& t = config.tuning;
-  return {{"version", 1},
+  return {{"version", 2},
           {"model", model_digest(config.model.path)},
           {"calibration.tokens", hash_file(config.calibration.tokens)},
           {"calibration.n_samples", config.calibration.n_samples},
@@ -79,7 +79,10 @@ nlohmann::json fingerprint(const Config& config, const Plan& plan) {
           {"tuning.amp", t.amp},
           {"tuning.sampler", t.sampler},
           {"tuning.seed", t.seed},
+          {"parallel.gradient_dtype", config.parallel.gradient_dtype},
+          {"run.reproducible", config.run.reproducible},
           {"output.formats", config.output.formats},
+          {"output.max_shard_size", config.output.max_shard_size},
           {"number of stages", plan.stages.size()}};
 }
 

@@ -8,6 +8,9 @@
 
 namespace roundtable {
 
+// Of a model directory: config.json, the tensors' names, and of each shard its size and pieces of its content.
+std::string model_digest(const std::string& directory);
+
 // An object of named parts, so that a difference can be named: each value is a digest or a plain setting.
 nlohmann::json fingerprint(const Config& config, const Plan& plan);
 

@@ -2,6 +2,7 @@
 #include "pipeline/forecast.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -11,6 +12,7 @@
 #include "base/error.h"
 #include "model/attention.h"
 #include "model/block_layout.h"
+#include "tune/gradient_sum.h"
 
 namespace roundtable {
 namespace {
@@ -110,7 +112,7 @@ Sizes count_sizes(const Config& config, const ModelConfig& m, const Layout& layo
   s.boundaries = static_cast<double>(layout.stages) * n * s.state;
   s.in_step = ceil_div(static_cast<double>(config.tuning.batch_size * config.tuning.gradient_accumulate_steps),
                        layout.shards);
-  s.in_pass = std::min(static_cast<double>(micro_batch_of(config.tuning, layout.shards)), s.in_step);
+  s.in_pass = std::min(static_cast<double>(micro_batch_of(config, layout.shards)), s.in_step);
   for (const ParameterSpec& spec : outside_parameters(m)) s.table += element_count(spec) * 2;
   return s;
 }
@@ -121,8 +123,16 @@ double optimizer_bytes(const TuningSection& tuning) {
   return tuning.momentum > 0 ? 2 * 4 : 0;
 }
 
+// Of the gradients in a rank, a weight.
+double gradient_bytes(const Config& config, const Sizes& s, const Layout& layout) {
+  if (config.run.reproducible) {
+    return 4.0 * static_cast<double>(tree_arenas(static_cast<std::size_t>(s.in_step), layout.shards));
+  }
+  return config.parallel.gradient_dtype == "bf16" && layout.shards > 1 ? 4 + 2 : 4;
+}
+
 std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfig& m, const BlockCost& block,
-                                          const Sizes& s) {
+                                          const Sizes& s, const Layout& layout) {
   const auto seqlen = static_cast<double>(config.calibration.seqlen);
   const auto kept_scores = static_cast<double>(kept_attention_bytes(
       static_cast<std::int64_t>(s.in_pass), m.n_heads, config.calibration.seqlen, m.sliding_window,
@@ -132,9 +142,9 @@ std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfi
   return {{"program", kProgramBytes},
           // Original and fake-quantized weight.
           {"weights of a block", bytes(joint * block.parameters * 2 * s.element)},
-          // v and the gradient arena in fp32; the best iterate's integers; ranges, scales and zero points.
-          {"rounding and gradients",
-           bytes(joint * (block.parameters * (4 + 4 + 1 + optimizer_bytes(config.tuning)) + block.groups * 24))},
+          // v in fp32; the best iterate's integers; ranges, scales and zero points.
+          {"rounding", bytes(joint * (block.parameters * (4 + 1 + optimizer_bytes(config.tuning)) + block.groups * 24))},
+          {"gradients", bytes(joint * block.parameters * gradient_bytes(config, s, layout))},
           // Float chain, quantized chain, target.
           {"samples", bytes(3 * s.samples * s.state)},
           {"activations", bytes(kSlack * joint * (s.in_pass * seqlen * (block.kept + block.spare) * s.element + kept_scores))}};
@@ -228,7 +238,7 @@ class Clockwork {
     const auto bytes = [](double x) { return static_cast<std::int64_t>(x); };
     const double blocks = static_cast<double>(m_.n_blocks);
     const double steps = blocks * static_cast<double>(config_.tuning.iters);
-    const double reduced = steps * ring_bytes(block_.parameters * 4, layout_.shards) * layout_.shards;
+    const double reduced = steps * reduced_bytes() * layout_.shards;
     const double weights = blocks * block_.parameters * 2;
     return {{"all-reduce of gradients", bytes(reduced)},
             {"broadcast of weights", bytes(weights * (layout_.ranks - 1) + weights * (layout_.shards - 1))},
@@ -237,6 +247,11 @@ class Clockwork {
   }
 
  private:
+  // What a rank sends in one reduction of the gradients: a ring's part, or the whole in each round of exchanges.
+  double reduced_bytes() const {
+    if (config_.run.reproducible) return block_.parameters * 4 * std::bit_width(static_cast<unsigned>(layout_.shards - 1));
+    return ring_bytes(block_.parameters * (config_.parallel.gradient_dtype == "bf16" ? 2 : 4), layout_.shards);
+  }
   double seqlen() const { return static_cast<double>(config_.calibration.seqlen); }
   double rate() const { return cluster_.matrix_rate * 1e12; }
   double file_system() const { return cluster_.file_system_bandwidth * kGiga; }
@@ -263,7 +278,7 @@ class Clockwork {
     terms.add("memory", (activations + steps * 44 * block_.parameters) / (cluster_.memory_bandwidth * kGiga));
     if (layout_.shards > 1) {
       terms.add(fmt::format("all-reduce over {}", wire_name(group())),
-                steps * (ring_bytes(block_.parameters * 4, layout_.shards) / wire(group()) + cluster_.latency * 1e-6));
+                steps * (reduced_bytes() / wire(group()) + cluster_.latency * 1e-6));
     }
   }
 
@@ -277,9 +292,14 @@ class Clockwork {
 
 }  // namespace
 
-std::int64_t micro_batch_of(const TuningSection& tuning, int shards) {
-  if (tuning.micro_batch > 0) return tuning.micro_batch;
-  return std::max<std::int64_t>(1, tuning.batch_size / shards);
+std::int64_t micro_batch_of(const Config& config, int shards) {
+  if (config.run.reproducible) return 1;
+  if (config.tuning.micro_batch > 0) return config.tuning.micro_batch;
+  return std::max<std::int64_t>(1, config.tuning.batch_size / shards);
+}
+
+std::int64_t sharded_strata(const Config& config, std::int64_t strata) {
+  return config.run.reproducible ? strata & -strata : strata;
 }
 
 std::int64_t count_block_parameters(const ModelConfig& model) {
@@ -305,7 +325,7 @@ Forecast make_forecast(const Config& config, const ModelConfig& model, const std
   const Clockwork clockwork(config, model, block, sizes, layout);
   Forecast forecast;
   forecast.layout = layout;
-  forecast.memory = count_memory(config, model, block, sizes);
+  forecast.memory = count_memory(config, model, block, sizes, layout);
   forecast.disk = count_disk(model, block, sizes);
   forecast.traffic = clockwork.traffic();
   if (config.cluster.nodes == 0) return forecast;
@@ -327,7 +347,7 @@ Layout choose_layout(const Config& config, const ModelConfig& model, const std::
   std::optional<Forecast> best;
   std::int64_t smallest = std::numeric_limits<std::int64_t>::max();
   for (int shards = 1; shards <= ranks; ++shards) {
-    if (ranks % shards != 0 || strata % shards != 0) continue;
+    if (ranks % shards != 0 || sharded_strata(config, strata) % shards != 0) continue;
     if (config.parallel.shards > 0 && shards != config.parallel.shards) continue;
     const std::int64_t stages =
         config.tuning.use_quant_input ? count_stages(config, model.n_blocks, ranks / shards) : model.n_blocks;

@@ -63,7 +63,11 @@ Layout choose_layout(const Config& config, const ModelConfig& model, const std::
                      int ranks_a_node);
 
 // Samples that a rank passes through a block at once while tuning: its share of batch_size unless the config says.
-std::int64_t micro_batch_of(const TuningSection& tuning, int shards);
+std::int64_t micro_batch_of(const Config& config, int shards);
+
+// The number that the shards of a group divide: a step's samples; of that, where the run is to be reproducible, the
+// largest power of two (sum_gradients_by_tree).
+std::int64_t sharded_strata(const Config& config, std::int64_t strata);
 
 std::string human_bytes(std::int64_t bytes);
 

@@ -7,7 +7,6 @@
 #include <map>
 
 #include "base/error.h"
-#include "export/auto_gptq.h"
 
 namespace roundtable {
 namespace {
@@ -99,9 +98,19 @@ std::vector<std::string> reason_lines(const Reasons& reasons, const std::vector<
   return lines;
 }
 
+// Why one of the formats cannot hold a layer.
+std::optional<std::string> obstacle_of(const LinearSpec& linear, const QuantScheme& scheme, const Formats& formats) {
+  for (const CheckpointFormat* format : formats) {
+    if (auto reason = format->layer_obstacle(linear, scheme)) {
+      return formats.size() == 1 ? *reason : fmt::format("{} ({})", *reason, format->name());
+    }
+  }
+  return std::nullopt;
+}
+
 // The head is a layer like others once somebody asks for it; to keep it as it is may be said of every model.
 std::optional<QuantScheme> head_scheme(const QuantizationSection& section, const ModelConfig& model,
-                                       std::vector<Claim>& rules, std::vector<Claim>& ignored,
+                                       const Formats& formats, std::vector<Claim>& rules, std::vector<Claim>& ignored,
                                        std::vector<std::string>& reasons) {
   const std::string& head = model.names.head;
   const bool wanted = section.quant_lm_head || std::any_of(rules.begin(), rules.end(), [&](const Claim& claim) {
@@ -123,29 +132,30 @@ std::optional<QuantScheme> head_scheme(const QuantizationSection& section, const
                     "this model's head is its embedding table (tie_word_embeddings), which stays in 16 bits",
                     "leave the head out");
   }
-  const QuantScheme common = scheme_of(section);
+  const QuantScheme common = scheme_of(section, formats);
   const QuantScheme scheme = rule ? changed(common, rule->rule) : common;
-  const auto obstacle = auto_gptq_obstacle({head, model.vocab_size, model.hidden_size, false}, scheme);
-  if (obstacle) reasons.push_back(fmt::format("{} stays in 16 bits: {}", head, *obstacle));
-  return obstacle ? std::nullopt : std::optional<QuantScheme>(scheme);
+  const auto reason = obstacle_of({head, model.vocab_size, model.hidden_size, false}, scheme, formats);
+  if (reason) reasons.push_back(fmt::format("{} stays in 16 bits: {}", head, *reason));
+  return reason ? std::nullopt : std::optional<QuantScheme>(scheme);
 }
 
 }  // namespace
 
-QuantScheme scheme_of(const QuantizationSection& section) {
+QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats) {
   QuantScheme scheme;
   scheme.bits = static_cast<int>(section.bits);
   scheme.group_size = section.group_size;
   scheme.symmetric = section.scheme == "sym";
   scheme.full_range = section.enable_full_range;
   scheme.fp16_scale = section.scale_dtype == "fp16";
-  // auto_round:auto_gptq stores zero point - 1: a zero point of 0 has no place there.
-  scheme.min_zero_point = 1;
+  for (const CheckpointFormat* format : formats) {
+    scheme.min_zero_point = std::max(scheme.min_zero_point, format->min_zero_point());
+  }
   return scheme;
 }
 
-LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConfig& model) {
-  const QuantScheme common = scheme_of(section);
+LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConfig& model, const Formats& formats) {
+  const QuantScheme common = scheme_of(section, formats);
   const std::vector<LinearSpec> linears = block_linears(model);
   std::vector<Claim> rules = claims_of(section.weight_config);
   std::vector<Claim> ignored = claims_of(section.ignore_layers);
@@ -165,7 +175,7 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConf
       } else if (rule && rule->rule.keeps_float()) {
         reason = rule->place;
       } else {
-        reason = auto_gptq_obstacle(linears[i], scheme);
+        reason = obstacle_of(linears[i], scheme, formats);
       }
       schemes.push_back(reason ? std::nullopt : std::optional<QuantScheme>(scheme));
       if (reason) reasons[{i, *reason}].push_back(block);
@@ -173,7 +183,7 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConf
     }
   }
   std::vector<std::string> head_reasons;
-  out.head = head_scheme(section, model, rules, ignored, head_reasons);
+  out.head = head_scheme(section, model, formats, rules, ignored, head_reasons);
   refuse_idle(rules, model);
   refuse_idle(ignored, model);
   out.float_reasons = reason_lines(reasons, linears, model.n_blocks);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "config/config.h"
+#include "export/format.h"
 #include "model/model_config.h"
 #include "tune/block_tuner.h"
 
@@ -18,15 +19,19 @@ struct LayerSchemes {
   std::vector<std::string> float_reasons;  // "mlp.down_proj stays in 16 bits: ...", "... (blocks 0, 4-7) ..."
 };
 
-// The scheme of the section itself.
-QuantScheme scheme_of(const QuantizationSection& section);
+// All formats of one run.
+using Formats = std::vector<const CheckpointFormat*>;
+
+// The scheme of the section itself, on a grid that all of `formats` can hold.
+QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats);
 
 // ignore_layers go before weight_config; there the rule with a layer's very name goes before all others, and of these
 // the last that matches decides.
 // lm_head is quantized where quant_lm_head asks for it or a rule has its very name.
+// A layer that one of the formats cannot hold stays in 16 bits in all of them.
 // Throws Error (kBadInput) for a rule that matches no layer, for a tied head that is to be quantized, and where no
 // layer at all would be.
-LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConfig& model);
+LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConfig& model, const Formats& formats);
 
 // "4 bits, sym, groups of 128"
 std::string scheme_text(const QuantScheme& scheme);

@@ -10,11 +10,20 @@
 #include "base/error.h"
 #include "comm/rank_grid.h"
 #include "io/checkpoint.h"
+#include "io/json_file.h"
 #include "model/tensor_source.h"
 #include "pipeline/layer_schemes.h"
+#include "pipeline/shard_files.h"
 
 namespace roundtable {
 namespace {
+
+// What the groups write while they tune: the first output format, or where that holds no integers (a restart needs
+// them), the one that has the fewest conditions.
+const PackedFormat& tuned_format(const std::vector<const CheckpointFormat*>& formats) {
+  const PackedFormat* first = as_packed(*formats.front());
+  return first != nullptr ? *first : *as_packed(format_named("llm_compressor"));
+}
 
 std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
   const std::int64_t blocks = plan.model.n_blocks;
@@ -36,9 +45,26 @@ std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
 // Ranks a group, by the cost model where the cluster is described.
 int count_shards(const Config& config, const Plan& plan) {
   const auto& world = plan.world;
-  const int wanted = choose_shards(config.parallel.shards, world.ranks, world.ranks_a_node, plan.batch);
+  const int wanted = choose_shards(config.parallel.shards, world.ranks, world.ranks_a_node,
+                                   sharded_strata(config, plan.batch));
   if (config.cluster.nodes == 0) return wanted;
   return choose_layout(config, plan.model, plan.schemes, world.ranks, world.ranks_a_node).shards;
+}
+
+// What run.reproducible cannot be promised for.
+void check_reproducible(const Config& config) {
+  if (!config.run.reproducible) return;
+  const std::int64_t shards = config.parallel.shards;
+  if (shards > 0 && (shards & (shards - 1)) != 0) {
+    throw bad_input("parallel.shards", fmt::format("{} is no power of two, which run.reproducible needs", shards));
+  }
+  if (config.tuning.sampler != "strata") {
+    throw bad_input("tuning.sampler", "run.reproducible needs strata: only they fix which rank has a step's samples");
+  }
+  if (config.parallel.gradient_dtype != "fp32") {
+    throw bad_input("parallel.gradient_dtype", "run.reproducible sums gradients in fp32",
+                    "leave it at fp32, or run.reproducible at false");
+  }
 }
 
 bool any_asymmetric(const Plan& plan) {
@@ -143,6 +169,103 @@ std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages) {
   return cut;
 }
 
+CheckpointScheme checkpoint_scheme(const Config& config, const Plan& plan) {
+  CheckpointScheme out{scheme_of(config.quantization, plan.formats), config.tuning.iters, {}};
+  const std::vector<LinearSpec> linears = block_linears(plan.model);
+  for (std::int64_t block = 0; block < plan.model.n_blocks; ++block) {
+    const std::string prefix = plan.model.block_name(block) + ".";
+    const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      out.layers.push_back({linears[i], schemes[i]});
+      out.layers.back().linear.name = prefix + linears[i].name;
+    }
+    if (plan.model.n_experts == 0) continue;
+    const LinearSpec router{prefix + plan.model.block_names.router, plan.model.n_experts, plan.model.hidden_size};
+    out.layers.push_back({router, std::nullopt, false, /*is_linear=*/false});
+  }
+  const LinearSpec head{plan.model.names.head, plan.model.vocab_size, plan.model.hidden_size};
+  if (plan.head) out.layers.push_back({head, plan.head, /*outside_blocks=*/true});
+  return out;
+}
+
+namespace {
+
+// Bytes of an element of the model's own weights, by config.json.
+std::int64_t float_bytes(const std::string& directory) {
+  const JsonObject json = JsonObject::load(directory + "/config.json");
+  return json.get_string_or("dtype", json.get_string_or("torch_dtype", "float32")) == "float32" ? 4 : 2;
+}
+
+std::uint64_t bytes_of(const ParameterSpec& spec, std::int64_t element) {
+  std::int64_t count = element;
+  for (const std::int64_t dimension : spec.shape) count *= dimension;
+  return static_cast<std::uint64_t>(count);
+}
+
+// What the largest block takes in the checkpoint.
+std::uint64_t largest_block(const Plan& plan, std::int64_t element) {
+  const std::vector<LinearSpec> linears = block_linears(plan.model);
+  std::uint64_t largest = 0;
+  for (const BlockSchemes& schemes : plan.schemes) {
+    std::uint64_t bytes = 0;
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      if (!schemes[i]) {
+        bytes += bytes_of(linears[i].weight(), element);
+        continue;
+      }
+      for (const TensorSpec& tensor : plan.tuned->layout(linears[i], *schemes[i], torch::kFloat32)) bytes += tensor.bytes();
+    }
+    for (const ParameterSpec& norm : block_norms(plan.model)) bytes += bytes_of(norm, element);
+    largest = std::max(largest, bytes);
+  }
+  return largest;
+}
+
+// Which files there will be. Groups write a file a block while they tune; where one would be too large, or the format
+// is not one that a run can go on from, the output is made from what they wrote, as convert does it.
+void decide_files(const Config& config, Plan& plan) {
+  const std::int64_t limit = parse_byte_size(config.output.max_shard_size).value();
+  const std::int64_t element = float_bytes(config.model.path);
+  const bool fits = largest_block(plan, element) <= static_cast<std::uint64_t>(limit);
+  plan.tuned_in_place = fits && plan.tuned == plan.formats.front();
+  const std::vector<ParameterSpec> outside = outside_parameters(plan.model);
+  std::vector<std::uint64_t> sizes;
+  for (const ParameterSpec& spec : outside) sizes.push_back(bytes_of(spec, element));
+  for (const std::vector<std::size_t>& file : cut_by_size(sizes, limit)) {
+    plan.outside_files.emplace_back();
+    for (const std::size_t i : file) plan.outside_files.back().push_back(outside[i]);
+  }
+  if (plan.tuned_in_place) return;
+  plan.warnings.push_back(fmt::format(
+      "{}: what is tuned lies in the run's directory as {}, and the output is made from it: disk for both is needed",
+      fits ? std::string(plan.formats.front()->name()) + " holds no integers to go on from"
+           : "a block is larger than output.max_shard_size",
+      plan.tuned->name()));
+}
+
+// Engines cut a layer that sums over its inputs (o and down) along them, one part a device.
+void warn_of_tensor_parallel(Plan& plan) {
+  std::map<std::string, std::set<int>> sizes;  // "mlp.down_proj (1536 inputs, groups of 128)" -> sizes
+  const std::vector<LinearSpec> linears = block_linears(plan.model);
+  for (const BlockSchemes& schemes : plan.schemes) {
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      const LinearSpec& linear = linears[i];
+      const bool cut = linear.name == plan.model.block_names.o || linear.name.ends_with(plan.model.block_names.down);
+      if (!cut || !schemes[i] || schemes[i]->group_size < 0 || expert_of(plan.model, linear.name) > 0) continue;
+      for (const int size : {2, 4, 8}) {
+        if (linear.in % size != 0 || linear.in / size % schemes[i]->group_size == 0) continue;
+        sizes[fmt::format("{} ({} inputs, groups of {})", linear.name, linear.in, schemes[i]->group_size)].insert(size);
+      }
+    }
+  }
+  for (const auto& [layer, of_layer] : sizes) {
+    plan.warnings.push_back(fmt::format("tensor parallelism over {} devices would cut a group of {}",
+                                        fmt::join(of_layer, " or "), layer));
+  }
+}
+
+}  // namespace
+
 Plan lay_out(const Config& config, const World& world) {
   Plan plan;
   plan.model = load_model_config(config.model.path);
@@ -150,15 +273,24 @@ Plan lay_out(const Config& config, const World& world) {
   plan.batch = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
   // Rounding to nearest takes no steps: the batch need not be filled.
   if (config.tuning.iters == 0) plan.batch = std::min(plan.batch, config.calibration.n_samples);
-  LayerSchemes schemes = resolve_schemes(config.quantization, plan.model);
+  for (const std::string& name : config.output.formats) plan.formats.push_back(&format_named(name));
+  plan.tuned = &tuned_format(plan.formats);
+  LayerSchemes schemes = resolve_schemes(config.quantization, plan.model, plan.formats);
   plan.schemes = std::move(schemes.blocks);
   plan.head = schemes.head;
   plan.float_reasons = std::move(schemes.float_reasons);
+  check_reproducible(config);
+  const CheckpointScheme checkpoint = checkpoint_scheme(config, plan);
+  for (const CheckpointFormat* format : plan.formats) {
+    refuse_obstacle("output.formats", *format, plan.model, checkpoint);
+  }
+  decide_files(config, plan);
+  warn_of_tensor_parallel(plan);
   plan.shards = count_shards(config, plan);
   plan.groups = world.ranks / plan.shards;
   plan.joint_blocks = std::min(config.tuning.n_blocks, plan.model.n_blocks);
   plan.stages = decide_stages(config, plan);
-  if (any_asymmetric(plan)) {
+  if (any_asymmetric(plan) && plan.formats.front()->name() == "auto_round:auto_gptq") {
     // auto-round 0.16.1, inference/backend.py: its torch_zp backend takes sym alone.
     plan.warnings.push_back("asym in auto_round:auto_gptq is read on GPUs; auto-round 0.16.1 has no CPU backend for it");
   }
@@ -166,8 +298,13 @@ Plan lay_out(const Config& config, const World& world) {
     plan.warnings.push_back(fmt::format("{} groups for {} stages: some ranks will have no work",
                                         plan.groups, plan.stages.size()));
   }
+  if (config.run.reproducible && config.parallel.stages == 0 && config.tuning.use_quant_input) {
+    plan.warnings.push_back(fmt::format("run.reproducible: the number of stages ({}) follows the number of groups; set "
+                                        "parallel.stages to keep the bytes on other numbers of groups",
+                                        plan.stages.size()));
+  }
   if (config.quantization.scale_dtype != "fp16") {
-    throw bad_input("quantization.scale_dtype", "auto_round:auto_gptq stores scales in fp16", "set it to fp16");
+    throw bad_input("quantization.scale_dtype", "every format stores scales in fp16", "set it to fp16");
   }
   if (config.tuning.optimizer == "adamw" && config.tuning.momentum > 0) {
     throw bad_input("tuning.momentum", "is signround's; adamw has its own", "leave it at 0");
@@ -180,6 +317,12 @@ Plan lay_out(const Config& config, const World& world) {
 Plan make_plan(const Config& config, const World& world) {
   Plan plan = lay_out(config, world);
   check_tensors(config, plan);
+  for (const CheckpointFormat* format : plan.formats) {
+    if (const auto reason = format->directory_obstacle(config.model.path)) {
+      throw bad_input("output.formats", fmt::format("{} cannot hold this: {}", format->name(), *reason),
+                      "leave this format out");
+    }
+  }
   check_tokens(config, plan);
   return plan;
 }
@@ -210,7 +353,8 @@ std::string describe(const Plan& plan, const Config& config) {
   text += "plan\n";
   line("model", fmt::format("{} ({}), {} blocks of {:.1f} M weights", config.model.path, plan.model.model_type,
                             plan.model.n_blocks, static_cast<double>(count_block_parameters(plan.model)) / 1e6));
-  line("weights", fmt::format("{}, {}", scheme_text(scheme_of(config.quantization)), config.output.formats.front()));
+  line("weights", fmt::format("{}, {}", scheme_text(scheme_of(config.quantization, plan.formats)),
+                              fmt::join(config.output.formats, ", ")));
   for (const std::string& layers : mixture_lines(plan)) line("mixed", layers);
   if (plan.head) line("lm_head", scheme_text(*plan.head) + ", rounded to nearest");
   line("ranks", fmt::format("{} = {} groups x {} shards, {} a node", plan.world.ranks, plan.groups, plan.shards,

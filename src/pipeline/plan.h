@@ -8,6 +8,8 @@
 
 #include "config/config.h"
 #include "data/token_set.h"
+#include "export/format.h"
+#include "model/block_layout.h"
 #include "model/model_config.h"
 #include "pipeline/forecast.h"
 #include "tune/block_tuner.h"
@@ -30,6 +32,10 @@ struct World {
 struct Plan {
   ModelConfig model;
   World world;
+  std::vector<const CheckpointFormat*> formats;  // of the output
+  const PackedFormat* tuned = nullptr;           // the one of them (or of all) that the groups write
+  bool tuned_in_place = true;                    // it is the first one as it shall be; else that is made from it
+  std::vector<std::vector<ParameterSpec>> outside_files;  // what no block holds, file by file
   int shards = 1;
   int groups = 1;
   std::vector<Stage> stages;
@@ -41,6 +47,9 @@ struct Plan {
   std::vector<std::string> warnings;
 
   Forecast forecast;
+
+  // Of the checkpoint that the groups write: one a block, and what no block holds.
+  std::int64_t files() const { return model.n_blocks + static_cast<std::int64_t>(outside_files.size()); }
 };
 
 // Checks the config, the model's headers and the token sets, and lays out the work. Reads headers only.
@@ -49,6 +58,9 @@ Plan make_plan(const Config& config, const World& world);
 
 // The part of a plan that needs no files beside config.json, its forecast without `eval_tokens`; the same on every rank.
 Plan lay_out(const Config& config, const World& world);
+
+// The output's layers, for formats.
+CheckpointScheme checkpoint_scheme(const Config& config, const Plan& plan);
 
 // For people.
 std::string describe(const Plan& plan, const Config& config);

@@ -12,10 +12,12 @@
 #include "io/file.h"
 #include "pipeline/assemble.h"
 #include "pipeline/commands.h"
+#include "pipeline/convert.h"
 #include "pipeline/coordinator.h"
 #include "pipeline/events.h"
 #include "pipeline/fingerprint.h"
 #include "pipeline/leave.h"
+#include "pipeline/model_card.h"
 #include "pipeline/phase_meter.h"
 #include "pipeline/progress.h"
 #include "pipeline/run_state.h"
@@ -30,7 +32,7 @@ namespace {
 class QuantizeRun {
  public:
   QuantizeRun(MpiCommunicator& world, Watchdog& watchdog, const Config& config)
-      : world_(world), watchdog_(watchdog), config_(config), paths_(config), progress_(display_stream(world)) {}
+      : world_(world), watchdog_(watchdog), config_(config), paths_(config, true), progress_(display_stream(world)) {}
 
   nlohmann::json run() {
     try {
@@ -54,6 +56,7 @@ class QuantizeRun {
     phase("tune", [&] { tune(); });
     phase("assemble", [&] { assemble_output(); });
     phase("prove", [&] { prove(); });
+    if (!other_formats().empty()) phase("formats", [&] { make_formats(); });
     if (!config_.run.eval_tokens.empty()) phase("evaluate", [&] { evaluate(); });
     return summarize();
   }
@@ -82,17 +85,33 @@ class QuantizeRun {
     run_on_root(world_, [&] {
       require_keys(config_, {"calibration.tokens", "output.path"});
       plan_ = make_plan(config_, ranks);
+      paths_ = RunPaths(config_, plan_.tuned_in_place);
       print_ = fingerprint(config_, plan_);
       state_.emplace(paths_, print_, plan_);
       events_.emplace(paths_.events());
-      events_->append("start", {{"ranks", ranks.ranks}, {"groups", plan_.groups}, {"shards", plan_.shards}, {"locked", state_->journal().locked()}});
       const std::string yaml = to_yaml(config_);
       write_file_atomically(paths_.resolved_config(), [&](OutputFile& file) { file.write(yaml.data(), yaml.size()); });
+      log_start();
       fmt::print("{}\n{}", yaml, describe(plan_, config_));
       std::fflush(stdout);
       return std::string();
     });
     if (!root()) plan_ = lay_out(config_, ranks);
+    paths_ = RunPaths(config_, plan_.tuned_in_place);
+  }
+
+  // How this start of the program lays out the work. A run that is finished is not started again.
+  void log_start() {
+    if (state_->completed("summary") != nullptr) return;
+    events_->append("start", {{"ranks", plan_.world.ranks},
+                              {"groups", plan_.groups},
+                              {"shards", plan_.shards},
+                              {"stages", plan_.stages.size()},
+                              {"blocks", plan_.model.n_blocks},
+                              {"finished_blocks", state_->finished_blocks()},
+                              {"locked", state_->journal().locked()},
+                              {"warnings", plan_.warnings},
+                              {"layers_in_16_bits", plan_.float_reasons}});
   }
 
   // A run that was finished before: its summary, and no work.
@@ -175,18 +194,36 @@ class QuantizeRun {
   void assemble_output() {
     run_on_root(world_, [&] {
       if (state_->completed("assembled") != nullptr) return std::string();
-      const ShardRecord outside = assemble(config_, plan_);
-      state_->journal().append({{"type", "assembled"}, {"file", outside.file}, {"digest", outside.digest}});
+      for (const ShardRecord& outside : assemble(config_, plan_, paths_.tuned)) {
+        state_->journal().append({{"type", "outside"}, {"file", outside.file}, {"digest", outside.digest}});
+      }
+      state_->journal().append({{"type", "assembled"}});
       return std::string();
     });
   }
 
-  void prove() { prove_files(world_, paths_.output, root() ? state_->shard_digests() : nlohmann::json()); }
+  void prove() { prove_files(world_, paths_.tuned, root() ? state_->shard_digests() : nlohmann::json()); }
+
+  std::vector<const CheckpointFormat*> other_formats() const {
+    std::vector<const CheckpointFormat*> others;
+    for (const CheckpointFormat* format : plan_.formats) {
+      if (format != plan_.tuned || !plan_.tuned_in_place) others.push_back(format);
+    }
+    return others;
+  }
+
+  void make_formats() {
+    for (const CheckpointFormat* format : other_formats()) {
+      const std::string name(format->name());
+      convert_checkpoint(world_, {paths_.tuned, format, paths_.format(config_, name), paths_.format_record(name),
+                                  parse_byte_size(config_.output.max_shard_size).value()}, {});
+    }
+  }
 
   void evaluate() {
     progress_.begin_phase("evaluate", 2 * plan_.model.n_blocks);
     const std::string tokens = run_on_root(world_, [&] { return hash_file(config_.run.eval_tokens); });
-    for (const auto& [which, directory] : {std::pair{"float", config_.model.path}, {"quantized", paths_.output}}) {
+    for (const auto& [which, directory] : {std::pair{"float", config_.model.path}, {"quantized", paths_.tuned}}) {
       const nlohmann::json measured = measured_perplexity(which, tokens);
       if (measured.is_null()) {
         const Perplexity result =
@@ -246,7 +283,11 @@ class QuantizeRun {
     if (!perplexity_.empty()) summary["perplexity"] = perplexity_;
     if (!root()) return summary;
     if (const auto idle = experts_without_tokens(); !idle.empty()) summary["experts_without_tokens"] = idle;
-    summary["bytes"] = {{"before", checkpoint_bytes(config_.model.path)}, {"after", checkpoint_bytes(paths_.output)}};
+    summary["bytes"] = {{"before", checkpoint_bytes(config_.model.path)}, {"after", checkpoint_bytes(paths_.tuned)}};
+    for (const CheckpointFormat* format : plan_.formats) {
+      write_model_card(paths_.format(config_, std::string(format->name())), config_, plan_, perplexity_);
+    }
+    if (!plan_.tuned_in_place) write_model_card(paths_.tuned, config_, plan_, perplexity_);
     state_->journal().append({{"type", "summary"}, {"summary", summary}});
     events_->append("summary", summary);
     print_summary(summary);
@@ -267,7 +308,7 @@ class QuantizeRun {
                  summary["experts_without_tokens"].size());
     }
     std::string times;
-    for (const char* name : {"plan", "calibrate", "tune", "assemble", "prove", "evaluate"}) {
+    for (const char* name : {"plan", "calibrate", "tune", "assemble", "prove", "formats", "evaluate"}) {
       if (!summary["seconds"].contains(name)) continue;
       times += fmt::format("{}{} {:.1f} s", times.empty() ? "" : ", ", name, summary["seconds"][name].get<double>());
     }

@@ -3,20 +3,45 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <filesystem>
 #include <string>
+#include <system_error>
 
+#include "base/error.h"
 #include "config/config.h"
 
 namespace roundtable {
 
-struct RunPaths {
-  std::string output;     // the checkpoint
-  std::string directory;  // journal, boundaries, events, resolved config
+// With those above it. Throws Error (kMachine).
+inline void make_directory(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) throw machine_error(path, "cannot be made: " + error.message());
+}
 
-  explicit RunPaths(const Config& config)
+// "auto_round-auto_awq": some file systems know no colon.
+inline std::string folder_name(std::string format) {
+  std::replace(format.begin(), format.end(), ':', '-');
+  return format;
+}
+
+struct RunPaths {
+  std::string output;     // what the user asked for
+  std::string directory;  // journal, boundaries, events, resolved config
+  std::string tuned;      // the checkpoint that the groups write: `output`, or a folder of `directory`
+
+  RunPaths(const Config& config, bool tuned_in_place)
       : output(config.output.path),
-        directory(config.run.directory.empty() ? config.output.path + ".run" : config.run.directory) {}
+        directory(config.run.directory.empty() ? config.output.path + ".run" : config.run.directory),
+        tuned(tuned_in_place ? output : directory + "/tuned") {}
+
+  // A format that is not the tuned one: a folder of its name, but for the first, which lies in `output` itself.
+  std::string format(const Config& config, const std::string& name) const {
+    return name == config.output.formats.front() ? output : output + "/" + folder_name(name);
+  }
+  std::string format_record(const std::string& name) const { return directory + "/" + folder_name(name); }
 
   std::string journal() const { return directory + "/journal"; }
   std::string events() const { return directory + "/events.jsonl"; }
@@ -26,10 +51,5 @@ struct RunPaths {
   std::string boundary(std::int64_t first) const { return fmt::format("{}/boundary-{:05d}.h5", directory, first); }
   std::string gradients(std::int64_t block) const { return fmt::format("{}/gradients-{:05d}.safetensors", directory, block); }
 };
-
-// Shard `index` (from 0) of `count`, named as Hugging Face names them.
-inline std::string shard_name(std::int64_t index, std::int64_t count) {
-  return fmt::format("model-{:05d}-of-{:05d}.safetensors", index + 1, count);
-}
 
 }  // namespace roundtable

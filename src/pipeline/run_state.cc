@@ -28,12 +28,6 @@ bool is_empty_or_absent(const std::string& path) {
   return !fs::exists(path, ignored) || (fs::is_directory(path, ignored) && fs::is_empty(path, ignored));
 }
 
-void make_directory(const std::string& path) {
-  std::error_code error;
-  fs::create_directories(path, error);
-  if (error) throw machine_error(path, "cannot be made: " + error.message());
-}
-
 }  // namespace
 
 // Of the kernel's, on the directory itself: two runs with run directories of their own may be told the same output, and
@@ -69,6 +63,7 @@ RunState::RunState(const RunPaths& paths, const nlohmann::json& print, const Pla
   journal_ = std::make_unique<Journal>(paths.journal());
   claim(print);
   make_directory(paths.output);
+  make_directory(paths.tuned);
   if (!output_lock_) output_lock_ = std::make_unique<DirectoryLock>(paths.output);
   sweep();
   find_finished_blocks();
@@ -91,7 +86,7 @@ void RunState::claim(const nlohmann::json& print) {
 void RunState::sweep() const {
   static const std::regex temporary(R"((.+\.tmp-.+-[0-9]+)|((boundary-[0-9]+|trial)\.h5\.tmp))");
   if (!journal_->locked()) return;
-  for (const std::string& directory : {paths_.directory, paths_.output}) {
+  for (const std::string& directory : {paths_.directory, paths_.output, paths_.tuned}) {
     std::error_code ignored;  // what cannot be removed costs disk, not correctness
     for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored)) {
       if (std::regex_match(entry.path().filename().string(), temporary)) fs::remove(entry.path(), ignored);
@@ -101,7 +96,7 @@ void RunState::sweep() const {
 
 // Whether the shard of a record is on the disk as it was written.
 bool RunState::stands(const nlohmann::json& record) const {
-  const std::string path = paths_.output + "/" + record["file"].get<std::string>();
+  const std::string path = paths_.tuned + "/" + record["file"].get<std::string>();
   return fs::exists(path) && hash_file(path) == record["digest"];
 }
 
@@ -115,8 +110,8 @@ void RunState::find_finished_blocks() {
     for (; block < stage.last && blocks.contains(block); ++block) {
       leave_here_if_asked();
       if (stands(*blocks[block])) continue;
-      log_warning(fmt::format("{}/{} is missing or was changed: block {} and what follows it in its stage are tuned anew",
-                              paths_.output, (*blocks[block])["file"].get<std::string>(), block));
+      log_warning(fmt::format("{} is missing or was changed: block {} and what follows it in its stage are tuned anew",
+                              paths_.tuned + "/" + (*blocks[block])["file"].get<std::string>(), block));
       break;
     }
     // Blocks that are tuned together are done together or not at all.

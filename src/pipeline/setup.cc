@@ -35,7 +35,7 @@ Environment make_environment(const Config& config, const Plan& plan, MpiCommunic
   run_on_all(world, [&] { device = choose_device(config.parallel, node->rank()); });
   RankGrid grid(world, plan.shards);
   std::unique_ptr<Communicator> device_group = device_communicator(grid, device);
-  return {config, plan,   RunPaths(config),        world,
+  return {config, plan,   RunPaths(config, plan.tuned_in_place),        world,
           std::move(grid), device, config.tuning.amp ? torch::kBFloat16 : torch::kFloat32, std::move(device_group), ""};
 }
 

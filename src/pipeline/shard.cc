@@ -4,32 +4,26 @@
 #include <torch/torch.h>
 
 #include "base/error.h"
-#include "export/auto_gptq.h"
 #include "io/safetensors.h"
-#include "pipeline/run_paths.h"
+#include "pipeline/shard_files.h"
 
 namespace roundtable {
 namespace {
 
 std::string shard_of_block(const Plan& plan, std::int64_t block) {
-  return shard_name(block, plan.model.n_blocks + 1);
+  return shard_name(block, plan.files());
 }
 
 WrittenFile write_tensors(const std::string& path, const std::vector<NamedTensor>& tensors) {
   std::vector<TensorView> views;
-  for (const NamedTensor& named : tensors) {
-    views.push_back({named.name, element_type_of(named.tensor.scalar_type()), named.tensor.sizes().vec(),
-                     named.tensor.const_data_ptr()});
-  }
+  for (const NamedTensor& named : tensors) views.push_back(named.view());
   return write_safetensors(path, views, {{"format", "pt"}});  // transformers asks for this entry
 }
 
-// One shard, addressed by layer.
-QuantizedWeight read_layer(const SafetensorsFile& file, const std::string& name, const LinearSpec& linear,
-                           const QuantScheme& scheme) {
-  return read_auto_gptq([&](const std::string& tensor) { return file.find(tensor); },
-                        [&](const TensorInfo& info, void* data) { file.read(info, data); }, file.path(), name, linear,
-                        scheme);
+// A layer by its full name.
+LinearSpec named_in_block(const Plan& plan, std::int64_t block, LinearSpec linear) {
+  linear.name = plan.model.block_name(block) + "." + linear.name;
+  return linear;
 }
 
 }  // namespace
@@ -41,17 +35,18 @@ ShardRecord write_shard(const std::string& output, const Plan& plan, std::int64_
   const std::string prefix = plan.model.block_name(block) + ".";
   std::vector<NamedTensor> tensors;
   for (std::size_t i = 0; i < linears.size(); ++i) {
-    const std::string name = prefix + linears[i].name;
+    const LinearSpec linear = named_in_block(plan, block, linears[i]);
+    const torch::Tensor& weight = weights.weights[i];
+    torch::Tensor bias = weights.biases[i];
     if (tuned.weights[i]) {
-      for (NamedTensor& tensor : auto_gptq_tensors(name, *tuned.weights[i])) tensors.push_back(std::move(tensor));
+      for (NamedTensor& tensor : plan.tuned->pack(linear, *tuned.weights[i], weight.scalar_type())) {
+        tensors.push_back(std::move(tensor));
+      }
+      if (bias.defined() && plan.tuned->bias_type()) bias = bias.to(*plan.tuned->bias_type());
     } else {
-      const torch::Tensor& weight = weights.weights[i];
-      tensors.push_back({name + ".weight", linears[i].transposed ? weight.t().contiguous() : weight});
+      tensors.push_back({linear.name + ".weight", linear.transposed ? weight.t().contiguous() : weight});
     }
-    if (weights.biases[i].defined()) {
-      // The layout holds the bias of a quantized layer in fp16.
-      tensors.push_back({name + ".bias", tuned.weights[i] ? weights.biases[i].to(torch::kFloat16) : weights.biases[i]});
-    }
+    if (bias.defined()) tensors.push_back({linear.name + ".bias", bias});
   }
   for (std::size_t i = 0; i < norms.size(); ++i) tensors.push_back({prefix + norms[i].name, weights.norms[i]});
   const std::string file = shard_of_block(plan, block);
@@ -65,16 +60,16 @@ void prove_shard(const std::string& output, const Plan& plan, std::int64_t block
   const std::vector<LinearSpec> linears = block_linears(plan.model);
   for (std::size_t i = 0; i < linears.size(); ++i) {
     if (!tuned.weights[i]) continue;
-    const std::string name = plan.model.block_name(block) + "." + linears[i].name;
+    const LinearSpec linear = named_in_block(plan, block, linears[i]);
     const QuantizedWeight& written = *tuned.weights[i];
-    const QuantizedWeight read = read_layer(file, name, linears[i], written.scheme);
+    const QuantizedWeight read = plan.tuned->unpack(reader_of(file), linear, written.scheme);
     const torch::Tensor& weight = quantized.linears()[i].weight;
     if (torch::equal(read.q, written.q.cpu()) && torch::equal(read.scale, written.scale.cpu()) &&
         torch::equal(read.zero_point, written.zero_point.cpu()) &&
         torch::equal(dequantize(read, weight.scalar_type()), weight.cpu())) {
       continue;
     }
-    throw machine_error(file.path(), fmt::format("what was read back of '{}' is not what was tuned", name),
+    throw machine_error(file.path(), fmt::format("what was read back of '{}' is not what was tuned", linear.name),
                         "suspect the file system or memory; start the run again");
   }
 }
@@ -89,7 +84,7 @@ std::vector<std::optional<QuantizedWeight>> read_shard(const std::string& output
     const SafetensorsFile file(output + "/" + shard_of_block(plan, block));
     for (std::size_t i = 0; i < linears.size(); ++i) {
       if (!schemes[i]) continue;
-      weights[i] = read_layer(file, plan.model.block_name(block) + "." + linears[i].name, linears[i], *schemes[i]);
+      weights[i] = plan.tuned->unpack(reader_of(file), named_in_block(plan, block, linears[i]), *schemes[i]);
     }
   });
   const auto share = [&](torch::Tensor& tensor, std::vector<std::int64_t> shape, torch::ScalarType dtype) {

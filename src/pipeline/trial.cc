@@ -148,7 +148,7 @@ class Trial {
     const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, env_.plan.model.vocab_size);
     const SampleRange range = shard_samples(c.n_samples, env_.plan.batch, env_.plan.shards, env_.grid.shard());
     const BlockContext context = make_block_context(env_.plan.model, c.seqlen, env_.dtype, env_.device);
-    TuneSettings settings = tune_settings(env_.config.tuning, env_.plan.shards);
+    TuneSettings settings = tune_settings(env_.config, env_.plan.shards);
     settings.iters = 2;
 
     reset_peak_resident_bytes();

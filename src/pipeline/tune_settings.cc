@@ -5,9 +5,10 @@
 
 namespace roundtable {
 
-TuneSettings tune_settings(const TuningSection& tuning, int shards) {
+TuneSettings tune_settings(const Config& config, int shards) {
+  const TuningSection& tuning = config.tuning;
   return {.iters = tuning.iters,
-          .micro_batch = micro_batch_of(tuning, shards),
+          .micro_batch = micro_batch_of(config, shards),
           .lr = tuning.lr,
           .minmax_lr = tuning.minmax_lr,
           .enable_minmax_tuning = tuning.enable_minmax_tuning,
@@ -17,7 +18,9 @@ TuneSettings tune_settings(const TuningSection& tuning, int shards) {
           .lr_scheduler = tuning.lr_scheduler == "constant" ? LrScheduler::kConstant
                           : tuning.lr_scheduler == "cosine" ? LrScheduler::kCosine
                                                             : LrScheduler::kLinear,
-          .dynamic_max_gap = tuning.dynamic_max_gap};
+          .dynamic_max_gap = tuning.dynamic_max_gap,
+          .reproducible = config.run.reproducible,
+          .gradient_type = config.parallel.gradient_dtype == "bf16" ? ElementType::kBF16 : ElementType::kF32};
 }
 
 }  // namespace roundtable

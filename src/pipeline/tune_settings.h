@@ -6,6 +6,6 @@
 
 namespace roundtable {
 
-TuneSettings tune_settings(const TuningSection& tuning, int shards);
+TuneSettings tune_settings(const Config& config, int shards);
 
 }  // namespace roundtable

@@ -15,6 +15,7 @@
 #include "pipeline/shard.h"
 #include "pipeline/tune_settings.h"
 #include "tune/block_tuner.h"
+#include "tune/layer_error.h"
 
 namespace roundtable {
 namespace {
@@ -27,7 +28,7 @@ class StageWorker {
         mailbox_(mailbox),
         stage_(stage),
         range_(shard_samples(env.config.calibration.n_samples, env.plan.batch, env.plan.shards, env.grid.shard())),
-        micro_batch_(micro_batch_of(env.config.tuning, env.plan.shards)),
+        micro_batch_(micro_batch_of(env.config, env.plan.shards)),
         source_(env.config.model.path),
         context_(make_block_context(env.plan.model, env.config.calibration.seqlen, env.dtype, env.device)) {}
 
@@ -109,7 +110,7 @@ class StageWorker {
 
   // Replay: the weights of a block that an earlier start of this run has tuned.
   void set_weights(DecoderBlock& block, std::int64_t index) {
-    const auto read = read_shard(env_.paths.output, env_.plan, index, env_.grid.group_comm());
+    const auto read = read_shard(env_.paths.tuned, env_.plan, index, env_.grid.group_comm());
     for (std::size_t i = 0; i < read.size(); ++i) {
       if (read[i]) block.linears()[i].weight = dequantize(*read[i], env_.dtype).to(env_.device);
     }
@@ -131,20 +132,24 @@ class StageWorker {
                           static_cast<std::uint64_t>(env_.config.tuning.seed), unit.first);
     const BlockSamples samples{quantized_chain_, target, range_};
     for (DecoderBlock& block : worked) block.clear_expert_tokens();
-    const TunedBlock tuned = tune_blocks(blocks, original, schemes, samples, context_, sampler, tune_settings(env_.config.tuning, env_.plan.shards),
-                                         env_.gradient_group(), observer(unit.first));
+    const TunedBlock tuned = tune_blocks(blocks, original, schemes, samples, context_, sampler,
+                                         tune_settings(env_.config, env_.plan.shards), env_.gradient_group(), observer(unit.first));
     const double seconds = watch.seconds() / static_cast<double>(worked.size());
+    torch::Tensor sample = quantized_chain_.narrow(0, 0, 1);  // of each rank, to report errors on
     for (std::size_t i = 0; i < worked.size(); ++i) {
       const std::int64_t block = unit.first + static_cast<std::int64_t>(i);
       const TunedBlock own = part_of_unit(tuned, worked, i);
       const std::vector<std::string> idle = idle_experts(worked[i]);
+      const BlockSchemes& own_schemes = env_.plan.schemes[static_cast<std::size_t>(block)];
+      const std::vector<LayerError> errors =
+          layer_errors(worked[i], weights[i].weights, own_schemes, sample, context_, env_.grid.group_comm());
       ShardRecord shard;
       run_on_all(env_.grid.group_comm(), [&] {
         if (!env_.grid.leads_group()) return;
-        shard = write_shard(env_.paths.output, env_.plan, block, weights[i], own);
-        prove_shard(env_.paths.output, env_.plan, block, own, worked[i]);
+        shard = write_shard(env_.paths.tuned, env_.plan, block, weights[i], own);
+        prove_shard(env_.paths.tuned, env_.plan, block, own, worked[i]);
       });
-      if (env_.grid.leads_group()) report(block, own, shard, idle, seconds);
+      if (env_.grid.leads_group()) report(block, own, shard, idle, errors, seconds);
     }
   }
 
@@ -195,7 +200,7 @@ class StageWorker {
   }
 
   void report(std::int64_t block, const TunedBlock& tuned, const ShardRecord& shard,
-              const std::vector<std::string>& idle, double seconds) {
+              const std::vector<std::string>& idle, const std::vector<LayerError>& errors, double seconds) {
     nlohmann::json message = {{"type", "block"},
                               {"stage", stage_},
                               {"block", block},
@@ -208,6 +213,7 @@ class StageWorker {
                               {"seconds", seconds},
                               {"losses", tuned.losses}};
     if (!idle.empty()) message["experts_without_tokens"] = idle;
+    for (const LayerError& e : errors) message["layer_errors"][e.name] = {{"nearest", e.nearest}, {"tuned", e.tuned}};
     send(message);
   }
 

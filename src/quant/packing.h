@@ -8,10 +8,13 @@
 
 namespace roundtable {
 
-// values [rows, columns] uint8, rows divisible by 32 -> [rows / 32 * bits, columns] int32, packed down the rows.
+// Words that so many values fill, the last one perhaps in part.
+std::int64_t packed_words(std::int64_t values, int bits);
+
+// values [rows, columns] uint8 -> [packed_words(rows, bits), columns] int32, packed down the rows.
 torch::Tensor pack_rows(const torch::Tensor& values, int bits);
 
-// The inverse of pack_rows: [words, columns] int32 -> [words / bits * 32, columns] uint8.
-torch::Tensor unpack_rows(const torch::Tensor& words, int bits);
+// The inverse of pack_rows: [words, columns] int32 -> [rows, columns] uint8.
+torch::Tensor unpack_rows(const torch::Tensor& words, int bits, std::int64_t rows);
 
 }  // namespace roundtable

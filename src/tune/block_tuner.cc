@@ -8,6 +8,7 @@
 
 #include "base/activity.h"
 #include "base/error.h"
+#include "tune/gradient_sum.h"
 #include "tune/mse.h"
 
 namespace roundtable {
@@ -89,10 +90,10 @@ class TuningState {
   // No layer is quantized: nothing to tune.
   bool empty() const { return arena_.numel() == 2; }
 
-  void clear() { arena_.zero_(); }
-  void set_loss(double loss) { arena_[-1] = loss; }
+  // The gradients of all layers, and the loss in the last place.
+  torch::Tensor& arena() { return arena_; }
+  void add_loss(double loss) { arena_[-1] += loss; }
   void vote_to_leave() { arena_[-2] = 1.0; }
-  void reduce(Communicator& group) { group.all_reduce_sum(arena_.data_ptr(), arena_.numel(), ElementType::kF32); }
   float loss() const { return arena_[-1].item<float>(); }
   bool leaves() const { return arena_[-2].item<float>() > 0; }
 
@@ -140,31 +141,54 @@ class TuningState {
   torch::Tensor arena_;
 };
 
-// Forward and backward over this rank's samples of a step, in micro-batches; returns its part of the loss:
-// mean squared error over the whole batch of all ranks (SignRound, equation 5), in fp32.
-double accumulate_gradients(const Chain& chain, const BlockSamples& samples, const BlockContext& context,
-                            const std::vector<std::int64_t>& batch, std::int64_t micro_batch) {
-  std::vector<std::int64_t> mine;
+// The rows in `samples` of those of a step's samples that this rank has.
+std::vector<std::int64_t> own_rows(const BlockSamples& samples, const std::vector<std::int64_t>& batch) {
+  std::vector<std::int64_t> rows;
   for (const std::int64_t sample : batch) {
-    if (samples.range.contains(sample)) mine.push_back(sample - samples.range.begin);
+    if (samples.range.contains(sample)) rows.push_back(sample - samples.range.begin);
   }
+  return rows;
+}
+
+// Forward and backward over some rows, gradients into the arena; returns their part of the loss: the sum of squared
+// errors over `elements`, the number of output elements of the whole batch of all ranks (SignRound, equation 5), in fp32.
+double run_rows(const Chain& chain, const BlockSamples& samples, const BlockContext& context,
+                const std::vector<std::int64_t>& rows, double elements) {
+  const torch::Tensor index = torch::tensor(rows).to(samples.input.device());
+  const torch::Tensor input = samples.input.index_select(0, index).to(chain.linear(0).weight.device());
+  const torch::Tensor output = chain.forward(input, context);
+  // The gradient by hand: autograd would keep fp32 copies of the activations for it.
+  const SquaredError error = squared_error(output, samples.target, rows, 1.0 / elements);
+  output.backward(error.gradient);
+  return error.loss;
+}
+
+// Leaves the gradients and the loss of a step in the arena, and returns this rank's part of the loss. Collective over
+// `group`.
+double sum_step(TuningState& state, const Chain& chain, const BlockSamples& samples, const BlockContext& context,
+                const std::vector<std::int64_t>& batch, const TuneSettings& settings, Communicator& group,
+                const std::function<bool()>& wants_to_leave) {
+  const std::vector<std::int64_t> rows = own_rows(samples, batch);
   const auto elements = static_cast<double>(batch.size()) * static_cast<double>(samples.target[0].numel());
-  const auto width = micro_batch > 0 ? static_cast<std::size_t>(micro_batch) : std::max<std::size_t>(1, mine.size());
-  double loss = 0;
-  for (std::size_t first = 0; first < mine.size(); first += width) {
-    const std::size_t last = std::min(mine.size(), first + width);
-    const std::vector<std::int64_t> rows(mine.begin() + static_cast<std::ptrdiff_t>(first),
-                                         mine.begin() + static_cast<std::ptrdiff_t>(last));
-    const torch::Tensor index = torch::tensor(rows).to(samples.input.device());
-    const torch::Tensor input = samples.input.index_select(0, index).to(chain.linear(0).weight.device());
-    const torch::Tensor output = chain.forward(input, context);
-    // The gradient by hand: autograd would keep fp32 copies of the activations for it.
-    const SquaredError error = squared_error(output, samples.target, rows, 1.0 / elements);
-    loss += error.loss;
-    output.backward(error.gradient);
+  double part = 0;
+  const auto add = [&](std::size_t first, std::size_t last) {
+    const std::vector<std::int64_t> some(rows.begin() + static_cast<std::ptrdiff_t>(first),
+                                         rows.begin() + static_cast<std::ptrdiff_t>(last));
+    // Once a step, in the one reduction that there is: any rank's wish is all ranks' leave.
+    if (first == 0 && wants_to_leave && wants_to_leave()) state.vote_to_leave();
+    const double loss = run_rows(chain, samples, context, some, elements);
+    state.add_loss(loss);
+    part += loss;
     note_progress();
+  };
+  if (settings.reproducible) {
+    sum_gradients_by_tree(state.arena(), rows.size(), add, group);
+  } else {
+    const auto width = static_cast<std::size_t>(settings.micro_batch);
+    sum_gradients(state.arena(), rows.size(), width > 0 ? width : std::max<std::size_t>(1, rows.size()), add,
+                  settings.gradient_type, group);
   }
-  return loss;
+  return part;
 }
 
 // The first linear layer, in the order of the data, whose output on this rank's samples is not finite; or empty.
@@ -172,7 +196,7 @@ std::string first_broken_layer(const Chain& chain, const BlockSamples& samples, 
   std::string broken;
   torch::Tensor hidden = samples.input;
   for (DecoderBlock* block : chain.blocks()) {
-    block->set_observer([&](const Linear& linear, const torch::Tensor& y) {
+    block->set_observer([&](const Linear& linear, const torch::Tensor&, const torch::Tensor& y) {
       if (broken.empty() && !y.isfinite().all().item<bool>()) broken = chain.name(linear);
     });
     hidden = run_block(*block, hidden, context, 1);
@@ -223,11 +247,7 @@ TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vect
     if (iters == 0) tuned.weights = state.snapshot();
     for (std::int64_t i = 0; i < iters; ++i) {
       state.fake_quantize_weights();
-      state.clear();
-      const double part = accumulate_gradients(chain, samples, context, sampler.step(i), settings.micro_batch);
-      state.set_loss(part);
-      if (observer.wants_to_leave && observer.wants_to_leave()) state.vote_to_leave();
-      state.reduce(group);
+      const double part = sum_step(state, chain, samples, context, sampler.step(i), settings, group, observer.wants_to_leave);
       if (state.leaves()) throw AgreedError(ExitCode::kStartAgain, "asked to leave");
       const float loss = state.loss();
       if (!std::isfinite(loss)) throw_broken_loss(chain, samples, context, i, loss, part);

@@ -29,6 +29,8 @@ struct TuneSettings {
   double momentum = 0;  // signround only
   LrScheduler lr_scheduler = LrScheduler::kLinear;
   std::int64_t dynamic_max_gap = -1;  // end after so many iterations without a lower loss; below 1: never
+  bool reproducible = false;          // sum_gradients_by_tree: a sample a pass, the same bytes from 1, 2, 4, ... ranks
+  ElementType gradient_type = ElementType::kF32;  // in the reduction over the group: kF32 or kBF16
 };
 
 // How each linear layer of a block is quantized; empty for a layer that stays in 16 bits.

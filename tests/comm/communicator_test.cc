@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "base/bf16_bits.h"
 #include "comm/mailbox.h"
 #include "comm/rank_grid.h"
 #include "tests/mpi_main.h"
@@ -22,6 +23,27 @@ TEST(Communicator, SumsInPlace) {
   for (const std::size_t i : {std::size_t{0}, std::size_t{5}, data.size() - 1}) {
     EXPECT_EQ(data[i], static_cast<float>(n) * static_cast<float>(i) + static_cast<float>(n * (n - 1) / 2));
   }
+}
+
+TEST(Communicator, SumsBf16WithARoundingAnAddition) {
+  // 1 + rank is exact in bf16; 256 + 1 is not, and rounds to even.
+  const auto bits = [](float x) {
+    std::uint16_t out;
+    store(x, out);
+    return out;
+  };
+  std::vector<std::uint16_t> data{bits(1.0f + static_cast<float>(world().rank())), bits(world().rank() == 0 ? 256 : 1)};
+  world().all_reduce_sum(data.data(), 2, ElementType::kBF16);
+  const int n = world().size();
+  EXPECT_EQ(load(data[0]), static_cast<float>(n * (n + 1) / 2));
+  if (n == 2) EXPECT_EQ(load(data[1]), 256.0f);
+}
+
+TEST(Communicator, ExchangesBetweenTwo) {
+  std::vector<int> mine(50000, world().rank()), theirs(mine.size(), -1);
+  const int peer = world().size() == 1 ? 0 : world().rank() ^ 1;
+  world().exchange(mine.data(), theirs.data(), static_cast<std::int64_t>(mine.size() * sizeof(int)), peer);
+  EXPECT_EQ(theirs, std::vector<int>(mine.size(), peer));
 }
 
 TEST(Communicator, BroadcastsFromAnyRoot) {

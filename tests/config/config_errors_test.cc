@@ -62,7 +62,7 @@ TEST(ConfigErrors, ANameWithControlCharactersStaysOnOneLine) {
 struct BadValue {
   const char* key;
   const char* value;
-  const char* problem;
+  std::string problem;
 };
 
 class ConfigBadValue : public testing::TestWithParam<BadValue> {};
@@ -126,6 +126,9 @@ INSTANTIATE_TEST_SUITE_P(
                     BadValue{"tuning.minmax_lr", "-1", "expected a number of at least 0, found '-1'"},
                     BadValue{"tuning.minmax_lr", "'1'", "expected a number of at least 0, found the text '1'"}));
 
+const std::string kEveryFormat =
+    "auto_round:auto_gptq, auto_round, auto_round:auto_awq, auto_gptq, auto_awq, llm_compressor, gguf or qdq";
+
 INSTANTIATE_TEST_SUITE_P(
     Other, ConfigBadValue,
     testing::Values(
@@ -138,18 +141,21 @@ INSTANTIATE_TEST_SUITE_P(
         BadValue{"quantization.scale_dtype", "bf16", "expected fp16 or fp32, found 'bf16'"},
         BadValue{"quantization.data_type", "mx_fp", "expected int, found 'mx_fp'"},
         BadValue{"parallel.backend", "gloo", "expected auto, mpi or nccl, found 'gloo'"},
+        BadValue{"output.max_shard_size", "5", "expected a size such as 5GB or 500MB, found '5'"},
+        BadValue{"output.max_shard_size", "0GB", "expected a size such as 5GB or 500MB, found '0GB'"},
+        BadValue{"output.max_shard_size", "99999999999TB", "expected a size such as 5GB or 500MB, found '99999999999TB'"},
         BadValue{"output.path", "[a]", "expected text, found ['a']"},
         BadValue{"output.path", "~", "expected text, found nothing; write \"\" for an empty text"},
         BadValue{"output.path", "", "expected text, found nothing; write \"\" for an empty text"},
         BadValue{"output.formats", "auto_round:auto_gptq",
-                 "expected a list of different items, each auto_round:auto_gptq, found 'auto_round:auto_gptq'"},
-        BadValue{"output.formats", "[]", "expected a list of different items, each auto_round:auto_gptq, found []"},
-        BadValue{"output.formats", "[gguf]",
-                 "expected a list of different items, each auto_round:auto_gptq, found ['gguf']"},
+                 "expected a list of different items, each " + kEveryFormat + ", found 'auto_round:auto_gptq'"},
+        BadValue{"output.formats", "[]", "expected a list of different items, each " + kEveryFormat + ", found []"},
+        BadValue{"output.formats", "[ggml]",
+                 "expected a list of different items, each " + kEveryFormat + ", found ['ggml']"},
         BadValue{"output.formats", "[[a]]",
-                 "expected a list of different items, each auto_round:auto_gptq, found [a list]"},
+                 "expected a list of different items, each " + kEveryFormat + ", found [a list]"},
         BadValue{"output.formats", "[auto_round:auto_gptq, auto_round:auto_gptq]",
-                 "expected a list of different items, each auto_round:auto_gptq, found ['auto_round:auto_gptq', "
+                 "expected a list of different items, each " + kEveryFormat + ", found ['auto_round:auto_gptq', "
                  "'auto_round:auto_gptq']"}));
 
 TEST(ConfigErrors, ALongListIsCutInTheMessage) {

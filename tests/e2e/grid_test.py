@@ -35,9 +35,11 @@ def relative_error(a, b):
 
 
 def structure(directory):
-    """Every tensor's file, type and shape; the sizes of the other files."""
+    """Every tensor's file, type and shape; the text of the other files, but for the card's figures."""
     found = {}
     for path in sorted(directory.iterdir()):
+        if path.name == "README.md":
+            continue
         if path.suffix != ".safetensors":
             found[path.name] = path.read_text()
             continue
@@ -178,12 +180,25 @@ class GridTest(program.Case):
         for grid in GRIDS:
             names = {p.name for p in self.output(grid).iterdir()}
             shards = {f"model-{i + 1:05d}-of-00005.safetensors" for i in range(5)}
-            self.assertEqual(names, shards | {"config.json", "generation_config.json", "quantization_config.json",
+            self.assertEqual(names, shards | {"README.md", "config.json", "generation_config.json",
+                                              "quantization_config.json",
                                               "model.safetensors.index.json", "tokenizer.json",
                                               "tokenizer_config.json"})
             index = json.loads((self.output(grid) / "model.safetensors.index.json").read_text())
             self.assertEqual(set(index["weight_map"].values()), shards)
             self.assertEqual(list(self.run_directory(grid).glob("*.h5*")), [])
+
+
+    def test_the_card_says_how_it_was_made(self):
+        for grid in GRIDS:
+            card = (self.output(grid) / "README.md").read_text()
+            perplexity = self.results[grid].json["perplexity"]
+            self.assertTrue(card.startswith("---\nbase_model: model\n"), card)
+            for words in ("4 bits, sym, groups of 32", f"{ITERS} iterations a block, 4 samples a step",
+                          "16 samples of 32 tokens", f"{perplexity['float']:.3f} before",
+                          f"{perplexity['quantized']:.3f} after"):
+                self.assertIn(words, card)
+            self.assertNotIn(str(self.folder), card)
 
 
 class BoundaryTest(program.Case):

@@ -34,6 +34,10 @@ QuantizationSection section(const WeightRules& rules, const std::vector<std::str
   return section;
 }
 
+LayerSchemes resolved(const QuantizationSection& section) {
+  return resolve_schemes(section, model(), {&format_named("auto_round:auto_gptq")});
+}
+
 // "4 bits, sym, groups of 32", or "16".
 std::string scheme_at(const LayerSchemes& schemes, std::size_t block, const std::string& layer) {
   const auto linears = block_linears(model());
@@ -45,18 +49,17 @@ std::string scheme_at(const LayerSchemes& schemes, std::size_t block, const std:
 }
 
 TEST(LayerSchemes, WithoutRulesAllAreAlike) {
-  const LayerSchemes schemes = resolve_schemes(section({}), model());
+  const LayerSchemes schemes = resolved(section({}));
   ASSERT_EQ(schemes.blocks.size(), 12u);
   EXPECT_EQ(scheme_at(schemes, 11, "mlp.down_proj"), "4 bits, sym, groups of 32");
   EXPECT_TRUE(schemes.float_reasons.empty());
 }
 
 TEST(LayerSchemes, TheVeryNameGoesFirstThenTheLastThatMatches) {
-  const LayerSchemes schemes = resolve_schemes(section({{"model.layers.1.mlp.up_proj", 8, {}, {}, {}},
+  const LayerSchemes schemes = resolved(section({{"model.layers.1.mlp.up_proj", 8, {}, {}, {}},
                                                         {"up_proj", 3, {}, {}, {}},
                                                         {"layers.1", {}, 64, {}, {}},
-                                                        {".*q_proj", {}, -1, "asym", {}}}),
-                                               model());
+                                                        {".*q_proj", {}, -1, "asym", {}}}));
   EXPECT_EQ(scheme_at(schemes, 1, "mlp.up_proj"), "8 bits, sym, groups of 32");
   EXPECT_EQ(scheme_at(schemes, 0, "mlp.up_proj"), "3 bits, sym, groups of 32");
   EXPECT_EQ(scheme_at(schemes, 1, "self_attn.k_proj"), "4 bits, sym, groups of 64");
@@ -66,9 +69,8 @@ TEST(LayerSchemes, TheVeryNameGoesFirstThenTheLastThatMatches) {
 
 TEST(LayerSchemes, IgnoredLayersStayWhateverTheRulesSay) {
   const LayerSchemes schemes =
-      resolve_schemes(section({{"v_proj", 8, {}, {}, {}}, {"layers.[4-6].*o_proj", 16, {}, {}, "float"}},
-                              {"layers.0.self_attn", "down"}),
-                      model());
+      resolved(section({{"v_proj", 8, {}, {}, {}}, {"layers.[4-6].*o_proj", 16, {}, {}, "float"}},
+                              {"layers.0.self_attn", "down"}));
   EXPECT_EQ(scheme_at(schemes, 0, "self_attn.v_proj"), "16");
   EXPECT_EQ(scheme_at(schemes, 1, "self_attn.v_proj"), "8 bits, sym, groups of 32");
   EXPECT_THAT(
@@ -83,7 +85,7 @@ TEST(LayerSchemes, IgnoredLayersStayWhateverTheRulesSay) {
 
 TEST(LayerSchemes, ALayerThatTheFormatCannotHoldStays) {
   const LayerSchemes schemes =
-      resolve_schemes(section({{"layers.[07]$|layers.[07].mlp.down", {}, 64, {}, {}}}), model());
+      resolved(section({{"layers.[07]$|layers.[07].mlp.down", {}, 64, {}, {}}}));
   EXPECT_EQ(scheme_at(schemes, 7, "mlp.down_proj"), "16");
   ASSERT_EQ(schemes.float_reasons.size(), 1u);
   EXPECT_THAT(schemes.float_reasons[0],
@@ -92,7 +94,7 @@ TEST(LayerSchemes, ALayerThatTheFormatCannotHoldStays) {
 
 TEST(LayerSchemes, ARuleThatMatchesNothingIsRefused) {
   try {
-    resolve_schemes(section({{"q_proj", 8, {}, {}, {}}, {"layers.12.mlp", 8, {}, {}, {}}}), model());
+    resolved(section({{"q_proj", 8, {}, {}, {}}, {"layers.12.mlp", 8, {}, {}, {}}}));
     FAIL() << "nothing was thrown";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::kBadInput);

@@ -11,13 +11,15 @@ namespace {
 using testing::TinyProblem;
 using testing::world;
 
+TuneSettings twelve_steps() { return {.iters = 12}; }
+
 struct FirstStep {
   float loss = 0;
   std::vector<torch::Tensor> gradients;
 };
 
 TunedBlock tune(const TinyProblem& problem, const SampleRange& range, Communicator& group, FirstStep& first,
-                const std::string& kind) {
+                const std::string& kind, const TuneSettings& settings = twelve_steps()) {
   DecoderBlock block = problem.block();
   TuneObserver observer;
   observer.on_gradients = [&](const StepGradients& step) {
@@ -26,7 +28,7 @@ TunedBlock tune(const TinyProblem& problem, const SampleRange& range, Communicat
     for (const torch::Tensor& gradient : step.gradients) first.gradients.push_back(gradient.clone());
   };
   return tune_block(block, problem.weights.weights, problem.schemes, problem.samples(range), problem.context,
-                    Sampler(kind, 8, 4, 42, 0), {.iters = 12}, group, observer);
+                    Sampler(kind, 8, 4, 42, 0), settings, group, observer);
 }
 
 class Shards : public ::testing::TestWithParam<std::string> {};
@@ -56,6 +58,41 @@ TEST_P(Shards, EveryRankEndsWithTheSameIntegers) {
     torch::Tensor mine = sum.clone();
     world().all_reduce_sum(sum.data_ptr(), sum.numel(), ElementType::kI64);
     EXPECT_TRUE(torch::equal(sum, mine * world().size()));
+  }
+}
+
+TEST(Reproducible, EveryNumberOfRanksFormsTheSameSums) {
+  const TinyProblem problem;
+  FirstStep together, single;
+  SelfCommunicator alone;
+  TuneSettings settings = twelve_steps();
+  settings.reproducible = true;
+  const TunedBlock many =
+      tune(problem, shard_samples(8, 4, world().size(), world().rank()), world(), together, "strata", settings);
+  const TunedBlock one = tune(problem, {0, 8}, alone, single, "strata", settings);
+  EXPECT_EQ(many.losses, one.losses);
+  for (std::size_t i = 0; i < single.gradients.size(); ++i) {
+    EXPECT_TRUE(torch::equal(together.gradients[i], single.gradients[i])) << i;
+  }
+  for (std::size_t i = 0; i < one.weights.size(); ++i) EXPECT_TRUE(torch::equal(many.weights[i]->q, one.weights[i]->q));
+}
+
+// bf16 keeps 8 bits of a number, so that a sum over n ranks is off by up to n * 2^-9 of its terms' sizes.
+TEST(GradientType, Bf16SumsWithinItsRoundingAndLeavesTheLossAlone) {
+  const TinyProblem problem;
+  FirstStep exact, rounded;
+  TuneSettings settings = twelve_steps();
+  const SampleRange range = shard_samples(8, 4, world().size(), world().rank());
+  tune(problem, range, world(), exact, "strata", settings);
+  settings.gradient_type = ElementType::kBF16;
+  tune(problem, range, world(), rounded, "strata", settings);
+  EXPECT_EQ(rounded.loss, exact.loss);
+  for (std::size_t i = 0; i < exact.gradients.size(); ++i) {
+    const double error = (rounded.gradients[i] - exact.gradients[i]).norm().item<double>();
+    const double relative = error / exact.gradients[i].norm().item<double>();
+    EXPECT_LT(relative, 4e-3) << i;
+    if (world().size() > 1) EXPECT_GT(relative, 1e-4) << i;
+    if (world().rank() == 0) RecordProperty("relative_error_" + std::to_string(i), std::to_string(relative));
   }
 }
 

@@ -1,0 +1,264 @@
+#!/usr/bin/env python3
+"""One self-contained page about a run, from what is in its run directory: finished, under way, or torn.
+
+    launch/report.py RUN_DIR [--out FILE]      writes RUN_DIR/report.html (OUTPUT.run/report.html)
+    launch/report.py RUN_DIR --tensorboard     also RUN_DIR/tensorboard, with the package tensorboardX or torch's own
+
+Python's standard library is all that the page takes. It loads nothing and runs no script.
+"""
+
+import argparse
+import html
+import os
+import pathlib
+import re
+import statistics
+import sys
+
+import report_charts as charts
+import report_timeline
+from report_record import NoRun, number, numbers, read_run, table, texts, whole
+
+STYLE = (pathlib.Path(__file__).resolve().parent / "report.css").read_text
+
+
+def human_bytes(value):
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} TB"
+
+
+def human_seconds(value):
+    if value < 100:
+        return f"{value:.1f} s"
+    minutes = round(value / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def section(title, body, note="", wide=False):
+    if not body:
+        return ""
+    note = f"<p>{note}</p>" if note else ""
+    return f'<section{" class=wide" if wide else ""}><h2>{html.escape(title)}</h2>{note}{body}</section>'
+
+
+def rows_of(header, rows):
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def details(title, body):
+    return f"<details><summary>{html.escape(title)}</summary>{body}</details>"
+
+
+def kind_of(layer):
+    """Experts of a mixture share a row: mlp.experts.3.up_proj -> mlp.experts.*.up_proj."""
+    return re.sub(r"\.\d+\.", ".*.", layer)
+
+
+def layer_errors(run):
+    """[(block, layer, nearest, tuned)], all above 0."""
+    found = []
+    for block, record in run.blocks.items():
+        for layer, pair in table(record.get("layer_errors")).items():
+            nearest, tuned = number(table(pair).get("nearest")), number(table(pair).get("tuned"))
+            if nearest and tuned and nearest > 0 and tuned > 0:
+                found.append((block, layer, nearest, tuned))
+    return found
+
+
+def mean_by(errors, key):
+    """key -> (mean nearest, mean tuned), in order of first sight."""
+    sums = {}
+    for error in errors:
+        sums.setdefault(key(error), []).append(error[2:])
+    return {k: (statistics.fmean(n for n, _ in v), statistics.fmean(t for _, t in v)) for k, v in sums.items()}
+
+
+def tile(name, value, under=""):
+    under = f"<small>{html.escape(under)}</small>" if under else ""
+    return f"<div><span>{html.escape(name)}</span><strong>{html.escape(value)}</strong>{under}</div>"
+
+
+def tiles(run):
+    summary = run.summary or {}
+    found = []
+    perplexity = table(summary.get("perplexity"))
+    before, after = number(perplexity.get("float")), number(perplexity.get("quantized"))
+    if before and after:
+        tokens = number(perplexity.get("tokens"))
+        found.append(tile("perplexity", f"{before:.3f} → {after:.3f}",
+                          f"{100 * (after / before - 1):+.1f} %" + (f", {tokens:.0f} tokens" if tokens else "")))
+    before, after = (number(table(summary.get("bytes")).get(k)) for k in ("before", "after"))
+    if before and after:
+        found.append(tile("size", f"{human_bytes(before)} → {human_bytes(after)}", f"{before / after:.2f} times smaller"))
+    of = f" of {run.n_blocks}" if run.n_blocks else ""
+    found.append(tile("blocks", f"{len(run.blocks)}{of}", "finished" if run.summary is not None else "not finished yet"))
+    seconds = phase_seconds(run)
+    if seconds:
+        starts = f"in {len(run.of('start'))} starts" if len(run.of("start")) > 1 else ""
+        under = starts if run.summary is not None else "of the phases that ended"
+        found.append(tile("time", human_seconds(sum(seconds.values())), under))
+    start = run.start
+    ranks, groups, shards = (whole(start.get(k)) for k in ("ranks", "groups", "shards"))
+    if ranks and groups and shards:
+        found.append(tile("ranks", str(ranks), f"{groups} groups x {shards} shards"))
+    return '<div class="tiles">' + "".join(found) + "</div>"
+
+
+def warnings(run):
+    """What somebody should know of: damage, idle experts, blocks that tuning did not help."""
+    found = list(run.warnings)
+    if run.summary is None:
+        found.append("the run has not finished; start the same command again and it goes on")
+    found += texts(run.start.get("warnings")) + texts(run.start.get("layers_in_16_bits"))
+    for block, record in run.blocks.items():
+        if idle := texts(record.get("experts_without_tokens")):
+            found.append(f"block {block}: no token of the tuning steps reached {', '.join(idle)}: rounded to nearest")
+    stuck = [b for b, r in run.blocks.items() if len(numbers(r.get("losses"))) > 1 and r.get("best_iteration") == 0]
+    if stuck:
+        found.append(f"no step lowered the loss of block {', '.join(map(str, stuck))}: rounded to nearest")
+    return "<ul>" + "".join(f"<li>{html.escape(w)}</li>" for w in found) + "</ul>" if found else ""
+
+
+def losses(run):
+    points = []
+    for block, record in run.blocks.items():
+        first, best = number(record.get("first_loss")), number(record.get("best_loss"))
+        if first and best and first > 0 and best > 0:
+            points.append((block, first, best))
+    if not points:
+        return ""
+    gains = statistics.median(1 - best / first for _, first, best in points)
+    table_ = rows_of(["block", "first", "best", "best iteration", "lower by"],
+                     [(b, charts.short(f), charts.short(l), run.blocks[b].get("best_iteration", ""),
+                       f"{100 * (1 - l / f):.1f} %") for b, f, l in points])
+    return section("Loss by block", charts.pairs_by_number(points, "block", "first and best loss of each block")
+                   + details("all numbers", table_),
+                   '<i class="key before"></i>first step (rounded to nearest) <i class="key after"></i>best step: mean squared '
+                   f"error of the block's output; in the median {100 * gains:.0f} % lower.")
+
+
+def loss_curves(run):
+    series = {}
+    for block, record in run.blocks.items():
+        curve = numbers(record.get("losses"))
+        if len(curve) > 1 and curve[0] and None not in curve:
+            series[block] = [v / curve[0] for v in curve]
+    if not series:
+        return ""
+    return section("Loss curves", charts.curves(series, "loss of each block over the iterations"),
+                   "Each block's loss over its first. A step sees only its own samples, so a curve is rough; the thick "
+                   "line is the median of the blocks.")
+
+
+def layers(run):
+    errors = layer_errors(run)
+    if not errors:
+        return ""
+    kinds = mean_by(errors, lambda e: kind_of(e[1]))
+    cells = mean_by(errors, lambda e: (kind_of(e[1]), e[0]))
+    highest = max(tuned for _, tuned in cells.values())
+    shaded = {key: ((tuned / highest) ** 0.5, f"block {key[1]}, {key[0]}: {charts.short(nearest)} -> {charts.short(tuned)}")
+              for key, (nearest, tuned) in cells.items()}
+    numbers_ = rows_of(["block", "layer", "nearest", "tuned"],
+                       [(b, l, charts.short(n), charts.short(t)) for b, l, n, t in errors])
+    return section("Error by kind of layer", charts.pairs_by_name([(k, *v) for k, v in kinds.items()], "error by layer"),
+                   '<i class="key before"></i>rounded to nearest <i class="key after"></i>tuned: squared error of a layer\'s '
+                   "output over the output's own square, on the inputs that the quantized model gives it; mean of all blocks. "
+                   "Tuning lowers the block's error, not each layer's own: layers may lose, and make up for one another."
+                   ) + section("Error of each layer, tuned",
+                               charts.heat(shaded, list(kinds), sorted({e[0] for e in errors}), "error of each layer")
+                               + details("all numbers", numbers_),
+                               f"The same by block; darkest: {charts.short(highest)}.")
+
+
+def phase_seconds(run):
+    """Over all starts of the run; the plan's time is in the summary alone."""
+    seconds = {}
+    for event in run.of("phase"):
+        value = number(event.get("seconds"))
+        if value is not None and value >= 0 and isinstance(event.get("phase"), str):
+            seconds[event["phase"]] = seconds.get(event["phase"], 0) + value
+    return seconds
+
+
+def phases(run):
+    seconds = phase_seconds(run)
+    if not seconds:
+        return ""
+    whole_ = sum(seconds.values()) or 1
+    return section("Time by phase", charts.bars([(name, s, f"{human_seconds(s)}, {100 * s / whole_:.0f} %")
+                                                 for name, s in seconds.items()], "time by phase", ""))
+
+
+def memory(run):
+    peaks = {name: [v for v in numbers(ranks) if v is not None] for name, ranks in
+             table((run.summary or {}).get("peak_bytes")).items()}
+    order = report_timeline.PHASES
+    peaks = {name: peaks[name] for name in sorted(peaks, key=lambda n: order.index(n) if n in order else 9) if peaks[name]}
+    if not peaks:
+        return ""
+    fullest = max(peaks, key=lambda name: max(peaks[name]))
+    rows = [(name, human_bytes(min(r)), human_bytes(statistics.median(r)), human_bytes(max(r)), r.index(max(r)))
+            for name, r in peaks.items()]
+    gigabytes = [v / 1e9 for v in peaks[fullest]]
+    return section("Memory by rank", charts.columns(gigabytes, lambda v: f"{v:.2f} GB", "rank", "peak memory by rank")
+                   + rows_of(["phase", "least", "median", "most", "on rank"], rows),
+                   f"Peak resident memory in GB, in {html.escape(fullest)}, the phase that took most.")
+
+
+def page(run):
+    name = run.directory.resolve().name
+    timeline = report_timeline.draw(run)
+    legend = "".join(f'<i class="key phase{i}"></i>{p} ' for i, p in enumerate(report_timeline.PHASES) if p != "plan")
+    body = "".join([
+        f"<header><h1>{html.escape(name)}</h1>{tiles(run)}</header>",
+        section("Warnings", warnings(run), wide=True),
+        losses(run), loss_curves(run), layers(run),
+        section("Time line", timeline, legend + "– below, a row a group: its blocks, tinted by stage. Dashed lines: pauses."
+                if timeline else ""),
+        phases(run), memory(run),
+        section("Config", f'<div class="scroll"><pre>{html.escape(run.config)}</pre></div>' if run.config else "", wide=True),
+    ])
+    return ('<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
+            'initial-scale=1"><meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src '
+            f"'unsafe-inline'\"><title>{html.escape(name)} – Roundtable</title><style>{STYLE()}</style></head>"
+            f"<body><main>{body}</main></body></html>\n")
+
+
+def write(path, text):
+    """Whole or not at all; a lone surrogate from a damaged file must not end it."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8", errors="replace")
+        os.replace(part, path)
+    except OSError as error:
+        raise NoRun(f"{path} cannot be written: {error.strerror}") from error
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="the run directory, OUTPUT.run by default")
+    parser.add_argument("--out", help="the page (default RUN_DIR/report.html)")
+    parser.add_argument("--tensorboard", action="store_true", help="also write event files to RUN_DIR/tensorboard")
+    arguments = parser.parse_args()
+    try:
+        run = read_run(arguments.run_dir)
+        out = pathlib.Path(arguments.out) if arguments.out else run.directory / "report.html"
+        write(out, page(run))
+        print(out)
+        if arguments.tensorboard:
+            import report_tensorboard
+            print(report_tensorboard.write(run, run.directory / "tensorboard"))
+    except NoRun as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

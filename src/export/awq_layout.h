@@ -1,0 +1,24 @@
+// The tensors of AWQ checkpoints (version gemm), which two formats share. Inside this folder.
+//
+// Source: auto-round 0.16.1, export/export_to_awq/utils.py, WQLinear_GEMM (AutoAWQ 0.2.9's class of that name, from
+// awq/modules/linear/gemm.py). Per linear layer [out, in]:
+//
+//   NAME.qweight  int32 [in, out / 8]       eight integers of 4 bits a word, of neighbouring outputs
+//   NAME.qzeros   int32 [groups, out / 8]   zero points as they are, in the same order
+//   NAME.scales   fp16  [groups, out]
+//   NAME.bias     fp16  [out], where the layer has one
+//
+// The word holds output 8 w + j at nibble kNibble[j], from the lowest: 0 4 1 5 2 6 3 7.
+#pragma once
+
+#include "export/format.h"
+
+namespace roundtable {
+
+std::optional<std::string> awq_scheme_obstacle(const QuantScheme& scheme);
+std::optional<std::string> awq_layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme);
+std::vector<TensorSpec> awq_layout(const LinearSpec& linear, const QuantScheme& scheme);
+std::vector<NamedTensor> awq_pack(const std::string& name, const QuantizedWeight& weight);
+QuantizedWeight awq_unpack(const TensorReader& reader, const LinearSpec& linear, const QuantScheme& scheme);
+
+}  // namespace roundtable

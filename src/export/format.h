@@ -1,0 +1,114 @@
+// What a checkpoint format is to the rest of the program. One file a format; README.md says how to add one.
+//
+// All formats are made from the same integers, scales and zero points. What a format cannot hold it says beforehand,
+// and what it wrote it reads back.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "export/layer_tensors.h"
+#include "model/model_config.h"
+#include "quant/fake_quant.h"
+
+namespace roundtable {
+
+// A layer by its full name, and how it is quantized; without a scheme it stays in 16 bits.
+struct LayerScheme {
+  LinearSpec linear;                  // its name is the full one
+  std::optional<QuantScheme> scheme;
+  bool outside_blocks = false;        // lm_head
+  bool is_linear = true;              // a router is none to us, but to readers of some versions of transformers
+};
+
+// A checkpoint as a whole.
+struct CheckpointScheme {
+  QuantScheme common;                 // what most layers have
+  std::int64_t iters = 0;             // of tuning
+  std::vector<LayerScheme> layers;    // every linear layer of every block, and lm_head where it is quantized
+};
+
+// How a checkpoint says that a layer is quantized; asked for layers that are.
+using SchemeOf = std::function<QuantScheme(const std::string& layer)>;
+
+// What the tensors lie in.
+enum class Container { kSafetensors, kGguf };
+
+class CheckpointFormat {
+ public:
+  virtual ~CheckpointFormat() = default;
+
+  // As output.formats names it.
+  virtual std::string_view name() const = 0;
+  virtual Container container() const { return Container::kSafetensors; }
+
+  // Each says in words for the user why this format cannot hold something, or nothing where it can: bits, group size
+  // and asymmetry of a scheme; one layer, which then stays in 16 bits; a model, or a mixture of schemes.
+  virtual std::optional<std::string> scheme_obstacle(const QuantScheme& scheme) const = 0;
+  virtual std::optional<std::string> layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme) const = 0;
+  virtual std::optional<std::string> checkpoint_obstacle(const ModelConfig& model,
+                                                         const CheckpointScheme& checkpoint) const;
+  // What lies beside the weights, such as a tokenizer; throws Error (kBadInput) where it cannot be read.
+  virtual std::optional<std::string> directory_obstacle(const std::string& directory) const;
+  // The least zero point of an asymmetric group that the format can hold.
+  virtual int min_zero_point() const { return 0; }
+  // What a quantized layer's bias is stored in; nothing: in the model's own float type.
+  virtual std::optional<torch::ScalarType> bias_type() const { return std::nullopt; }
+
+  // The tensors of a quantized layer, without its bias, in the order of pack(). `float_type` is what the model's own
+  // weights are stored in.
+  virtual std::vector<TensorSpec> layout(const LinearSpec& linear, const QuantScheme& scheme,
+                                         torch::ScalarType float_type) const = 0;
+  virtual std::vector<NamedTensor> pack(const LinearSpec& linear, const QuantizedWeight& weight,
+                                        torch::ScalarType float_type) const = 0;
+  // Whether what `reader` finds of the layer is `weight`, bit for bit. Throws Error (kBadInput) where it cannot be read.
+  virtual bool holds(const TensorReader& reader, const LinearSpec& linear, const QuantizedWeight& weight,
+                     torch::ScalarType float_type) const = 0;
+
+  // config.json's `quantization_config`; null for none.
+  virtual nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const ModelConfig& model) const = 0;
+  // Files beside config.json that hold the same object, for readers that look there.
+  virtual std::vector<std::string> config_files() const { return {}; }
+};
+
+// A format that holds integers, so that other formats can be made from it.
+class PackedFormat : public CheckpointFormat {
+ public:
+  // Whether a quantization_config is this format's.
+  virtual bool owns(const nlohmann::json& quantization_config) const = 0;
+  // Throws Error (kBadInput), opened by `place`, where a value is senseless.
+  virtual SchemeOf read_schemes(const nlohmann::json& quantization_config, const std::string& place) const = 0;
+  // The inverse of pack(). Throws Error (kBadInput) where a tensor is missing, or its shape, type or values do not fit.
+  virtual QuantizedWeight unpack(const TensorReader& reader, const LinearSpec& linear,
+                                 const QuantScheme& scheme) const = 0;
+
+  bool holds(const TensorReader& reader, const LinearSpec& linear, const QuantizedWeight& weight,
+             torch::ScalarType float_type) const final;
+};
+
+// All formats, in the order in which messages name them.
+const std::vector<const CheckpointFormat*>& checkpoint_formats();
+std::vector<const PackedFormat*> packed_formats();
+// Checks that `name` is one of output.formats.
+const CheckpointFormat& format_named(std::string_view name);
+// Null for a format without integers.
+const PackedFormat* as_packed(const CheckpointFormat& format);
+
+// "auto_round:auto_gptq, qdq"
+std::string names_of(const std::vector<const CheckpointFormat*>& formats);
+
+// Why a format cannot hold a checkpoint as it is, with the layer that it fails at; nothing where it can.
+std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelConfig& model,
+                                    const CheckpointScheme& checkpoint);
+
+// Throws Error (kBadInput), opened by `place`, where there is an obstacle, naming the formats that have none.
+void refuse_obstacle(const std::string& place, const CheckpointFormat& format, const ModelConfig& model,
+                     const CheckpointScheme& checkpoint);
+
+// The scales of a layer, read in fp16. Throws Error (kBadInput) where one is not finite.
+torch::Tensor read_scales(const TensorReader& reader, const TensorSpec& spec);
+
+}  // namespace roundtable

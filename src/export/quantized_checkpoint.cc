@@ -1,0 +1,79 @@
+// Opening a quantized model directory.
+#include "export/quantized_checkpoint.h"
+
+#include <torch/torch.h>
+
+#include <string_view>
+
+#include "base/error.h"
+#include "io/json_file.h"
+
+namespace roundtable {
+namespace {
+
+const PackedFormat& format_of(const JsonObject& config) {
+  std::vector<const CheckpointFormat*> known;
+  for (const PackedFormat* format : packed_formats()) {
+    if (format->owns(config.json())) return *format;
+    known.push_back(format);
+  }
+  throw bad_input(config.place() + ": quantization_config", "is of no format that can be read",
+                  "those are: " + names_of(known));
+}
+
+class QuantizedSource final : public TensorSource {
+ public:
+  explicit QuantizedSource(const std::string& directory) : checkpoint_(directory) {}
+
+  torch::Tensor read(const ParameterSpec& spec) const override {
+    constexpr std::string_view kWeight = ".weight";
+    const CheckpointSource& floats = checkpoint_.floats();
+    const std::string& name = spec.name;
+    if (floats.contains(name) || !name.ends_with(kWeight) || spec.shape.size() != 2) return floats.read(spec);
+    const LinearSpec linear{name.substr(0, name.size() - kWeight.size()), spec.shape[0], spec.shape[1], false,
+                            spec.transposed};
+    if (!checkpoint_.is_quantized(linear)) return floats.read(spec);
+    return dequantize(checkpoint_.read(linear), torch::kFloat32);
+  }
+
+  bool contains(const std::string& name) const override { return checkpoint_.floats().contains(name); }
+
+ private:
+  QuantizedCheckpoint checkpoint_;
+};
+
+}  // namespace
+
+QuantizedCheckpoint::QuantizedCheckpoint(const std::string& directory) : floats_(directory) {
+  const std::string place = directory + "/config.json";
+  const JsonObject json = JsonObject::load(place);
+  config_ = json.json();
+  if (!json.has("quantization_config")) {
+    throw bad_input(place, "has no quantization_config: this model is not quantized");
+  }
+  const JsonObject config = json.get_object("quantization_config");
+  format_ = &format_of(config);
+  scheme_of_ = format_->read_schemes(config.json(), place);
+}
+
+bool QuantizedCheckpoint::is_quantized(const LinearSpec& linear) const {
+  const QuantScheme scheme = scheme_of(linear.name);
+  return checkpoint().contains(format_->layout(linear, scheme, torch::kFloat32).front().name);
+}
+
+QuantizedWeight QuantizedCheckpoint::read(const LinearSpec& linear) const {
+  const QuantScheme scheme = scheme_of(linear.name);
+  if (scheme.bits == 16) {
+    throw bad_input(linear.name, "is packed, and quantization_config says that it is not quantized");
+  }
+  const std::string first = format_->layout(linear, scheme, torch::kFloat32).front().name;
+  return format_->unpack(reader_of(checkpoint(), first), linear, scheme);
+}
+
+std::unique_ptr<TensorSource> open_tensor_source(const std::string& directory) {
+  const JsonObject json = JsonObject::load(directory + "/config.json");
+  if (!json.has("quantization_config")) return std::make_unique<CheckpointSource>(directory);
+  return std::make_unique<QuantizedSource>(directory);
+}
+
+}  // namespace roundtable

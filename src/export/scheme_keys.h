@@ -1,0 +1,50 @@
+// Schemes in a quantization_config: `bits`, `group_size`, `sym`, and the settings of single layers by name or regular
+// expression, as auto-round, AutoGPTQ and AutoAWQ have them. Inside this folder.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <regex>
+#include <string>
+#include <vector>
+
+#include "export/format.h"
+#include "io/json_file.h"
+
+namespace roundtable {
+
+// The three keys of a scheme.
+nlohmann::json scheme_json(const QuantScheme& scheme);
+// Those of them in which `scheme` differs from `common`.
+nlohmann::json differing(const QuantScheme& scheme, const QuantScheme& common);
+
+// Reads the keys that are there over `scheme`. Bits may be 16: not quantized.
+// Throws Error (kBadInput) for a value that is senseless.
+QuantScheme read_scheme(const JsonObject& json, QuantScheme scheme);
+// All three must be there, and bits below 16.
+QuantScheme read_common_scheme(const JsonObject& json);
+
+// Null where `text` is no regular expression: readers pass over those.
+std::shared_ptr<const std::regex> regex_of(const std::string& text);
+
+// The settings of single layers over a common scheme. A layer's very name goes before regular expressions, of which the
+// first that matches anywhere decides.
+class LayerSettings {
+ public:
+  explicit LayerSettings(const QuantScheme& common) : common_(common) {}
+  void add(const std::string& name, const std::string& regex, const QuantScheme& scheme);
+  QuantScheme of(const std::string& layer) const;
+
+ private:
+  struct Setting {
+    std::string name;
+    std::shared_ptr<const std::regex> regex;
+    QuantScheme scheme;
+  };
+  QuantScheme common_;
+  std::vector<Setting> settings_;
+  std::map<std::string, std::size_t> by_name_;
+};
+
+}  // namespace roundtable

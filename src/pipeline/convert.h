@@ -1,0 +1,33 @@
+// One checkpoint format made from another: the same integers, scales and zero points, without tuning.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "comm/communicator.h"
+#include "export/format.h"
+
+namespace roundtable {
+
+struct Conversion {
+  std::string source;   // a quantized model directory, in a format that holds integers
+  const CheckpointFormat* format = nullptr;
+  std::string output;   // directory
+  std::string record;   // directory for the journal, which tells our output from somebody else's
+  std::int64_t max_shard_size = 0;
+};
+
+struct Converted {
+  std::int64_t files = 0;  // of weights
+  std::int64_t bytes = 0;  // of all weights
+};
+
+// Every rank writes its share of the files, reads each back from the file system and holds it against the source; no
+// rank holds more than one file's tensors. Files that an earlier start has written are proven and kept; index and
+// configs come last. Throws Error (kBadInput) for a source that cannot be read, for what the format cannot hold (naming
+// formats that can), and for an output directory with files of somebody else. Collective; `on_file` is called on each
+// rank after each of its files.
+Converted convert_checkpoint(Communicator& world, const Conversion& conversion, const std::function<void()>& on_file);
+
+}  // namespace roundtable

@@ -1,0 +1,60 @@
+// Sums over samples and ranks.
+#include "tune/gradient_sum.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "base/error.h"
+
+namespace roundtable {
+namespace {
+
+// Leaves in `arena` the sum over the samples [first, last).
+void sum_subtree(torch::Tensor& arena, std::size_t first, std::size_t last, const AddSamples& add) {
+  if (last - first == 1) {
+    arena.zero_();
+    add(first, last);
+    return;
+  }
+  const std::size_t middle = first + (last - first) / 2;
+  sum_subtree(arena, first, middle, add);
+  const torch::Tensor left = arena.clone();
+  sum_subtree(arena, middle, last, add);
+  arena.add_(left);
+}
+
+}  // namespace
+
+void sum_gradients(torch::Tensor& arena, std::size_t samples, std::size_t width, const AddSamples& add,
+                   ElementType transport, Communicator& group) {
+  arena.zero_();
+  for (std::size_t first = 0; first < samples; first += width) add(first, std::min(samples, first + width));
+  if (group.size() == 1) return;
+  if (transport == ElementType::kF32) {
+    group.all_reduce_sum(arena.data_ptr(), arena.numel(), ElementType::kF32);
+    return;
+  }
+  const torch::Tensor loss = arena.narrow(0, arena.numel() - 1, 1);
+  const torch::Tensor gradients = arena.narrow(0, 0, arena.numel() - 1);
+  const torch::Tensor sent = gradients.to(torch::kBFloat16);
+  group.all_reduce_sum(sent.data_ptr(), sent.numel(), ElementType::kBF16);
+  group.all_reduce_sum(loss.data_ptr(), 1, ElementType::kF32);
+  gradients.copy_(sent);
+}
+
+void sum_gradients_by_tree(torch::Tensor& arena, std::size_t samples, const AddSamples& add, Communicator& group) {
+  RT_CHECK(samples > 0 && std::has_single_bit(static_cast<unsigned>(group.size())));
+  sum_subtree(arena, 0, samples, add);
+  if (group.size() == 1) return;
+  torch::Tensor other = torch::empty_like(arena);
+  for (int distance = 1; distance < group.size(); distance *= 2) {
+    group.exchange(arena.data_ptr(), other.data_ptr(), arena.numel() * 4, group.rank() ^ distance);
+    arena.add_(other);  // a + b and b + a are the same bits
+  }
+}
+
+std::size_t tree_arenas(std::size_t samples, int ranks) {
+  return 1 + std::max<std::size_t>(static_cast<std::size_t>(std::bit_width(samples - 1)), ranks > 1 ? 1 : 0);
+}
+
+}  // namespace roundtable

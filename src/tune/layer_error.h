@@ -1,0 +1,31 @@
+// The error that quantization leaves in each layer's output: a figure for reports, no part of the tuning.
+#pragma once
+
+#include <torch/types.h>
+
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "tune/block_tuner.h"
+
+namespace roundtable {
+
+// Relative squared error of a layer's output, |x (Q - W)^T|^2 / |x W^T|^2, over the same inputs x for both: those that
+// the layer sees in the quantized model.
+struct LayerError {
+  std::string name;    // within the block
+  double nearest = 0;  // Q: W rounded to nearest, as before the first step
+  double tuned = 0;    // Q: what the block holds
+};
+
+// Runs `block`, whose weights are the quantized ones, over `sample` [n, seqlen, hidden] and leaves its output there.
+// `original` and `schemes` as in tune_block(), on any device. Layers in 16 bits, and experts that no token reaches,
+// have no entry.
+//
+// Collective over `group`, which moves host memory: sums over the samples of all its ranks.
+std::vector<LayerError> layer_errors(DecoderBlock& block, const std::vector<torch::Tensor>& original,
+                                     const BlockSchemes& schemes, torch::Tensor& sample, const BlockContext& context,
+                                     Communicator& group);
+
+}  // namespace roundtable

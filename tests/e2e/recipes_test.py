@@ -1,0 +1,78 @@
+"""Every recipe of configs/ passes plan, from the figures of its model's config.json alone (tests/data/models)."""
+
+import json
+import pathlib
+import unittest
+
+import torch
+import transformers
+
+import program
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MODELS = ROOT / "tests" / "data" / "models"
+
+# recipe -> (model, cluster). The cluster is that of the recipe's first lines.
+RECIPES = {
+    "gpt2-w4g128": ("gpt2", "cpu-2-cores"),
+    "llama-3.1-70b-w4g128": ("llama-3.1-70b", "h100-8x8"),
+    "llama-3.1-8b-w4g128": ("llama-3.1-8b", "h100-1"),
+    "mixtral-8x7b-w4g128": ("mixtral-8x7b", "h100-8"),
+    "qwen2.5-72b-w4g128": ("qwen2.5-72b", "h100-8x8"),
+    "qwen3-32b-w4g128": ("qwen3-32b", "h100-8"),
+    "smollm2-135m-w2g32": ("smollm2-135m", "cpu-2-cores"),
+    "smollm2-135m-w3g64": ("smollm2-135m", "cpu-2-cores"),
+    "smollm2-135m-w4g64": ("smollm2-135m", "cpu-2-cores"),
+}
+
+# Parameters as the models' cards give them (Hugging Face, "model size"; to the last one from their safetensors).
+PARAMETERS = {
+    "gpt2": 124_439_808,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.1-8b": 8_030_261_248,
+    "mixtral-8x7b": 46_702_792_704,
+    "qwen2.5-72b": 72_706_203_648,
+    "qwen3-32b": 32_762_123_264,
+    "smollm2-135m": 134_515_008,
+}
+
+
+class RecipesTest(program.Case):
+    def test_every_recipe_is_listed(self):
+        self.assertEqual(sorted(p.stem for p in (ROOT / "configs").glob("*.yaml")), sorted(RECIPES))
+
+    def test_the_models_figures_are_the_published_ones(self):
+        for model, parameters in PARAMETERS.items():
+            with torch.device("meta"):
+                built = transformers.AutoModelForCausalLM.from_config(
+                    transformers.AutoConfig.from_pretrained(MODELS / model))
+            self.assertEqual(sum(p.numel() for p in built.parameters()), parameters, model)
+
+    def test_every_recipe_passes_plan(self):
+        for recipe, (model, cluster) in RECIPES.items():
+            with self.subTest(recipe):
+                text = (ROOT / "configs" / f"{recipe}.yaml").read_text()
+                if model != "smollm2-135m":  # those say where their inputs come from instead
+                    self.assertIn(f"--cluster configs/clusters/{cluster}.yaml", text)
+                result = self.succeed(["plan", ROOT / "configs" / f"{recipe}.yaml", "--json",
+                                       "--cluster", ROOT / "configs" / "clusters" / f"{cluster}.yaml",
+                                       "--set", f"model.path={MODELS / model}"])
+                plan = result.json
+                self.assertEqual(plan["layers_in_16_bits"], [])
+                self.assertGreater(plan["seconds"]["tune"], 0)
+                self.check_size(plan, recipe, model)
+
+    def check_size(self, plan, recipe, model):
+        """The forecast of the checkpoint against bits and scales counted by hand."""
+        bits, group = (int(n) for n in recipe.rsplit("-w", 1)[1].split("g"))
+        shape = transformers.AutoConfig.from_pretrained(MODELS / model)
+        outside = shape.vocab_size * shape.hidden_size * (1 if shape.tie_word_embeddings else 2)
+        inside = PARAMETERS[model] - outside
+        expected = 2 * outside + inside * (bits + (16 + bits) / group) / 8
+        written = [size for name, size in plan["disk"].items() if "checkpoint" in name]
+        self.assertEqual(len(written), 1, plan["disk"])
+        self.assertAlmostEqual(written[0] / expected, 1, delta=0.05, msg=json.dumps(plan["disk"]))
+
+
+if __name__ == "__main__":
+    unittest.main()

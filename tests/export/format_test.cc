@@ -1,0 +1,164 @@
+// Every format against itself: what it packs it reads back, and what it writes of schemes it reads again. Against its
+// readers it is held in tests/peer.
+#include "export/format.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "base/error.h"
+#include "config/config.h"
+#include "tests/io/temporary_folder.h"
+
+namespace roundtable {
+namespace {
+
+using ::testing::HasSubstr;
+
+ModelConfig model() {
+  ModelConfig config;
+  config.model_type = "llama";
+  config.hidden_size = 64;
+  config.intermediate_size = 96;
+  config.n_blocks = 2;
+  config.n_heads = 4;
+  config.n_kv_heads = 2;
+  config.head_dim = 16;
+  config.vocab_size = 32;
+  return config;
+}
+
+// Random integers, scales of either sign and zero points on a scheme's grid.
+QuantizedWeight random_weight(const LinearSpec& linear, const QuantScheme& scheme, int least_zero) {
+  const std::int64_t groups = scheme.groups(linear.in);
+  const int levels = 1 << scheme.bits;
+  const torch::Tensor zeros = scheme.symmetric
+                                  ? torch::full({linear.out, groups}, levels / 2, torch::kUInt8)
+                                  : torch::randint(least_zero, levels, {linear.out, groups}, torch::kUInt8);
+  const torch::Tensor scale = torch::randn({linear.out, groups}).to(torch::kFloat16).to(torch::kFloat32);
+  return {scheme, torch::randint(0, levels, {linear.out, linear.in}, torch::kUInt8), scale, zeros};
+}
+
+CheckpointScheme mixture(const std::vector<QuantScheme>& schemes) {
+  CheckpointScheme checkpoint{schemes.front(), 7, {}};
+  for (std::int64_t block = 0; block < 2; ++block) {
+    std::size_t next = 0;
+    for (LinearSpec linear : block_linears(model())) {
+      linear.name = model().block_name(block) + "." + linear.name;
+      checkpoint.layers.push_back({linear, schemes[next++ % schemes.size()]});
+    }
+  }
+  return checkpoint;
+}
+
+std::vector<QuantScheme> schemes() {
+  std::vector<QuantScheme> all;
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const std::int64_t group_size : {32, 64, -1}) {
+      for (const bool symmetric : {true, false}) {
+        all.push_back({.bits = bits, .group_size = group_size, .symmetric = symmetric});
+      }
+    }
+  }
+  return all;
+}
+
+TEST(Formats, TheConfigKnowsThemAll) {
+  std::vector<std::string> names;
+  for (const CheckpointFormat* format : checkpoint_formats()) names.emplace_back(format->name());
+  EXPECT_EQ(names, kFormats);
+}
+
+TEST(Formats, WhatIsPackedHasTheLayoutAndIsReadBack) {
+  torch::manual_seed(5);
+  const TemporaryFolder folder;
+  int held = 0;
+  for (const CheckpointFormat* format : checkpoint_formats()) {
+    for (const LinearSpec& linear : {LinearSpec{"a.b", 96, 64}, LinearSpec{"a.b", 32, 192}}) {
+      for (const QuantScheme& scheme : schemes()) {
+        if (format->scheme_obstacle(scheme) || format->layer_obstacle(linear, scheme)) continue;
+        ++held;
+        QuantizedWeight weight = random_weight(linear, scheme, format->min_zero_point());
+        const auto specs = format->layout(linear, scheme, torch::kBFloat16);
+        const auto tensors = format->pack(linear, weight, torch::kBFloat16);
+        ASSERT_EQ(specs.size(), tensors.size());
+        std::vector<TensorView> views;
+        for (std::size_t i = 0; i < specs.size(); ++i) {
+          EXPECT_EQ(tensors[i].name, specs[i].name);
+          EXPECT_EQ(tensors[i].tensor.scalar_type(), specs[i].type) << specs[i].name;
+          EXPECT_EQ(tensors[i].tensor.sizes(), specs[i].shape) << specs[i].name;
+          EXPECT_TRUE(tensors[i].tensor.is_contiguous());
+          EXPECT_EQ(tensors[i].tensor.nbytes(), specs[i].bytes());
+          views.push_back(tensors[i].view());
+        }
+        const std::string path = folder.path() + "/x.safetensors";
+        write_safetensors(path, views);
+        const SafetensorsFile file(path);
+        const TensorReader reader = reader_of(file);
+        EXPECT_TRUE(format->holds(reader, linear, weight, torch::kBFloat16)) << format->name() << " " << scheme.bits;
+        weight.q[3][17] = weight.q[3][17].item<int>() == 0 ? 1 : 0;  // one integer is another
+        EXPECT_FALSE(format->holds(reader, linear, weight, torch::kBFloat16)) << format->name() << " " << scheme.bits;
+      }
+    }
+  }
+  EXPECT_GT(held, 200);
+}
+
+TEST(Formats, SchemesAreReadAsTheyWereWritten) {
+  const QuantScheme w4{.bits = 4, .group_size = 32}, w8{.bits = 8, .group_size = -1},
+      w3{.bits = 3, .group_size = 64, .symmetric = false};
+  for (const PackedFormat* format : packed_formats()) {
+    for (const auto& mixed : {std::vector{w4}, {w4, w8, w3}}) {
+      CheckpointScheme checkpoint = mixture(mixed);
+      if (obstacle(*format, model(), checkpoint)) continue;
+      checkpoint.layers[5].scheme.reset();
+      const nlohmann::json config = format->quantization_config(checkpoint, model());
+      EXPECT_TRUE(format->owns(config));
+      for (const PackedFormat* other : packed_formats()) EXPECT_EQ(other->owns(config), other == format);
+      const SchemeOf scheme_of = format->read_schemes(config, "config.json");
+      for (const LayerScheme& layer : checkpoint.layers) {
+        if (!layer.scheme) continue;
+        const QuantScheme read = scheme_of(layer.linear.name);
+        EXPECT_EQ(read.bits, layer.scheme->bits) << format->name() << " " << layer.linear.name;
+        EXPECT_EQ(read.group_size, layer.scheme->group_size) << format->name() << " " << layer.linear.name;
+        EXPECT_EQ(read.symmetric, layer.scheme->symmetric) << format->name() << " " << layer.linear.name;
+      }
+    }
+  }
+}
+
+TEST(Formats, AnObstacleNamesWhoHasNone) {
+  const auto line = [](const char* format, const CheckpointScheme& checkpoint) -> std::string {
+    try {
+      refuse_obstacle("here", format_named(format), model(), checkpoint);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kBadInput);
+      return error.what();
+    }
+    return "";
+  };
+  const CheckpointScheme w3 = mixture({{.bits = 3, .group_size = 32}});
+  EXPECT_THAT(line("auto_awq", w3), HasSubstr("here: auto_awq cannot hold this: model.layers.0.self_attn.q_proj: it holds "
+                                              "4 bits alone, not 3; formats that can: auto_round:auto_gptq, "));
+  EXPECT_THAT(line("gguf", w3), HasSubstr("multiple of 256"));
+  EXPECT_EQ(line("auto_gptq", w3), "");
+  const CheckpointScheme mixed = mixture({{.bits = 4, .group_size = 32}, {.bits = 4, .group_size = 64}});
+  EXPECT_THAT(line("auto_awq", mixed), HasSubstr("self_attn.k_proj has its own"));
+  EXPECT_EQ(line("auto_round:auto_awq", mixture({{.bits = 4, .group_size = 32}, {.bits = 4, .group_size = -1}})), "");
+}
+
+// AutoAWQ 0.2.9, awq/modules/linear/gemm.py: for i in range(8), order_map = [0, 2, 4, 6, 1, 3, 5, 7]: column
+// order_map[i] is shifted by 4 i.
+TEST(Formats, AnAwqWordByHand) {
+  const LinearSpec linear{"x", 8, 32};
+  QuantizedWeight weight = random_weight(linear, {.bits = 4, .group_size = 32}, 0);
+  for (int column = 0; column < 8; ++column) weight.q[column][0] = column + 1;
+  const auto tensors = format_named("auto_awq").pack(linear, weight, torch::kFloat16);
+  std::uint32_t word = 0;
+  const int order_map[] = {0, 2, 4, 6, 1, 3, 5, 7};
+  for (int i = 0; i < 8; ++i) word |= static_cast<std::uint32_t>(order_map[i] + 1) << (4 * i);
+  EXPECT_EQ(static_cast<std::uint32_t>(tensors[0].tensor[0][0].item<std::int32_t>()), word);
+}
+
+}  // namespace
+}  // namespace roundtable
