@@ -5,6 +5,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 #include <map>
@@ -158,9 +159,16 @@ nlohmann::json RunState::shard_digests() const {
 }
 
 const nlohmann::json* RunState::completed(const std::string& type) const {
-  const nlohmann::json* assembled = journal_->last("assembled");
-  const bool whole = finished_blocks() == plan_.model.n_blocks && assembled != nullptr && stands(*assembled);
-  return whole ? journal_->last(type) : nullptr;
+  const bool whole = finished_blocks() == plan_.model.n_blocks && journal_->last("assembled") != nullptr;
+  return whole && outside_stands() ? journal_->last(type) : nullptr;
+}
+
+bool RunState::outside_stands() const {
+  std::map<std::string, const nlohmann::json*> files;  // the last record of each: an earlier start may have written it
+  for (const nlohmann::json& record : journal_->records()) {
+    if (record["type"] == "outside") files[record["file"].get<std::string>()] = &record;
+  }
+  return std::all_of(files.begin(), files.end(), [&](const auto& file) { return stands(*file.second); });
 }
 
 }  // namespace roundtable

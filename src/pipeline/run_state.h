@@ -47,6 +47,7 @@ class RunState {
   void claim(const nlohmann::json& print);
   void sweep() const;
   bool stands(const nlohmann::json& record) const;
+  bool outside_stands() const;
   void find_finished_blocks();
 
   RunPaths paths_;

@@ -100,8 +100,10 @@ class SlurmTest(program.Case):
         self.wait_for_state(job, "COMPLETED")
         log = self.log("interrupted")
         self.assertIn("start 1 on node[1-2]: srun --mpi=pmix", log)
-        self.assertEqual(re.findall(r"exit code (\d+)", log), ["75", "0"], log)
-        self.assertEqual(self.field(job, "Restarts"), "1")
+        # A busy machine may meet the limit more than once.
+        codes = re.findall(r"exit code (\d+)", log)
+        self.assertRegex(" ".join(codes), r"^75( 75)* 0$", log)
+        self.assertEqual(self.field(job, "Restarts"), str(codes.count("75")))
         self.assertEqual(program.digests(self.folder / "interrupted"), program.digests(self.folder / "undisturbed"))
 
     def test_another_failure_is_final(self):
