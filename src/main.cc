@@ -79,7 +79,10 @@ void add_convert(CLI::App& app, CommandLine& line) {
 }
 
 nlohmann::json dispatch(MpiCommunicator& world, Watchdog& watchdog, const CommandLine& line) {
-  if (line.command == "convert") return run_convert(world, line.convert);
+  if (line.command == "convert") {
+    watchdog.set_time_limit(seconds_of(RunSection().time_limit).value_or(0));
+    return run_convert(world, line.convert);
+  }
   const Config config = load_config_everywhere(world, line.config, line.overrides, line.cluster);
   leave_after(seconds_of(config.run.max_time).value_or(0));
   watchdog.set_time_limit(seconds_of(config.run.time_limit).value_or(0));

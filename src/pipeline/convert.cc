@@ -11,6 +11,7 @@
 #include "pipeline/conversion_output.h"
 #include "pipeline/fingerprint.h"
 #include "pipeline/journal.h"
+#include "pipeline/leave.h"
 #include "pipeline/run_paths.h"
 
 namespace roundtable {
@@ -102,6 +103,7 @@ Converted convert_checkpoint(Communicator& world, const Conversion& conversion,
   run_on_all(world, [&] {
     if (!job) job.emplace(conversion);
     for (std::int64_t file = world.rank(); file < job->output().files(); file += world.size()) {
+      leave_here_if_asked();
       job->make(file);
       if (on_file) on_file();
     }

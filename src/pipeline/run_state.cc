@@ -87,9 +87,11 @@ void RunState::claim(const nlohmann::json& print) {
 void RunState::sweep() const {
   static const std::regex temporary(R"((.+\.tmp-.+-[0-9]+)|((boundary-[0-9]+|trial)\.h5\.tmp))");
   if (!journal_->locked()) return;
-  for (const std::string& directory : {paths_.directory, paths_.output, paths_.tuned}) {
+  constexpr auto kOptions = fs::directory_options::skip_permission_denied;
+  for (const std::string& directory : {paths_.directory, paths_.output}) {
     std::error_code ignored;  // what cannot be removed costs disk, not correctness
-    for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored)) {
+    // Formats have folders of their own inside.
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(directory, kOptions, ignored)) {
       if (std::regex_match(entry.path().filename().string(), temporary)) fs::remove(entry.path(), ignored);
     }
   }

@@ -4,9 +4,12 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
-#include <set>
+#include <map>
+#include <optional>
+#include <utility>
 
 #include "base/activity.h"
 #include "base/clock.h"
@@ -141,7 +144,7 @@ class Trial {
     return {{"samples", samples}, {"bytes", samples * shape.sample_bytes()}, {"write_rate", rate(bytes, write_seconds)}, {"read_rate", rate(bytes, read_seconds)}};
   }
 
-  // Two steps of the first block on embedded calibration samples: the first one warms up.
+  // Steps of the first block on embedded calibration samples; the first one warms up.
   json steps() {
     enter_block(0);
     const auto& c = env_.config.calibration;
@@ -161,23 +164,27 @@ class Trial {
     for (const torch::Tensor& weight : weights.weights) original.push_back(weight.to(env_.device));
     const Sampler sampler(env_.config.tuning.sampler, c.n_samples, env_.plan.batch,
                           static_cast<std::uint64_t>(env_.config.tuning.seed), 0);
-    Stopwatch watch;
-    double own = 0, first = 0, second = 0;  // own: up to the reduction of the second step
-    TuneObserver observer;
-    observer.wants_to_leave = [&] {
-      own = watch.seconds();
-      return false;
+    // Alone first: what this rank computes, without waiting for its group.
+    std::array<double, 2> own{}, step{};
+    const auto time = [&](Communicator& group, std::array<double, 2>& seconds) {
+      Stopwatch watch;
+      TuneObserver observer;
+      observer.on_iteration = [&](std::int64_t iteration, float, float) {
+        seconds[static_cast<std::size_t>(iteration)] = watch.seconds();
+        watch = Stopwatch();
+      };
+      tune_block(block, original, env_.plan.schemes.front(), {hidden, target, range}, context, sampler, settings, group,
+                 observer);
     };
-    observer.on_iteration = [&](std::int64_t iteration, float, float) {
-      (iteration == 0 ? first : second) = watch.seconds();
-      watch = Stopwatch();
-    };
-    tune_block(block, original, env_.plan.schemes.front(), {hidden, target, range}, context, sampler, settings,
-               env_.gradient_group(), observer);
+    const bool reproducible = std::exchange(settings.reproducible, false);
+    SelfCommunicator alone;
+    time(alone, own);
+    settings.reproducible = reproducible;
+    time(env_.gradient_group(), step);
     enter_block(-1);
-    return {{"first_seconds", of_all_ranks(env_.world, first)},
-            {"seconds", of_all_ranks(env_.world, second)},
-            {"own_seconds", of_all_ranks(env_.world, own)},
+    return {{"first_seconds", of_all_ranks(env_.world, own[0])},
+            {"seconds", of_all_ranks(env_.world, step[1])},
+            {"own_seconds", of_all_ranks(env_.world, own[1])},
             {"peak_bytes", of_all_ranks(env_.world, peak_resident_bytes())},
             {"hosts", all_gather_text(env_.world, host_name())}};
   }

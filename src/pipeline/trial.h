@@ -10,7 +10,7 @@
 
 namespace roundtable {
 
-// Reads one weight of every shard of the model; writes and reads a small boundary in the run directory; runs two steps
+// Reads one weight of every shard of the model; writes and reads a small boundary in the run directory; runs a few steps
 // of the first block with the run's own batch, threads and memory; times an all-reduce of a block's gradients. Leaves
 // nothing behind. `plan` is the whole one on rank 0 and the layout elsewhere. Collective over `world`.
 //
