@@ -6,4 +6,4 @@ source "$(dirname "$0")/common.sh"
 
 "$root/launch/setup.sh" --peer --slurm
 say "testing"
-exec ctest --test-dir "$build" --output-on-failure "$@"
+exec ctest --test-dir "$build" --output-on-failure -j "$(nproc)" "$@"

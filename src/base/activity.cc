@@ -5,8 +5,9 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <chrono>
 #include <mutex>
+
+#include "base/clock.h"
 
 namespace roundtable {
 namespace {
@@ -24,8 +25,6 @@ std::mutex phase_mutex;
 std::string phase_name;
 std::atomic<std::int64_t> block_index{-1};
 std::atomic<int> rank_number{0};
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 }  // namespace
 
@@ -50,7 +49,7 @@ WatchedThread::WatchedThread(Lane lane) {
   RT_CHECK(mine == nullptr);
   mine = &lanes[static_cast<int>(lane)];
   mine->waiting_in = nullptr;
-  mine->last_step = now();
+  mine->last_step = steady_seconds();
   mine->watched = true;
 }
 
@@ -60,26 +59,26 @@ WatchedThread::~WatchedThread() {
 }
 
 void note_progress() {
-  if (mine != nullptr) mine->last_step = now();
+  if (mine != nullptr) mine->last_step = steady_seconds();
 }
 
 WaitsForOthers::WaitsForOthers(const char* call) : around_(nullptr) {
   if (mine == nullptr) return;
   around_ = mine->waiting_in;
-  mine->last_step = now();
+  mine->last_step = steady_seconds();
   mine->waiting_in = call;
 }
 
 WaitsForOthers::~WaitsForOthers() {
   if (mine == nullptr) return;
-  mine->last_step = now();
+  mine->last_step = steady_seconds();
   mine->waiting_in = around_;
 }
 
 Activity activity(Lane lane) {
   const LaneState& state = lanes[static_cast<int>(lane)];
   const char* call = state.waiting_in;
-  return {state.watched, call == nullptr ? "" : call, now() - state.last_step};
+  return {state.watched, call == nullptr ? "" : call, steady_seconds() - state.last_step};
 }
 
 std::string host_name() {

@@ -1,17 +1,20 @@
-// Wall time in seconds since the object was made.
+// Seconds of the steady clock, which nobody sets back: since some start, and since an object was made.
 #pragma once
 
 #include <chrono>
 
 namespace roundtable {
 
+inline double steady_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 class Stopwatch {
  public:
-  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+  double seconds() const { return steady_seconds() - start_; }
 
  private:
-  using Clock = std::chrono::steady_clock;
-  Clock::time_point start_ = Clock::now();
+  double start_ = steady_seconds();
 };
 
 }  // namespace roundtable

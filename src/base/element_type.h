@@ -6,7 +6,7 @@
 
 namespace roundtable {
 
-enum class ElementType { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool };
+enum class ElementType { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool, kF8E4M3 };
 
 constexpr std::size_t size_of(ElementType type) {
   switch (type) {

@@ -18,6 +18,9 @@ struct Mail {
   std::string text;
 };
 
+// The next text of any rank with `tag` where one has come already; never waits.
+std::optional<Mail> take_mail(const MpiCommunicator& comm, int tag);
+
 // Safe to use from several threads of a rank (MPI_THREAD_MULTIPLE), as long as one thread receives for one MailTo.
 class Mailbox {
  public:

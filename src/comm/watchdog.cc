@@ -9,7 +9,9 @@
 #include <thread>
 
 #include "base/activity.h"
+#include "base/clock.h"
 #include "base/log.h"
+#include "comm/mailbox.h"
 
 namespace roundtable {
 namespace {
@@ -18,10 +20,9 @@ using nlohmann::json;
 
 constexpr auto kTick = std::chrono::milliseconds(20);
 constexpr auto kLastTick = std::chrono::milliseconds(1);
+constexpr int kTag = 0;  // on a communicator of the watchdogs' own
 constexpr double kSignSeconds = 1;
 constexpr double kReportSeconds = 4;  // how long a failed rank gives rank 0 to report for it
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // One text on its way to a rank. A rank that is stopped takes none: nothing here waits for it.
 class Outbox {
@@ -33,7 +34,7 @@ class Outbox {
   }
   void post(const MpiCommunicator& comm, int rank, std::string text) {
     text_ = std::move(text);
-    check_mpi(MPI_Isend(text_.data(), static_cast<int>(text_.size()), MPI_CHAR, rank, 0, comm.native(), &request_),
+    check_mpi(MPI_Isend(text_.data(), static_cast<int>(text_.size()), MPI_CHAR, rank, kTag, comm.native(), &request_),
               "MPI_Isend");
   }
 
@@ -71,7 +72,7 @@ class Watchdog::Thread {
   explicit Thread(const MpiCommunicator& world)
       : comm_(world.duplicate()), rank_(world.rank()), size_(world.size()), outboxes_(static_cast<std::size_t>(size_)) {
     const std::vector<std::string> hosts = all_gather_text(*comm_, host_name());
-    for (const std::string& host : hosts) peers_.push_back({host, now(), own_sign("sign")});
+    for (const std::string& host : hosts) peers_.push_back({host, steady_seconds(), own_sign("sign")});
     thread_ = std::thread([this] { run(); });
   }
 
@@ -104,7 +105,7 @@ class Watchdog::Thread {
       try {
         Outbox box;
         box.post(*comm_, 0, json{{"type", "fault"}, {"code", static_cast<int>(code)}, {"line", line}}.dump());
-        for (const double start = now(); now() - start < kReportSeconds; box.free()) std::this_thread::sleep_for(kTick);
+        for (const double start = steady_seconds(); steady_seconds() - start < kReportSeconds; box.free()) std::this_thread::sleep_for(kTick);
       } catch (const Error&) {  // MPI is what failed: then we report ourselves
       }
     }
@@ -121,10 +122,10 @@ class Watchdog::Thread {
 
   void run() {
     try {
-      for (double last = now(); !ended_; last = now()) {
+      for (double last = steady_seconds(); !ended_; last = steady_seconds()) {
         std::this_thread::sleep_for(ending_ ? kLastTick : kTick);
         // This process was stopped, and perhaps the whole job (a batch system suspends some): that was nobody's fault.
-        if (now() - last > 1) forgive();
+        if (steady_seconds() - last > 1) forgive();
         receive();
         rank_ == 0 ? lead() : follow();
       }
@@ -135,28 +136,17 @@ class Watchdog::Thread {
 
   void forgive() {
     const std::lock_guard lock(peers_mutex_);
-    for (Peer& peer : peers_) peer.heard = now();
-    no_checks_before_ = now() + limit_;
+    for (Peer& peer : peers_) peer.heard = steady_seconds();
+    no_checks_before_ = steady_seconds() + limit_;
   }
-  bool checks() const { return limit_ > 0 && now() > no_checks_before_; }
+  bool checks() const { return limit_ > 0 && steady_seconds() > no_checks_before_; }
 
   double sign_seconds() const { return limit_ > 0 ? std::min(kSignSeconds, limit_ / 4) : kSignSeconds; }
 
   // ---- mail ----
 
   void receive() {
-    while (true) {
-      int found = 0;
-      MPI_Message message;
-      MPI_Status status;
-      check_mpi(MPI_Improbe(MPI_ANY_SOURCE, 0, comm_->native(), &found, &message, &status), "MPI_Improbe");
-      if (!found) return;
-      int size = 0;
-      check_mpi(MPI_Get_count(&status, MPI_CHAR, &size), "MPI_Get_count");
-      std::string text(static_cast<std::size_t>(size), '\0');
-      check_mpi(MPI_Mrecv(text.data(), size, MPI_CHAR, &message, MPI_STATUS_IGNORE), "MPI_Mrecv");
-      handle(status.MPI_SOURCE, json::parse(text));
-    }
+    while (const std::optional<Mail> mail = take_mail(*comm_, kTag)) handle(mail->source, json::parse(mail->text));
   }
 
   void handle(int source, json mail) {
@@ -164,7 +154,7 @@ class Watchdog::Thread {
     if (type == "fault") end_all(static_cast<ExitCode>(mail["code"].get<int>()), mail["line"]);
     const std::lock_guard lock(peers_mutex_);
     Peer& peer = peers_[static_cast<std::size_t>(source)];
-    peer.heard = now();
+    peer.heard = steady_seconds();
     if (type == "end") {
       peer.left = true;
     } else {
@@ -177,11 +167,11 @@ class Watchdog::Thread {
   void lead() {
     {
       const std::lock_guard lock(peers_mutex_);
-      peers_[0].heard = now();
+      peers_[0].heard = steady_seconds();
       peers_[0].sign = own_sign("sign");
     }
-    if (now() - last_sent_ >= sign_seconds()) {
-      last_sent_ = now();
+    if (steady_seconds() - last_sent_ >= sign_seconds()) {
+      last_sent_ = steady_seconds();
       for (int rank = 1; rank < size_; ++rank) {
         if (outbox(rank).free()) outbox(rank).post(*comm_, rank, own_sign("sign").dump());
       }
@@ -201,7 +191,7 @@ class Watchdog::Thread {
 
   void check_all() {
     for (int rank = 0; rank < size_; ++rank) {
-      if (silence(rank) > limit_ && !left(rank)) end_for_silence(rank);
+      if (silence(rank) > limit_ && !left(rank)) end_all(ExitCode::kMachine, silence_line(rank));
     }
     double least_idle = 1e300;
     bool all_wait = true;
@@ -218,11 +208,10 @@ class Watchdog::Thread {
     if (all_wait && least_idle > limit_) end_for_deadlock(least_idle);
   }
 
-  [[noreturn]] void end_for_silence(int rank) {
-    end_all(ExitCode::kMachine,
-            fmt::format("{}: no sign of life for {:.0f} s (run.time_limit): the process is stopped, its node is gone or it "
-                        "hangs inside MPI; the same command goes on",
-                        place_of(rank), silence(rank)));
+  std::string silence_line(int rank) const {
+    return fmt::format("{}: no sign of life for {:.0f} s (run.time_limit): the process is stopped, its node is gone or it "
+                       "hangs inside MPI; the same command goes on",
+                       place_of(rank), silence(rank));
   }
 
   [[noreturn]] void end_for_hang(int rank, const std::string& lane, double idle) {
@@ -244,7 +233,7 @@ class Watchdog::Thread {
   }
 
   bool left(int rank) const { return peers_[static_cast<std::size_t>(rank)].left; }
-  double silence(int rank) const { return now() - peers_[static_cast<std::size_t>(rank)].heard; }
+  double silence(int rank) const { return steady_seconds() - peers_[static_cast<std::size_t>(rank)].heard; }
 
   std::string place_of(int rank) const {
     const Peer& peer = peers_[static_cast<std::size_t>(rank)];
@@ -265,14 +254,11 @@ class Watchdog::Thread {
     // One after the other, so that the first can end the job before the next reports the same.
     const double patience = limit_ + 3 * std::min(rank_ - 1, 3);
     if (checks() && silence(0) > patience && !failed_.exchange(true)) {
-      report_and_abort(ExitCode::kMachine,
-                       fmt::format("{}: no sign of life for {:.0f} s (run.time_limit): the process is stopped, its node is "
-                                   "gone or it hangs inside MPI; the same command goes on",
-                                   place_of(0), silence(0)));
+      report_and_abort(ExitCode::kMachine, silence_line(0));
     }
-    const bool due = ending_ || now() - last_sent_ >= sign_seconds();
+    const bool due = ending_ || steady_seconds() - last_sent_ >= sign_seconds();
     if (said_goodbye_ || !due || !outbox(0).free()) return;
-    last_sent_ = now();
+    last_sent_ = steady_seconds();
     said_goodbye_ = ending_;
     outbox(0).post(*comm_, 0, said_goodbye_ ? json{{"type", "end"}}.dump() : own_sign("sign").dump());
   }

@@ -69,7 +69,8 @@ struct QuantizationSection {
     v("enable_full_range", enable_full_range, "sym: use the lowest integer too, with scales of either sign",
       true_or_false());
     v("scale_dtype", scale_dtype, "type that scales are rounded to", one_of<std::string>({"fp16", "fp32"}));
-    v("data_type", data_type, "type of a quantized weight", one_of<std::string>({"int"}));
+    v("data_type", data_type, "type of a quantized weight: integers, or floats of 4 bits in groups of 32 (mx_fp) or 16 (nv_fp)",
+      one_of<std::string>({"int", "mx_fp", "nv_fp"}));
     v("weight_config", weight_config, "settings of single layers", layer_rules());
     v("ignore_layers", ignore_layers, "names or regular expressions of layers that stay in 16 bits",
       list_or_none_of(some_text()));
@@ -180,7 +181,8 @@ struct ClusterSection {
 
 // As src/export/ has them; a test holds the two lists together.
 inline const std::vector<std::string> kFormats = {"auto_round:auto_gptq", "auto_round", "auto_round:auto_awq",
-                                                  "auto_gptq", "auto_awq", "llm_compressor", "gguf", "qdq"};
+                                                  "auto_gptq", "auto_awq", "llm_compressor", "mxfp4", "nvfp4",
+                                                  "gguf", "qdq"};
 
 struct OutputSection {
   std::string path;

@@ -10,15 +10,9 @@
 namespace roundtable {
 namespace {
 
-class AutoAwq final : public PackedFormat {
+class AutoAwq final : public AwqFormat {
  public:
   std::string_view name() const override { return "auto_awq"; }
-  std::optional<std::string> scheme_obstacle(const QuantScheme& scheme) const override {
-    return awq_scheme_obstacle(scheme);
-  }
-  std::optional<std::string> layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme) const override {
-    return awq_layer_obstacle(linear, scheme);
-  }
   std::optional<std::string> checkpoint_obstacle(const ModelConfig&,
                                                  const CheckpointScheme& checkpoint) const override {
     for (const LayerScheme& layer : checkpoint.layers) {
@@ -28,20 +22,6 @@ class AutoAwq final : public PackedFormat {
       if (layer.scheme && layer.outside_blocks) return "it holds no quantized " + layer.linear.name;
     }
     return std::nullopt;
-  }
-  std::optional<torch::ScalarType> bias_type() const override { return torch::kFloat16; }
-
-  std::vector<TensorSpec> layout(const LinearSpec& linear, const QuantScheme& scheme,
-                                 torch::ScalarType) const override {
-    return awq_layout(linear, scheme);
-  }
-  std::vector<NamedTensor> pack(const LinearSpec& linear, const QuantizedWeight& weight,
-                                torch::ScalarType) const override {
-    return awq_pack(linear.name, weight);
-  }
-  QuantizedWeight unpack(const TensorReader& reader, const LinearSpec& linear,
-                         const QuantScheme& scheme) const override {
-    return awq_unpack(reader, linear, scheme);
   }
 
   nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const ModelConfig& model) const override {

@@ -31,25 +31,20 @@ torch::Tensor group_index(std::int64_t in, const QuantScheme& scheme) {
 
 TensorSpec index_spec(const LinearSpec& linear) { return {linear.name + ".g_idx", torch::kInt32, {linear.in}}; }
 
-class AutoGptq final : public PackedFormat {
+class AutoGptq final : public GptqFormat {
  public:
+  AutoGptq() : GptqFormat(/*zero_offset=*/1) {}
   std::string_view name() const override { return "auto_gptq"; }
-  std::optional<std::string> scheme_obstacle(const QuantScheme&) const override { return std::nullopt; }
-  std::optional<std::string> layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme) const override {
-    return layout_.layer_obstacle(linear, scheme);
-  }
-  int min_zero_point() const override { return 1; }
-  std::optional<torch::ScalarType> bias_type() const override { return torch::kFloat16; }
 
   std::vector<TensorSpec> layout(const LinearSpec& linear, const QuantScheme& scheme,
-                                 torch::ScalarType) const override {
-    std::vector<TensorSpec> specs = layout_.layout(linear, scheme);
+                                 torch::ScalarType float_type) const override {
+    std::vector<TensorSpec> specs = GptqFormat::layout(linear, scheme, float_type);
     specs.push_back(index_spec(linear));
     return specs;
   }
   std::vector<NamedTensor> pack(const LinearSpec& linear, const QuantizedWeight& weight,
-                                torch::ScalarType) const override {
-    std::vector<NamedTensor> tensors = layout_.pack(linear.name, weight);
+                                torch::ScalarType float_type) const override {
+    std::vector<NamedTensor> tensors = GptqFormat::pack(linear, weight, float_type);
     tensors.push_back({index_spec(linear).name, group_index(linear.in, weight.scheme)});
     return tensors;
   }
@@ -59,7 +54,7 @@ class AutoGptq final : public PackedFormat {
       throw bad_input(fmt::format("{}: tensor '{}'", reader.place, index_spec(linear).name),
                       "puts inputs in groups out of order (desc_act), which cannot be read");
     }
-    return layout_.unpack(reader, linear, scheme);
+    return GptqFormat::unpack(reader, linear, scheme);
   }
 
   nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const ModelConfig&) const override {
@@ -100,9 +95,6 @@ class AutoGptq final : public PackedFormat {
     }
     return [settings](const std::string& layer) { return settings->of(layer); };
   }
-
- private:
-  GptqLayout layout_{/*zero_offset=*/1};
 };
 
 }  // namespace

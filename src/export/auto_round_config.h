@@ -18,4 +18,22 @@ SchemeOf read_auto_round_config(const nlohmann::json& config, const std::string&
 
 bool is_auto_round_config(const nlohmann::json& config, std::string_view packing_format);
 
+// A format with the tensors of `Layout` (GptqFormat, AwqFormat) under this config; name() is the packing_format.
+template <class Layout>
+class AutoRoundFormat : public Layout {
+ public:
+  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const ModelConfig& model) const override {
+    return auto_round_config(this->name(), checkpoint, model);
+  }
+  // vLLM and older readers look there.
+  std::vector<std::string> config_files() const override { return {"quantization_config.json"}; }
+  bool owns(const nlohmann::json& config) const override { return is_auto_round_config(config, this->name()); }
+  SchemeOf read_schemes(const nlohmann::json& config, const std::string& place) const override {
+    return read_auto_round_config(config, place);
+  }
+
+ protected:
+  using Layout::Layout;
+};
+
 }  // namespace roundtable

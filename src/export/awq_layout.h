@@ -15,10 +15,18 @@
 
 namespace roundtable {
 
-std::optional<std::string> awq_scheme_obstacle(const QuantScheme& scheme);
-std::optional<std::string> awq_layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme);
-std::vector<TensorSpec> awq_layout(const LinearSpec& linear, const QuantScheme& scheme);
-std::vector<NamedTensor> awq_pack(const std::string& name, const QuantizedWeight& weight);
-QuantizedWeight awq_unpack(const TensorReader& reader, const LinearSpec& linear, const QuantScheme& scheme);
+class AwqFormat : public PackedFormat {
+ public:
+  std::optional<std::string> scheme_obstacle(const QuantScheme& scheme) const override;
+  std::optional<std::string> layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme) const override;
+  std::optional<torch::ScalarType> bias_type() const override { return torch::kFloat16; }
+
+  std::vector<TensorSpec> layout(const LinearSpec& linear, const QuantScheme& scheme,
+                                 torch::ScalarType float_type) const override;
+  std::vector<NamedTensor> pack(const LinearSpec& linear, const QuantizedWeight& weight,
+                                torch::ScalarType float_type) const override;
+  QuantizedWeight unpack(const TensorReader& reader, const LinearSpec& linear,
+                         const QuantScheme& scheme) const override;
+};
 
 }  // namespace roundtable

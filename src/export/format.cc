@@ -25,8 +25,8 @@ bool PackedFormat::holds(const TensorReader& reader, const LinearSpec& linear, c
 const std::vector<const CheckpointFormat*>& checkpoint_formats() {
   static const std::vector<const CheckpointFormat*> formats = {
       &auto_round_auto_gptq_format(), &auto_round_format(), &auto_round_auto_awq_format(), &auto_gptq_format(),
-      &auto_awq_format(),             &llm_compressor_format(), &gguf_format(),
-      &qdq_format()};
+      &auto_awq_format(),             &llm_compressor_format(), &mxfp4_format(),
+      &nvfp4_format(),                &gguf_format(),       &qdq_format()};
   return formats;
 }
 
@@ -58,7 +58,11 @@ std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelC
                                     const CheckpointScheme& checkpoint) {
   for (const LayerScheme& layer : checkpoint.layers) {
     if (!layer.scheme) continue;
-    std::optional<std::string> reason = format.scheme_obstacle(*layer.scheme);
+    std::optional<std::string> reason;
+    if (!format.has_place_for(layer.scheme->type)) {
+      reason = fmt::format("it has no place for weights of data_type {}", data_type_of(layer.scheme->type));
+    }
+    if (!reason) reason = format.scheme_obstacle(*layer.scheme);
     if (!reason) reason = format.layer_obstacle(layer.linear, *layer.scheme);
     if (reason) return fmt::format("{}: {}", layer.linear.name, *reason);
   }
@@ -75,6 +79,12 @@ void refuse_obstacle(const std::string& place, const CheckpointFormat& format, c
   }
   throw bad_input(place, fmt::format("{} cannot hold this: {}", format.name(), *reason),
                   "formats that can: " + names_of(others));
+}
+
+std::optional<std::string> group_size_obstacle(const LinearSpec& linear, const QuantScheme& scheme) {
+  if (scheme.group_size <= 0 || linear.in % scheme.group_size == 0) return std::nullopt;
+  return fmt::format("group_size {} does not divide its input dimension {}, which readers of this layout need",
+                     scheme.group_size, linear.in);
 }
 
 torch::Tensor read_scales(const TensorReader& reader, const TensorSpec& spec) {

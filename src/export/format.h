@@ -45,6 +45,8 @@ class CheckpointFormat {
   virtual std::string_view name() const = 0;
   virtual Container container() const { return Container::kSafetensors; }
 
+  virtual bool has_place_for(WeightType type) const { return type == WeightType::kInt; }
+
   // Each says in words for the user why this format cannot hold something, or nothing where it can: bits, group size
   // and asymmetry of a scheme; one layer, which then stays in 16 bits; a model, or a mixture of schemes.
   virtual std::optional<std::string> scheme_obstacle(const QuantScheme& scheme) const = 0;
@@ -107,6 +109,9 @@ std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelC
 // Throws Error (kBadInput), opened by `place`, where there is an obstacle, naming the formats that have none.
 void refuse_obstacle(const std::string& place, const CheckpointFormat& format, const ModelConfig& model,
                      const CheckpointScheme& checkpoint);
+
+// What layouts say of a layer whose input dimension the group size does not divide; nothing where it does.
+std::optional<std::string> group_size_obstacle(const LinearSpec& linear, const QuantScheme& scheme);
 
 // The scales of a layer, read in fp16. Throws Error (kBadInput) where one is not finite.
 torch::Tensor read_scales(const TensorReader& reader, const TensorSpec& spec);

@@ -15,15 +15,23 @@
 
 namespace roundtable {
 
-class GptqLayout {
+class GptqFormat : public PackedFormat {
  public:
-  // `zero_offset` is what readers add to a stored zero point: 1, or 0.
-  explicit GptqLayout(int zero_offset) : zero_offset_(zero_offset) {}
+  std::optional<std::string> scheme_obstacle(const QuantScheme&) const override { return std::nullopt; }
+  std::optional<std::string> layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme) const override;
+  int min_zero_point() const override { return zero_offset_; }
+  std::optional<torch::ScalarType> bias_type() const override { return torch::kFloat16; }
 
-  std::optional<std::string> layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme) const;
-  std::vector<TensorSpec> layout(const LinearSpec& linear, const QuantScheme& scheme) const;
-  std::vector<NamedTensor> pack(const std::string& name, const QuantizedWeight& weight) const;
-  QuantizedWeight unpack(const TensorReader& reader, const LinearSpec& linear, const QuantScheme& scheme) const;
+  std::vector<TensorSpec> layout(const LinearSpec& linear, const QuantScheme& scheme,
+                                 torch::ScalarType float_type) const override;
+  std::vector<NamedTensor> pack(const LinearSpec& linear, const QuantizedWeight& weight,
+                                torch::ScalarType float_type) const override;
+  QuantizedWeight unpack(const TensorReader& reader, const LinearSpec& linear,
+                         const QuantScheme& scheme) const override;
+
+ protected:
+  // `zero_offset` is what readers add to a stored zero point: 1, or 0.
+  explicit GptqFormat(int zero_offset) : zero_offset_(zero_offset) {}
 
  private:
   int zero_offset_;

@@ -23,6 +23,7 @@ constexpr std::pair<ElementType, std::string_view> kDtypes[] = {
     {ElementType::kF64, "F64"}, {ElementType::kF32, "F32"},   {ElementType::kF16, "F16"}, {ElementType::kBF16, "BF16"},
     {ElementType::kI64, "I64"}, {ElementType::kI32, "I32"},   {ElementType::kI16, "I16"}, {ElementType::kI8, "I8"},
     {ElementType::kU8, "U8"},   {ElementType::kBool, "BOOL"},
+    {ElementType::kF8E4M3, "F8_E4M3"},
 };
 
 SafetensorsHeader read_header(const InputFile& file) {

@@ -22,7 +22,7 @@
 
 namespace roundtable {
 
-// The format's own names: "BF16", "F32", "I64", "BOOL". Nothing for a type that is unknown or not supported (F8_E4M3).
+// The format's own names: "BF16", "F32", "I64", "BOOL". Nothing for a type that is unknown or not supported (F8_E5M2).
 std::string_view safetensors_dtype(ElementType type);
 std::optional<ElementType> parse_safetensors_dtype(std::string_view name);
 

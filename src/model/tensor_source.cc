@@ -141,6 +141,8 @@ ElementType element_type_of(torch::ScalarType dtype) {
       return ElementType::kI64;
     case torch::kUInt8:
       return ElementType::kU8;
+    case torch::kFloat8_e4m3fn:
+      return ElementType::kF8E4M3;
     default:
       RT_CHECK(false && "dtype is not written to files");
       return ElementType::kU8;

@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "io/json_file.h"
-#include "model/block_layout.h"
+#include "pipeline/layer_schemes.h"
 
 namespace roundtable {
 namespace {
@@ -53,20 +53,9 @@ ConversionSource::ConversionSource(const std::string& directory, const Checkpoin
 
 CheckpointScheme ConversionSource::find_layers() const {
   CheckpointScheme out;
-  const auto add = [&](LinearSpec linear, const std::string& prefix, bool outside_blocks) {
-    linear.name = prefix + linear.name;
-    std::optional<QuantScheme> scheme;
-    if (checkpoint_.is_quantized(linear)) scheme = checkpoint_.scheme_of(linear.name);
-    if (scheme || !outside_blocks) out.layers.push_back({linear, scheme, outside_blocks});
-  };
-  for (std::int64_t block = 0; block < model_.n_blocks; ++block) {
-    const std::string prefix = model_.block_name(block) + ".";
-    for (const LinearSpec& linear : block_linears(model_)) add(linear, prefix, false);
-    if (model_.n_experts == 0) continue;
-    const LinearSpec router{prefix + model_.block_names.router, model_.n_experts, model_.hidden_size};
-    out.layers.push_back({router, std::nullopt, false, /*is_linear=*/false});
-  }
-  add({model_.names.head, model_.vocab_size, model_.hidden_size}, "", true);
+  out.layers = checkpoint_layers(model_, [&](const LinearSpec& linear, std::int64_t, std::size_t) {
+    return checkpoint_.is_quantized(linear) ? std::optional(checkpoint_.scheme_of(linear.name)) : std::nullopt;
+  });
   out.common = most_frequent(out.layers);
   out.iters = JsonObject(config()["quantization_config"], directory_).get_int_or("iters", 0);
   return out;

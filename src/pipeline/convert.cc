@@ -65,9 +65,7 @@ class Job {
 std::unique_ptr<Journal> claim(const Conversion& conversion) {
   const std::string path = conversion.record + "/journal";
   std::error_code ignored;
-  const bool empty = !fs::exists(conversion.output, ignored) ||
-                     (fs::is_directory(conversion.output, ignored) && fs::is_empty(conversion.output, ignored));
-  if (!fs::exists(path, ignored) && !empty) {
+  if (!fs::exists(path, ignored) && !is_empty_or_absent(conversion.output)) {
     throw bad_input(conversion.output, fmt::format("is not empty, and {} says nothing of it", path),
                     "choose another output, or remove what is there");
   }

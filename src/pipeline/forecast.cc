@@ -293,10 +293,12 @@ class Clockwork {
 }  // namespace
 
 std::int64_t micro_batch_of(const Config& config, int shards) {
-  if (config.run.reproducible) return 1;
-  if (config.tuning.micro_batch > 0) return config.tuning.micro_batch;
-  return std::max<std::int64_t>(1, config.tuning.batch_size / shards);
+  const std::int64_t width = pass_width_of(config);
+  return width > 0 ? width : std::max<std::int64_t>(1, config.tuning.batch_size / shards);
 }
+
+// One at a time where the run is to be reproducible: the shape of a product may choose another kernel.
+std::int64_t pass_width_of(const Config& config) { return config.run.reproducible ? 1 : config.tuning.micro_batch; }
 
 std::int64_t sharded_strata(const Config& config, std::int64_t strata) {
   return config.run.reproducible ? strata & -strata : strata;

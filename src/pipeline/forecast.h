@@ -64,6 +64,8 @@ Layout choose_layout(const Config& config, const ModelConfig& model, const std::
 
 // Samples that a rank passes through a block at once while tuning: its share of batch_size unless the config says.
 std::int64_t micro_batch_of(const Config& config, int shards);
+// The same for passes without gradients, where 0 leaves it to run_block().
+std::int64_t pass_width_of(const Config& config);
 
 // The number that the shards of a group divide: a step's samples; of that, where the run is to be reproducible, the
 // largest power of two (sum_gradients_by_tree).

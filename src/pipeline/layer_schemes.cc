@@ -71,6 +71,16 @@ QuantScheme changed(QuantScheme scheme, const WeightRule& rule) {
   return scheme;
 }
 
+// Floats of 4 bits leave no choice in what follows from their layout.
+void check_float4(const std::string& place, const QuantScheme& scheme) {
+  if (scheme.type == WeightType::kInt) return;
+  const std::int64_t group_size = scheme.type == WeightType::kMxFp4 ? 32 : 16;
+  if (scheme.bits == 4 && scheme.group_size == group_size && scheme.symmetric) return;
+  const char* name = data_type_of(scheme.type);
+  throw bad_input(place, fmt::format("weights of data_type {} are sym, of 4 bits, in groups of {}", name, group_size),
+                  fmt::format("set bits: 4, group_size: {} and scheme: sym", group_size));
+}
+
 // "0, 4-7"
 std::string ranges_text(const std::vector<std::int64_t>& sorted) {
   std::vector<std::string> parts;
@@ -134,6 +144,7 @@ std::optional<QuantScheme> head_scheme(const QuantizationSection& section, const
   }
   const QuantScheme common = scheme_of(section, formats);
   const QuantScheme scheme = rule ? changed(common, rule->rule) : common;
+  if (rule && !rule->rule.keeps_float()) check_float4(rule->place, scheme);
   const auto reason = obstacle_of({head, model.vocab_size, model.hidden_size, false}, scheme, formats);
   if (reason) reasons.push_back(fmt::format("{} stays in 16 bits: {}", head, *reason));
   return reason ? std::nullopt : std::optional<QuantScheme>(scheme);
@@ -143,6 +154,9 @@ std::optional<QuantScheme> head_scheme(const QuantizationSection& section, const
 
 QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats) {
   QuantScheme scheme;
+  for (const WeightType type : {WeightType::kMxFp4, WeightType::kNvFp4}) {
+    if (section.data_type == data_type_of(type)) scheme.type = type;
+  }
   scheme.bits = static_cast<int>(section.bits);
   scheme.group_size = section.group_size;
   scheme.symmetric = section.scheme == "sym";
@@ -156,6 +170,7 @@ QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats
 
 LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConfig& model, const Formats& formats) {
   const QuantScheme common = scheme_of(section, formats);
+  check_float4("quantization.data_type", common);
   const std::vector<LinearSpec> linears = block_linears(model);
   std::vector<Claim> rules = claims_of(section.weight_config);
   std::vector<Claim> ignored = claims_of(section.ignore_layers);
@@ -169,6 +184,7 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConf
       const Claim* rule = deciding(rules, layer);
       const Claim* skip = deciding(ignored, layer);
       const QuantScheme scheme = rule ? changed(common, rule->rule) : common;
+      if (rule && !rule->rule.keeps_float()) check_float4(rule->place, scheme);
       std::optional<std::string> reason;
       if (skip) {
         reason = skip->place;
@@ -196,8 +212,30 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConf
 }
 
 std::string scheme_text(const QuantScheme& scheme) {
+  if (scheme.type != WeightType::kInt) {
+    return fmt::format("floats of 4 bits ({}), groups of {}", data_type_of(scheme.type), scheme.group_size);
+  }
   return fmt::format("{} bits, {}, {}", scheme.bits, scheme.symmetric ? "sym" : "asym",
                      scheme.group_size < 0 ? "one group a channel" : fmt::format("groups of {}", scheme.group_size));
+}
+
+std::vector<LayerScheme> checkpoint_layers(const ModelConfig& model, const SchemeAt& scheme_at) {
+  std::vector<LayerScheme> layers;
+  const std::vector<LinearSpec> linears = block_linears(model);
+  for (std::int64_t block = 0; block < model.n_blocks; ++block) {
+    const std::string prefix = model.block_name(block) + ".";
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      LinearSpec linear = linears[i];
+      linear.name = prefix + linear.name;
+      layers.push_back({linear, scheme_at(linear, block, i)});
+    }
+    if (model.n_experts == 0) continue;
+    const LinearSpec router{prefix + model.block_names.router, model.n_experts, model.hidden_size};
+    layers.push_back({router, std::nullopt, false, /*is_linear=*/false});
+  }
+  const LinearSpec head{model.names.head, model.vocab_size, model.hidden_size};
+  if (const auto scheme = scheme_at(head, -1, 0)) layers.push_back({head, scheme, /*outside_blocks=*/true});
+  return layers;
 }
 
 }  // namespace roundtable

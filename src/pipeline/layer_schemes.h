@@ -2,6 +2,7 @@
 // output's layout can hold.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -35,5 +36,14 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConf
 
 // "4 bits, sym, groups of 128"
 std::string scheme_text(const QuantScheme& scheme);
+
+// How a layer is quantized; nothing where it stays in 16 bits. `linear` has its full name; `block` is -1 and `place` 0 for
+// lm_head, else `place` is the layer's among the block's linears.
+using SchemeAt =
+    std::function<std::optional<QuantScheme>(const LinearSpec& linear, std::int64_t block, std::size_t place)>;
+
+// CheckpointScheme::layers of a model: every linear layer of every block and its router, and lm_head where it is
+// quantized.
+std::vector<LayerScheme> checkpoint_layers(const ModelConfig& model, const SchemeAt& scheme_at);
 
 }  // namespace roundtable

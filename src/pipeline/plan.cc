@@ -20,9 +20,9 @@ namespace {
 
 // What the groups write while they tune: the first output format, or where that holds no integers (a restart needs
 // them), the one that has the fewest conditions.
-const PackedFormat& tuned_format(const std::vector<const CheckpointFormat*>& formats) {
-  const PackedFormat* first = as_packed(*formats.front());
-  return first != nullptr ? *first : *as_packed(format_named("llm_compressor"));
+const PackedFormat& tuned_format(const std::vector<const CheckpointFormat*>& formats, const std::string& data_type) {
+  if (const PackedFormat* first = as_packed(*formats.front())) return *first;
+  return *as_packed(format_named(data_type == "mx_fp" ? "mxfp4" : data_type == "nv_fp" ? "nvfp4" : "llm_compressor"));
 }
 
 std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
@@ -170,22 +170,10 @@ std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages) {
 }
 
 CheckpointScheme checkpoint_scheme(const Config& config, const Plan& plan) {
-  CheckpointScheme out{scheme_of(config.quantization, plan.formats), config.tuning.iters, {}};
-  const std::vector<LinearSpec> linears = block_linears(plan.model);
-  for (std::int64_t block = 0; block < plan.model.n_blocks; ++block) {
-    const std::string prefix = plan.model.block_name(block) + ".";
-    const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
-    for (std::size_t i = 0; i < linears.size(); ++i) {
-      out.layers.push_back({linears[i], schemes[i]});
-      out.layers.back().linear.name = prefix + linears[i].name;
-    }
-    if (plan.model.n_experts == 0) continue;
-    const LinearSpec router{prefix + plan.model.block_names.router, plan.model.n_experts, plan.model.hidden_size};
-    out.layers.push_back({router, std::nullopt, false, /*is_linear=*/false});
-  }
-  const LinearSpec head{plan.model.names.head, plan.model.vocab_size, plan.model.hidden_size};
-  if (plan.head) out.layers.push_back({head, plan.head, /*outside_blocks=*/true});
-  return out;
+  const auto scheme_at = [&](const LinearSpec&, std::int64_t block, std::size_t place) {
+    return block < 0 ? plan.head : plan.schemes[static_cast<std::size_t>(block)][place];
+  };
+  return {scheme_of(config.quantization, plan.formats), config.tuning.iters, checkpoint_layers(plan.model, scheme_at)};
 }
 
 namespace {
@@ -274,7 +262,7 @@ Plan lay_out(const Config& config, const World& world) {
   // Rounding to nearest takes no steps: the batch need not be filled.
   if (config.tuning.iters == 0) plan.batch = std::min(plan.batch, config.calibration.n_samples);
   for (const std::string& name : config.output.formats) plan.formats.push_back(&format_named(name));
-  plan.tuned = &tuned_format(plan.formats);
+  plan.tuned = &tuned_format(plan.formats, config.quantization.data_type);
   LayerSchemes schemes = resolve_schemes(config.quantization, plan.model, plan.formats);
   plan.schemes = std::move(schemes.blocks);
   plan.head = schemes.head;

@@ -21,6 +21,13 @@ inline void make_directory(const std::string& path) {
   if (error) throw machine_error(path, "cannot be made: " + error.message());
 }
 
+// Whether nothing of anybody's lies there.
+inline bool is_empty_or_absent(const std::string& path) {
+  std::error_code ignored;
+  return !std::filesystem::exists(path, ignored) ||
+         (std::filesystem::is_directory(path, ignored) && std::filesystem::is_empty(path, ignored));
+}
+
 // "auto_round-auto_awq": some file systems know no colon.
 inline std::string folder_name(std::string format) {
   std::replace(format.begin(), format.end(), ':', '-');

@@ -20,16 +20,8 @@
 #include "pipeline/leave.h"
 
 namespace roundtable {
-namespace {
 
 namespace fs = std::filesystem;
-
-bool is_empty_or_absent(const std::string& path) {
-  std::error_code ignored;
-  return !fs::exists(path, ignored) || (fs::is_directory(path, ignored) && fs::is_empty(path, ignored));
-}
-
-}  // namespace
 
 // Of the kernel's, on the directory itself: two runs with run directories of their own may be told the same output, and
 // a dead job leaves none behind.

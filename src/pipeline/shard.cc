@@ -95,7 +95,8 @@ std::vector<std::optional<QuantizedWeight>> read_shard(const std::string& output
     if (!schemes[i]) continue;
     if (!weights[i]) weights[i].emplace();
     const std::int64_t groups = schemes[i]->groups(linears[i].in);
-    weights[i]->scheme = *schemes[i];
+    if (comm.rank() != 0) weights[i]->scheme = *schemes[i];
+    comm.broadcast(&weights[i]->scheme.global_scale, sizeof(float), 0);
     share(weights[i]->q, {linears[i].out, linears[i].in}, torch::kUInt8);
     share(weights[i]->scale, {linears[i].out, groups}, torch::kFloat32);
     share(weights[i]->zero_point, {linears[i].out, groups}, torch::kUInt8);

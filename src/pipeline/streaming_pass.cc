@@ -65,7 +65,7 @@ torch::Tensor run_blocks(const Environment& env, const TensorSource& source, tor
     const int reader = static_cast<int>(block % env.world.size());
     const BlockWeights weights = load_block(source, env.plan.model, block, env.world, reader);
     hidden = run_block(make_block(env.plan.model, weights, env.dtype, env.device), hidden, context,
-                       env.config.run.reproducible ? 1 : env.config.tuning.micro_batch);
+                       pass_width_of(env.config));
   }
   enter_block(-1);
   before_block(last, hidden);

@@ -3,8 +3,12 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "base/error.h"
 #include "quant/fake_quant_kernels.h"
+#include "quant/fake_quant_math.h"
 
 namespace roundtable {
 namespace {
@@ -19,6 +23,7 @@ WeightArrays arrays_of(const torch::Tensor& weight, const RoundingParameters& p,
   RT_CHECK(p.v.sizes() == weight.sizes());
   const std::int64_t groups = scheme.groups(weight.size(1));
   RT_CHECK(p.min_scale.numel() == weight.size(0) * groups);
+  RT_CHECK(scheme.type != WeightType::kNvFp4 || scheme.global_scale > 0);
   return {weight.const_data_ptr(),    is_bf16(weight), weight.size(0), weight.size(1), groups, p.v.data_ptr<float>(),
           p.min_scale.data_ptr<float>(), p.max_scale.data_ptr<float>(), p.wmin.const_data_ptr<float>(),
           p.wmax.const_data_ptr<float>()};
@@ -34,6 +39,19 @@ torch::Tensor grouped(const torch::Tensor& weight, const QuantScheme& scheme) {
 }
 
 }  // namespace
+
+QuantScheme with_global_scale(const QuantScheme& scheme, const std::vector<torch::Tensor>& weights) {
+  if (scheme.type != WeightType::kNvFp4 || scheme.global_scale > 0) return scheme;
+  float largest = 0;
+  for (const torch::Tensor& weight : weights) {
+    largest = std::max(largest, weight.abs().amax().to(torch::kFloat32).item<float>());
+  }
+  int exponent = 0;
+  if (largest > 0) std::frexp(kLargestE4m3 * kLargestE2m1 / largest, &exponent);
+  QuantScheme out = scheme;
+  out.global_scale = std::ldexp(1.0f, std::clamp(exponent - 1, -126, 126));
+  return out;
+}
 
 RoundingParameters make_rounding_parameters(const torch::Tensor& weight, const QuantScheme& scheme) {
   const torch::Tensor in_groups = grouped(weight, scheme);
@@ -82,8 +100,9 @@ QuantizedWeight quantize(const torch::Tensor& weight, const RoundingParameters& 
   return out;
 }
 
-QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme& scheme) {
+QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme& wanted) {
   constexpr std::int64_t kRows = 4096;
+  const QuantScheme scheme = with_global_scale(wanted, {weight});
   std::vector<torch::Tensor> q, scale, zero_point;
   for (const torch::Tensor& rows : weight.split(kRows)) {
     const QuantizedWeight part = quantize(rows, make_rounding_parameters(rows, scheme), scheme);
@@ -100,6 +119,12 @@ torch::Tensor dequantize(const QuantizedWeight& weight, torch::ScalarType dtype)
   const auto spread = [&](const torch::Tensor& of_groups) {
     return of_groups.to(torch::kFloat32).repeat_interleave(width, 1).narrow(1, 0, columns);
   };
+  if (weight.scheme.type != WeightType::kInt) {
+    std::vector<float> levels;
+    for (std::uint8_t bits = 0; bits < 16; ++bits) levels.push_back(e2m1_level(bits));
+    const torch::Tensor table = torch::tensor(levels, weight.scale.options());
+    return spread(weight.scale).mul(table.index({weight.q.to(torch::kInt64)})).to(dtype);
+  }
   return spread(weight.scale).mul(weight.q.to(torch::kFloat32).sub(spread(weight.zero_point))).to(dtype);
 }
 

@@ -17,12 +17,12 @@ struct RoundingParameters {
   torch::Tensor wmax;       // [out, G]  fp32, max(W, 0) of each group
 };
 
-// A quantized matrix: dequantized weight = scale * (q - zero_point), group by group.
+// A quantized matrix: dequantized weight = scale * (q - zero_point), group by group; for floats scale * e2m1(q).
 struct QuantizedWeight {
   QuantScheme scheme;
-  torch::Tensor q;           // [out, in] uint8, in [0, 2^bits - 1]
+  torch::Tensor q;           // [out, in] uint8, in [0, 2^bits - 1]; for floats their bits
   torch::Tensor scale;       // [out, G]  fp32 (values representable in fp16 where the scheme says so)
-  torch::Tensor zero_point;  // [out, G]  uint8
+  torch::Tensor zero_point;  // [out, G]  uint8; for floats 0
 };
 
 // dL/dp for the three tuned parameters, in the shapes of RoundingParameters.
@@ -40,6 +40,12 @@ struct StepSize {
 
 // Every function takes a contiguous weight [out, in] in fp32 or bf16 and works on the weight's device.
 
+// `scheme` with the global_scale that brings the scales of all these weights into E4M3's range, where it is kNvFp4 and
+// has none: the largest power of two up to 448 * 6 / max|W|. Engines fuse layers (q, k and v; gate and up) that then
+// have one global scale; a power of two costs nothing, as E4M3 is a floating-point type.
+QuantScheme with_global_scale(const QuantScheme& scheme, const std::vector<torch::Tensor>& weights);
+
+// For kNvFp4 the functions below need the global scale; round_to_nearest takes the weight's own where there is none.
 RoundingParameters make_rounding_parameters(const torch::Tensor& weight, const QuantScheme& scheme);
 
 // `result` [out, in], fp32 or bf16, = the dequantized weight under the present parameters.
@@ -61,7 +67,7 @@ QuantizedWeight quantize(const torch::Tensor& weight, const RoundingParameters& 
 // Rounding to nearest: v at 0, scales at 1. Works on some rows at a time, so that v never has the whole matrix's size.
 QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme& scheme);
 
-// scale * (q - zero_point), rounded once to `dtype`: the same bits as fake_quantize gave.
+// scale * (q - zero_point) or scale * e2m1(q), rounded once to `dtype`: the same bits as fake_quantize gave.
 torch::Tensor dequantize(const QuantizedWeight& weight, torch::ScalarType dtype);
 
 }  // namespace roundtable

@@ -10,12 +10,12 @@
 namespace roundtable::cpu {
 namespace {
 
-template <class W, class R>
+template <bool kFloat4, class W, class R>
 RT_SIMD_CLONES void fake_quantize_group(const W* __restrict weight, const float* __restrict v, std::int64_t n,
                                         GroupGrid grid, R* __restrict result) {
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
-    store(grid.scale * clamped(grid, rounded(grid, load(weight[i]), v[i])), result[i]);
+    store(grid.scale * level_of<kFloat4>(grid, load(weight[i]), v[i]), result[i]);
   }
 }
 
@@ -24,45 +24,42 @@ struct GroupSums {
   float dzero;
 };
 
-template <class W>
+template <bool kFloat4, class W>
 RT_SIMD_CLONES GroupSums sum_group(const W* __restrict weight, const float* __restrict v,
                                    const float* __restrict gradient, std::int64_t n, GroupGrid grid) {
   float dscale = 0;
   float dzero = 0;
 #pragma omp simd reduction(+ : dscale, dzero)
   for (std::int64_t i = 0; i < n; ++i) {
-    const WeightGradient one = weight_gradient(grid, load(weight[i]), v[i], gradient[i]);
+    const WeightGradient one = weight_gradient<kFloat4>(grid, load(weight[i]), v[i], gradient[i]);
     dscale += one.dscale;
     dzero += one.dzero;
   }
   return {dscale, dzero};
 }
 
-template <class W>
+template <bool kFloat4, class W>
 RT_SIMD_CLONES void step_group(const W* __restrict weight, float* __restrict v, const float* __restrict gradient,
                                std::int64_t n, GroupGrid grid, float lr) {
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
-    v[i] -= lr * sign_of(weight_gradient(grid, load(weight[i]), v[i], gradient[i]).dv);
+    v[i] -= lr * sign_of(weight_gradient<kFloat4>(grid, load(weight[i]), v[i], gradient[i]).dv);
   }
 }
 
-template <class W>
+template <bool kFloat4, class W>
 RT_SIMD_CLONES void v_gradient_group(const W* __restrict weight, const float* __restrict v,
                                      const float* __restrict gradient, std::int64_t n, GroupGrid grid,
                                      float* __restrict out) {
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) out[i] = weight_gradient(grid, load(weight[i]), v[i], gradient[i]).dv;
+  for (std::int64_t i = 0; i < n; ++i) out[i] = weight_gradient<kFloat4>(grid, load(weight[i]), v[i], gradient[i]).dv;
 }
 
-template <class W>
+template <bool kFloat4, class W>
 RT_SIMD_CLONES void quantize_group(const W* __restrict weight, const float* __restrict v, std::int64_t n,
                                    GroupGrid grid, std::uint8_t* __restrict q) {
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float value = clamped(grid, rounded(grid, load(weight[i]), v[i])) + grid.zero_point;
-    q[i] = static_cast<std::uint8_t>(static_cast<std::int32_t>(value));
-  }
+  for (std::int64_t i = 0; i < n; ++i) q[i] = bits_of<kFloat4>(grid, load(weight[i]), v[i]);
 }
 
 // One group of one row: where it lies in the arrays, and its grid.
@@ -95,13 +92,20 @@ void for_each_group(const WeightArrays& arrays, const QuantScheme& scheme, const
   });
 }
 
-// Calls body with a null pointer of the weight's type, to pick the template.
+// Calls body with a null pointer of the weight's type and with whether it becomes a float, to pick the templates.
 template <class Body>
-void with_weight_type(const WeightArrays& arrays, const Body& body) {
-  if (arrays.weight_is_bf16) {
-    body(static_cast<const std::uint16_t*>(nullptr));
+void with_types(const WeightArrays& arrays, const QuantScheme& scheme, const Body& body) {
+  const auto with = [&](auto float4) {
+    if (arrays.weight_is_bf16) {
+      body(static_cast<const std::uint16_t*>(nullptr), float4);
+    } else {
+      body(static_cast<const float*>(nullptr), float4);
+    }
+  };
+  if (scheme.type == WeightType::kInt) {
+    with(std::false_type());
   } else {
-    body(static_cast<const float*>(nullptr));
+    with(std::true_type());
   }
 }
 
@@ -111,59 +115,64 @@ using Pointee = std::remove_cv_t<std::remove_pointer_t<Pointer>>;
 }  // namespace
 
 void fake_quantize(const WeightArrays& arrays, const QuantScheme& scheme, void* result, bool result_is_bf16) {
-  with_weight_type(arrays, [&](auto type) {
+  with_types(arrays, scheme, [&](auto type, auto float4) {
     using W = Pointee<decltype(type)>;
+    constexpr bool kFloat4 = decltype(float4)::value;
     for_each_group<W>(arrays, scheme, [&](const Group<W>& group) {
       if (result_is_bf16) {
-        fake_quantize_group(group.weight, group.v, group.size, group.grid,
-                            static_cast<std::uint16_t*>(result) + group.offset);
+        fake_quantize_group<kFloat4>(group.weight, group.v, group.size, group.grid,
+                                     static_cast<std::uint16_t*>(result) + group.offset);
       } else {
-        fake_quantize_group(group.weight, group.v, group.size, group.grid, static_cast<float*>(result) + group.offset);
+        fake_quantize_group<kFloat4>(group.weight, group.v, group.size, group.grid,
+                                     static_cast<float*>(result) + group.offset);
       }
     });
   });
 }
 
 void sign_step(const WeightArrays& arrays, const QuantScheme& scheme, const float* gradient, const StepSize& size) {
-  with_weight_type(arrays, [&](auto type) {
+  with_types(arrays, scheme, [&](auto type, auto float4) {
     using W = Pointee<decltype(type)>;
+    constexpr bool kFloat4 = decltype(float4)::value;
     for_each_group<W>(arrays, scheme, [&](const Group<W>& group) {
       const float* g = gradient + group.offset;
       if (size.minmax_lr != 0) {
         // Before v moves: all three gradients belong to the same point.
-        const GroupSums sums = sum_group(group.weight, group.v, g, group.size, group.grid);
+        const GroupSums sums = sum_group<kFloat4>(group.weight, group.v, g, group.size, group.grid);
         const RangeGradient d = range_gradient(group.grid, sums.dscale, sums.dzero);
         float& low = arrays.min_scale[group.index];
         float& high = arrays.max_scale[group.index];
         low = stepped_scale(low, d.dmin_scale, size.minmax_lr);
         high = stepped_scale(high, d.dmax_scale, size.minmax_lr);
       }
-      step_group(group.weight, group.v, g, group.size, group.grid, size.lr);
+      step_group<kFloat4>(group.weight, group.v, g, group.size, group.grid, size.lr);
     });
   });
 }
 
 void rounding_gradients(const WeightArrays& arrays, const QuantScheme& scheme, const float* gradient,
                         const GradientArrays& out) {
-  with_weight_type(arrays, [&](auto type) {
+  with_types(arrays, scheme, [&](auto type, auto float4) {
     using W = Pointee<decltype(type)>;
+    constexpr bool kFloat4 = decltype(float4)::value;
     for_each_group<W>(arrays, scheme, [&](const Group<W>& group) {
       const float* g = gradient + group.offset;
-      const GroupSums sums = sum_group(group.weight, group.v, g, group.size, group.grid);
+      const GroupSums sums = sum_group<kFloat4>(group.weight, group.v, g, group.size, group.grid);
       const RangeGradient d = range_gradient(group.grid, sums.dscale, sums.dzero);
       out.min_scale[group.index] = d.dmin_scale;
       out.max_scale[group.index] = d.dmax_scale;
-      v_gradient_group(group.weight, group.v, g, group.size, group.grid, out.v + group.offset);
+      v_gradient_group<kFloat4>(group.weight, group.v, g, group.size, group.grid, out.v + group.offset);
     });
   });
 }
 
 void quantize(const WeightArrays& arrays, const QuantScheme& scheme, std::uint8_t* q, float* scale,
               std::uint8_t* zero_point) {
-  with_weight_type(arrays, [&](auto type) {
+  with_types(arrays, scheme, [&](auto type, auto float4) {
     using W = Pointee<decltype(type)>;
+    constexpr bool kFloat4 = decltype(float4)::value;
     for_each_group<W>(arrays, scheme, [&](const Group<W>& group) {
-      quantize_group(group.weight, group.v, group.size, group.grid, q + group.offset);
+      quantize_group<kFloat4>(group.weight, group.v, group.size, group.grid, q + group.offset);
       scale[group.index] = group.grid.scale;
       zero_point[group.index] = static_cast<std::uint8_t>(group.grid.zero_point);
     });

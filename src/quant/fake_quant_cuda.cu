@@ -44,19 +44,19 @@ __device__ inline float warp_sum(float x) {
   return x;
 }
 
-template <class W, class R>
+template <bool kFloat4, class W, class R>
 __global__ void fake_quantize_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, R* result) {
   const Group group = group_of_warp(a, width);
   if (group.size == 0) return;
   const GroupGrid grid = grid_of(a, scheme, group.index);
   const W* weight = static_cast<const W*>(a.weight);
   for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += kWarp) {
-    store(grid.scale * clamped(grid, rounded(grid, load(weight[i]), a.v[i])), result[i]);
+    store(grid.scale * level_of<kFloat4>(grid, load(weight[i]), a.v[i]), result[i]);
   }
 }
 
 // The step (out == nullptr) or the gradients themselves, which share everything but the last line.
-template <class W>
+template <bool kFloat4, class W>
 __global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, const float* gradient,
                                 StepSize size, GradientArrays out) {
   const Group group = group_of_warp(a, width);
@@ -66,7 +66,7 @@ __global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, std::int64_t
   float dscale = 0;
   float dzero = 0;
   for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += kWarp) {
-    const WeightGradient one = weight_gradient(grid, load(weight[i]), a.v[i], gradient[i]);
+    const WeightGradient one = weight_gradient<kFloat4>(grid, load(weight[i]), a.v[i], gradient[i]);
     dscale += one.dscale;
     dzero += one.dzero;
     if (out.v != nullptr) {
@@ -88,7 +88,7 @@ __global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, std::int64_t
   }
 }
 
-template <class W>
+template <bool kFloat4, class W>
 __global__ void quantize_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, std::uint8_t* q, float* scale,
                                 std::uint8_t* zero_point) {
   const Group group = group_of_warp(a, width);
@@ -96,7 +96,7 @@ __global__ void quantize_kernel(WeightArrays a, QuantScheme scheme, std::int64_t
   const GroupGrid grid = grid_of(a, scheme, group.index);
   const W* weight = static_cast<const W*>(a.weight);
   for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += kWarp) {
-    q[i] = static_cast<std::uint8_t>(clamped(grid, rounded(grid, load(weight[i]), a.v[i])) + grid.zero_point);
+    q[i] = bits_of<kFloat4>(grid, load(weight[i]), a.v[i]);
   }
   if (group.lane != 0) return;
   scale[group.index] = grid.scale;
@@ -109,45 +109,54 @@ unsigned blocks_for(const WeightArrays& a) {
 
 constexpr unsigned kThreads = kWarp * kWarpsABlock;
 
-}  // namespace
-
-void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* result, bool result_is_bf16) {
-  const std::int64_t width = scheme.group_columns(a.columns);
-  const auto stream = c10::cuda::getCurrentCUDAStream().stream();
-  const auto launch = [&](auto* weight, auto* out) {
-    using W = std::remove_pointer_t<decltype(weight)>;
-    fake_quantize_kernel<W><<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, out);
-  };
-  const auto launch_for = [&](auto* weight) {
-    if (result_is_bf16) {
-      launch(weight, static_cast<__nv_bfloat16*>(result));
+// Calls body with a null pointer of the weight's type and with whether it becomes a float, to pick the kernel.
+template <class Body>
+void with_types(const WeightArrays& a, const QuantScheme& scheme, const Body& body) {
+  const auto with = [&](auto float4) {
+    if (a.weight_is_bf16) {
+      body(static_cast<__nv_bfloat16*>(nullptr), float4);
     } else {
-      launch(weight, static_cast<float*>(result));
+      body(static_cast<float*>(nullptr), float4);
     }
   };
-  if (a.weight_is_bf16) {
-    launch_for(static_cast<__nv_bfloat16*>(nullptr));
+  if (scheme.type == WeightType::kInt) {
+    with(std::false_type());
   } else {
-    launch_for(static_cast<float*>(nullptr));
+    with(std::true_type());
   }
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
-
-namespace {
 
 void launch_gradient(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size,
                      const GradientArrays& out) {
   const std::int64_t width = scheme.group_columns(a.columns);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
-  if (a.weight_is_bf16) {
-    gradient_kernel<__nv_bfloat16><<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, gradient, size, out);
-  } else {
-    gradient_kernel<float><<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, gradient, size, out);
-  }
+  with_types(a, scheme, [&](auto* weight, auto float4) {
+    using W = std::remove_pointer_t<decltype(weight)>;
+    gradient_kernel<decltype(float4)::value, W>
+        <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, gradient, size, out);
+  });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 }  // namespace
+
+void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* result, bool result_is_bf16) {
+  const std::int64_t width = scheme.group_columns(a.columns);
+  const auto stream = c10::cuda::getCurrentCUDAStream().stream();
+  with_types(a, scheme, [&](auto* weight, auto float4) {
+    using W = std::remove_pointer_t<decltype(weight)>;
+    const auto launch = [&](auto* out) {
+      fake_quantize_kernel<decltype(float4)::value, W>
+          <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, out);
+    };
+    if (result_is_bf16) {
+      launch(static_cast<__nv_bfloat16*>(result));
+    } else {
+      launch(static_cast<float*>(result));
+    }
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
 
 void sign_step(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size) {
   launch_gradient(a, scheme, gradient, size, GradientArrays{nullptr, nullptr, nullptr});
@@ -162,11 +171,11 @@ void quantize(const WeightArrays& a, const QuantScheme& scheme, std::uint8_t* q,
               std::uint8_t* zero_point) {
   const std::int64_t width = scheme.group_columns(a.columns);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
-  if (a.weight_is_bf16) {
-    quantize_kernel<__nv_bfloat16><<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, q, scale, zero_point);
-  } else {
-    quantize_kernel<float><<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, q, scale, zero_point);
-  }
+  with_types(a, scheme, [&](auto* weight, auto float4) {
+    using W = std::remove_pointer_t<decltype(weight)>;
+    quantize_kernel<decltype(float4)::value, W>
+        <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, q, scale, zero_point);
+  });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

@@ -13,12 +13,23 @@
 //
 // round is half to even, its gradient 1 (straight through); so is the gradient of fp16().
 // Both schemes clamp round(W/s + v) to [low, high] and scale it: asym has low = -z and high = 2^b - 1 - z.
+//
+// Floats of 4 bits: auto-round 0.16.1, data_type/mxfp.py (quant_mx) and nvfp.py (nv_fp4). m = max|W| * max_scale:
+//
+//   mx_fp  s = 2^(floor(log2(m)) - 2)
+//   nv_fp  s = e4m3(G * m / 6) / G, G the scheme's global_scale
+//          q = e2m1(clamp(W/s + v, -6, 6)),                    Wq = s * q
+//
+// e2m1 is half to even, its gradient 1; that of floor and log2 is passed on, by quant_mx through the level's own
+// exponent too, which makes the gradient of e2m1(t) there q/t where |t| >= 1.
 #pragma once
 
 #include <c10/macros/Macros.h>
+#include <c10/util/Float8_e4m3fn.h>
 #include <c10/util/Half.h>
 
 #include <cmath>
+#include <cstdint>
 
 #include "quant/scheme.h"
 
@@ -48,6 +59,8 @@ struct GroupGrid {
   float dscale_dmax;     // ds / d max_scale
   float dzero_dmin;      // dz / d min_scale, through s as well
   float dzero_dmax;
+  float inverse_scale;   // floats of 4 bits only; 0 for a scale of 0
+  bool own_exponent;     // kMxFp4
 };
 
 C10_HOST_DEVICE inline float round_scale(const QuantScheme& scheme, float scale) {
@@ -109,17 +122,84 @@ C10_HOST_DEVICE inline GroupGrid asymmetric_grid(const QuantScheme& scheme, cons
   return grid;
 }
 
-C10_HOST_DEVICE inline GroupGrid group_grid(const QuantScheme& scheme, const GroupRange& range) {
-  return scheme.symmetric ? symmetric_grid(scheme, range) : asymmetric_grid(scheme, range);
+constexpr float kLargestE2m1 = 6.0f;
+constexpr float kLargestE4m3 = 448.0f;
+
+C10_HOST_DEVICE inline GroupGrid mx_fp4_grid(float largest, float max_scale) {
+  constexpr int kLargestExponent = 127;  // of E8M0
+  GroupGrid grid{};
+  int exponent = 2;  // quant_mx's for a group of zeros: floor(log2) is then 1
+  const float reach = largest * max_scale;
+  if (reach > 0) frexpf(reach, &exponent);
+  exponent -= 3;  // reach = f * 2^exponent with f in [1/2, 1), and 6 = 1.5 * 2^2
+  const bool held = exponent < -kLargestExponent || exponent > kLargestExponent;
+  if (held) exponent = exponent < 0 ? -kLargestExponent : kLargestExponent;
+  grid.scale = ldexpf(1.0f, exponent);
+  grid.inverse_scale = ldexpf(1.0f, -exponent);
+  grid.dscale_dmax = held || reach == 0 ? 0.0f : grid.scale / max_scale;
+  grid.own_exponent = true;
+  return grid;
 }
 
-// round(W/s + v), not yet clamped.
-C10_HOST_DEVICE inline float rounded(const GroupGrid& grid, float weight, float v) {
-  return rintf(weight / grid.scale + v);
+C10_HOST_DEVICE inline GroupGrid nv_fp4_grid(float global_scale, float largest, float max_scale) {
+  GroupGrid grid{};
+  const float wanted = global_scale * (largest * max_scale * (1.0f / kLargestE2m1));
+  const bool held = wanted > kLargestE4m3;
+  grid.scale = static_cast<float>(c10::Float8_e4m3fn(held ? kLargestE4m3 : wanted)) / global_scale;
+  grid.inverse_scale = grid.scale > 0 ? 1.0f / grid.scale : 0.0f;
+  grid.dscale_dmax = held ? 0.0f : largest / kLargestE2m1;
+  return grid;
+}
+
+C10_HOST_DEVICE inline GroupGrid group_grid(const QuantScheme& scheme, const GroupRange& range) {
+  if (scheme.type == WeightType::kInt) {
+    return scheme.symmetric ? symmetric_grid(scheme, range) : asymmetric_grid(scheme, range);
+  }
+  const float largest = range.wmax > -range.wmin ? range.wmax : -range.wmin;
+  GroupGrid grid = scheme.type == WeightType::kMxFp4 ? mx_fp4_grid(largest, range.max_scale)
+                                                     : nv_fp4_grid(scheme.global_scale, largest, range.max_scale);
+  grid.low = -kLargestE2m1;
+  grid.high = kLargestE2m1;
+  return grid;
+}
+
+C10_HOST_DEVICE inline float round_e2m1(float x) {
+  const float magnitude = fabsf(x);
+  const float steps = magnitude < 2 ? 2.0f : (magnitude < 4 ? 1.0f : 0.5f);  // a unit
+  return rintf(x * steps) / steps;
+}
+
+// E2M1's bits: the sign, two of exponent, one of mantissa; and back.
+C10_HOST_DEVICE inline std::uint8_t e2m1_bits(float level) {
+  const float magnitude = fabsf(level);
+  const float index = magnitude < 2 ? 2 * magnitude : (magnitude < 4 ? magnitude + 2 : magnitude / 2 + 4);
+  return static_cast<std::uint8_t>(static_cast<int>(index) + (level < 0 ? 8 : 0));
+}
+
+C10_HOST_DEVICE inline float e2m1_level(std::uint8_t bits) {
+  const auto index = static_cast<float>(bits & 7);
+  const float magnitude = index < 4 ? index / 2 : (index < 6 ? index - 2 : 2 * index - 8);
+  return bits & 8 ? -magnitude : magnitude;
 }
 
 C10_HOST_DEVICE inline float clamped(const GroupGrid& grid, float value) {
   return value < grid.low ? grid.low : (value > grid.high ? grid.high : value);
+}
+
+// What a weight becomes, before it is scaled. kFloat4 is a template's, so that loops over integers hold no more than
+// they did.
+template <bool kFloat4>
+C10_HOST_DEVICE inline float level_of(const GroupGrid& grid, float weight, float v) {
+  if constexpr (kFloat4) return round_e2m1(clamped(grid, weight * grid.inverse_scale + v));
+  return clamped(grid, rintf(weight / grid.scale + v));
+}
+
+// As it is stored.
+template <bool kFloat4>
+C10_HOST_DEVICE inline std::uint8_t bits_of(const GroupGrid& grid, float weight, float v) {
+  const float level = level_of<kFloat4>(grid, weight, v);
+  if constexpr (kFloat4) return e2m1_bits(level);
+  return static_cast<std::uint8_t>(static_cast<std::int32_t>(level + grid.zero_point));
 }
 
 // Contribution of one weight, with gradient g = dL/dWq, to the gradients of its group's scale and zero point:
@@ -131,15 +211,28 @@ struct WeightGradient {
   float dzero;
 };
 
+template <bool kFloat4>
 C10_HOST_DEVICE inline WeightGradient weight_gradient(const GroupGrid& grid, float weight, float v, float g) {
-  const float ratio = weight / grid.scale;
-  const float value = rintf(ratio + v);
-  const bool inside = value >= grid.low && value <= grid.high;
-  const float q = clamped(grid, value);
   WeightGradient out;
-  out.dv = inside ? g * grid.scale : 0.0f;
-  out.dscale = g * (inside ? q - ratio : q);
-  out.dzero = inside ? 0.0f : -g * grid.scale;
+  if constexpr (kFloat4) {
+    const float ratio = weight * grid.inverse_scale;
+    const float t = ratio + v;
+    const bool inside = t >= grid.low && t <= grid.high;
+    const float q = round_e2m1(clamped(grid, t));
+    // At 0, where auto-round's is |t| times its sign, nothing: a weight that was pruned stays so.
+    const float slope = !inside || t == 0 ? 0.0f : (grid.own_exponent && fabsf(t) >= 1 ? q / t : 1.0f);
+    out.dv = g * grid.scale * slope;
+    out.dscale = g * (q - slope * ratio);
+    out.dzero = 0;
+  } else {
+    const float ratio = weight / grid.scale;
+    const float value = rintf(ratio + v);
+    const bool inside = value >= grid.low && value <= grid.high;
+    const float q = clamped(grid, value);
+    out.dv = inside ? g * grid.scale : 0.0f;
+    out.dscale = g * (inside ? q - ratio : q);
+    out.dzero = inside ? 0.0f : -g * grid.scale;
+  }
   return out;
 }
 

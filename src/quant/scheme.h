@@ -5,6 +5,18 @@
 
 namespace roundtable {
 
+// What a weight is, times the scale of its group. Floats of 4 bits are E2M1: 0, 0.5, 1, 1.5, 2, 3, 4, 6, either sign.
+enum class WeightType {
+  kInt,
+  kMxFp4,  // scales are powers of two (OCP Microscaling Formats 1.0); groups of 32
+  kNvFp4,  // scales are E4M3 floats over one power of two; groups of 16
+};
+
+// As quantization.data_type names it.
+constexpr const char* data_type_of(WeightType type) {
+  return type == WeightType::kInt ? "int" : (type == WeightType::kMxFp4 ? "mx_fp" : "nv_fp");
+}
+
 struct QuantScheme {
   int bits = 4;                     // 2, 3, 4 or 8
   std::int64_t group_size = 128;    // along the input dimension; -1 for one group a row
@@ -12,6 +24,8 @@ struct QuantScheme {
   bool full_range = true;           // symmetric only
   bool fp16_scale = true;           // scales are rounded to half precision; fp32 otherwise
   int min_zero_point = 0;           // asymmetric only: the least zero point that the output format can hold
+  WeightType type = WeightType::kInt;
+  float global_scale = 0;           // kNvFp4 only: a stored scale's E4M3 float over the scale itself; 0: not yet known
 
   // Groups a row of `columns` weights; the last one is shorter where group_size does not divide.
   std::int64_t groups(std::int64_t columns) const {

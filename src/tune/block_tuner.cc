@@ -51,6 +51,9 @@ class TuningState {
   TuningState(const Chain& chain, const std::vector<torch::Tensor>& original, const BlockSchemes& schemes,
               const TuneSettings& settings)
       : chain_(chain), original_(original), schemes_(schemes), settings_(settings) {
+    std::vector<torch::Tensor> quantized;
+    for_each([&](std::size_t i) { quantized.push_back(original[i]); });
+    for_each([&](std::size_t i) { schemes_[i] = with_global_scale(*schemes_[i], quantized); });
     RT_CHECK(original.size() == chain.size() && schemes.size() == chain.size());
     std::int64_t total = 0;
     for_each([&](std::size_t i) { total += original[i].numel(); });
@@ -60,7 +63,7 @@ class TuningState {
     parameters_.resize(schemes.size());
     optimizers_.resize(schemes.size());
     for_each([&](std::size_t i) {
-      parameters_[i] = make_rounding_parameters(original[i], *schemes[i]);
+      parameters_[i] = make_rounding_parameters(original[i], *schemes_[i]);
       optimizers_[i] = make_optimizer(settings.optimizer, settings.momentum);
       Linear& linear = chain.linear(i);
       // A weight of its own: the block may share its tensor with `original`.
@@ -134,7 +137,7 @@ class TuningState {
 
   const Chain& chain_;
   const std::vector<torch::Tensor>& original_;
-  const BlockSchemes& schemes_;
+  BlockSchemes schemes_;
   const TuneSettings& settings_;
   std::vector<RoundingParameters> parameters_;
   std::vector<std::unique_ptr<RoundingOptimizer>> optimizers_;

@@ -36,7 +36,9 @@ TEST(Communicator, SumsBf16WithARoundingAnAddition) {
   world().all_reduce_sum(data.data(), 2, ElementType::kBF16);
   const int n = world().size();
   EXPECT_EQ(load(data[0]), static_cast<float>(n * (n + 1) / 2));
-  if (n == 2) EXPECT_EQ(load(data[1]), 256.0f);
+  if (n == 2) {
+    EXPECT_EQ(load(data[1]), 256.0f);
+  }
 }
 
 TEST(Communicator, ExchangesBetweenTwo) {

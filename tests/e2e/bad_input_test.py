@@ -31,17 +31,8 @@ class BadInputCase(program.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        tiny_model.make_model(cls.folder / "model", num_hidden_layers=2)
-        tiny_model.make_tokens(cls.folder / "tokens.safetensors", rows=8, seqlen=16)
-        cls.settings = {
-            "model.path": str(cls.folder / "model"),
-            "calibration.tokens": str(cls.folder / "tokens.safetensors"),
-            "calibration.n_samples": 8,
-            "calibration.seqlen": 16,
-            "quantization.group_size": 32,
+        cls.settings = tiny_model.make_inputs(cls.folder, rows=8, seqlen=16, num_hidden_layers=2) | {
             "tuning.iters": 2,
-            "tuning.batch_size": 4,
-            "parallel.threads": 1,
             "output.path": str(cls.folder / "out"),
         }
 

@@ -41,20 +41,10 @@ class ConvertCase(program.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        tiny_model.make_model(cls.folder / "model", "qwen2", dtype=torch.bfloat16, num_hidden_layers=2)
+        cls.settings = tiny_model.make_inputs(cls.folder, rows=8, seqlen=16, family="qwen2", dtype=torch.bfloat16,
+                                              num_hidden_layers=2) | {"tuning.iters": 2}
         (cls.folder / "model" / "LICENSE").write_text("as you like\n")
         (cls.folder / "model" / "chat_template.jinja").write_text("{{ messages }}\n")
-        tiny_model.make_tokens(cls.folder / "tokens.safetensors", rows=8, seqlen=16)
-        cls.settings = {
-            "model.path": str(cls.folder / "model"),
-            "calibration.tokens": str(cls.folder / "tokens.safetensors"),
-            "calibration.n_samples": 8,
-            "calibration.seqlen": 16,
-            "quantization.group_size": 32,
-            "tuning.iters": 2,
-            "tuning.batch_size": 4,
-            "parallel.threads": 1,
-        }
 
     def quantize(self, name, changes, ranks=1):
         config = program.write_config(self.folder / f"{name}.yaml", self.settings | {

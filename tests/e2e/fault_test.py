@@ -23,19 +23,10 @@ class FaultCase(program.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        tiny_model.make_model(cls.folder / "model")
-        tiny_model.make_tokens(cls.folder / "tokens.safetensors", rows=ROWS, seqlen=SEQLEN)
-        cls.settings = {
-            "model.path": str(cls.folder / "model"),
-            "calibration.tokens": str(cls.folder / "tokens.safetensors"),
-            "calibration.n_samples": ROWS,
-            "calibration.seqlen": SEQLEN,
-            "quantization.group_size": 32,
+        cls.settings = tiny_model.make_inputs(cls.folder, rows=ROWS, seqlen=SEQLEN) | {
             "tuning.iters": 10,
-            "tuning.batch_size": 4,
             "parallel.shards": 2,
             "parallel.stages": 2,
-            "parallel.threads": 1,
             "run.time_limit": str(TIME_LIMIT),
         }
 

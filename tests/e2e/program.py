@@ -32,6 +32,12 @@ def write_config(path, settings):
     return str(path)
 
 
+def quantize_command(config, output, *settings):
+    """Arguments of a run of `config` into `output`; `settings` are "section.key=value"."""
+    changes = [f"output.path={output}", *settings]
+    return ["quantize", config, *(word for change in changes for word in ("--set", change))]
+
+
 def command_line(arguments, ranks):
     launcher = MPIRUN + ["-n", str(ranks)] if ranks > 1 else []
     return launcher + [BINARY] + [str(a) for a in arguments]
@@ -117,11 +123,13 @@ def wait_for(condition, job=None, seconds=120):
     raise AssertionError("waited too long")
 
 
-def events(run_directory):
+def events(run_directory, kind=None):
+    """All of a run, or those of one kind; none where there is no log yet."""
     path = pathlib.Path(run_directory) / "events.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")]
+    all_events = [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")]
+    return [event for event in all_events if kind in (None, event["event"])]
 
 
 def digests(directory):

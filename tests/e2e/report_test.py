@@ -16,18 +16,10 @@ class ReportTest(program.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        tiny_model.make_model(cls.folder / "model")
-        tiny_model.make_tokens(cls.folder / "tokens.safetensors", rows=16, seqlen=32)
-        cls.config = program.write_config(cls.folder / "config.yaml", {
-            "model.path": str(cls.folder / "model"),
-            "calibration.tokens": str(cls.folder / "tokens.safetensors"),
-            "calibration.n_samples": 16,
-            "calibration.seqlen": 32,
+        inputs = tiny_model.make_inputs(cls.folder)
+        cls.config = program.write_config(cls.folder / "config.yaml", inputs | {
             "quantization.bits": 3,
-            "quantization.group_size": 32,
             "tuning.iters": 20,
-            "tuning.batch_size": 4,
-            "parallel.threads": 1,
             "parallel.stages": 2,
             "output.path": str(cls.folder / "out"),
             "run.eval_tokens": str(cls.folder / "tokens.safetensors"),
@@ -36,12 +28,12 @@ class ReportTest(program.Case):
 
     def test_events_say_how_the_run_was_laid_out(self):
         self.assertEqual(self.result.code, 0, self.result)
-        start, = [e for e in program.events(self.folder / "out.run") if e["event"] == "start"]
+        start, = program.events(self.folder / "out.run", "start")
         self.assertEqual((start["ranks"], start["stages"], start["blocks"], start["finished_blocks"]), (2, 2, 4, 0))
         self.assertEqual(start["groups"] * start["shards"], 2)
 
     def test_every_layer_has_its_error_before_and_after(self):
-        blocks = [e for e in program.events(self.folder / "out.run") if e["event"] == "block"]
+        blocks = program.events(self.folder / "out.run", "block")
         self.assertEqual(len(blocks), 4)
         for block in blocks:
             self.assertEqual(set(block["layer_errors"]), LAYERS)

@@ -17,25 +17,17 @@ class ReproducibleTest(program.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        tiny_model.make_model(cls.folder / "model", dtype=torch.bfloat16, intermediate_size=128)
-        tiny_model.make_tokens(cls.folder / "tokens.safetensors", rows=24, seqlen=32)
-        cls.config = program.write_config(cls.folder / "config.yaml", {
-            "model.path": str(cls.folder / "model"),
-            "calibration.tokens": str(cls.folder / "tokens.safetensors"),
-            "calibration.n_samples": 24,
-            "calibration.seqlen": 32,
+        inputs = tiny_model.make_inputs(cls.folder, rows=24, dtype=torch.bfloat16, intermediate_size=128)
+        cls.config = program.write_config(cls.folder / "config.yaml", inputs | {
             "quantization.bits": 3,
-            "quantization.group_size": 32,
             "tuning.iters": 20,
             "tuning.batch_size": 8,
             "parallel.stages": 2,
-            "parallel.threads": 1,
         })
 
     def quantize(self, ranks, shards, *settings):
         output = self.folder / f"out-{ranks}-{shards}-{len(settings)}"
-        changes = [f"parallel.shards={shards}", f"output.path={output}", *settings]
-        self.succeed(["quantize", self.config, *(word for change in changes for word in ("--set", change))], ranks)
+        self.succeed(program.quantize_command(self.config, output, f"parallel.shards={shards}", *settings), ranks)
         return output
 
     def test_every_grid_writes_the_same_bytes(self):
@@ -61,8 +53,7 @@ class ReproducibleTest(program.Case):
                 (3, ["parallel.shards=3", "tuning.batch_size=3"], ["parallel.shards", "power of two"]),
                 (1, ["tuning.sampler=rand"], ["tuning.sampler", "strata"]),
                 (1, ["parallel.gradient_dtype=bf16"], ["parallel.gradient_dtype", "fp32"])]:
-            settings = ["run.reproducible=true", f"output.path={self.folder / 'refused'}", *changes]
-            arguments = ["quantize", self.config, *(word for one in settings for word in ("--set", one))]
+            arguments = program.quantize_command(self.config, self.folder / "refused", "run.reproducible=true", *changes)
             self.fail_with(arguments, ranks, 2, *words)
             self.assertFalse(pathlib.Path(self.folder / "refused").exists())
 

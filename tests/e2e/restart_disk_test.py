@@ -18,19 +18,11 @@ class DiskCase(program.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        tiny_model.make_model(cls.folder / "model")
-        tiny_model.make_tokens(cls.folder / "tokens.safetensors", rows=64, seqlen=32)
-        cls.config = program.write_config(cls.folder / "config.yaml", {
-            "model.path": str(cls.folder / "model"),
-            "calibration.tokens": str(cls.folder / "tokens.safetensors"),
-            "calibration.n_samples": 64,
-            "calibration.seqlen": 32,
-            "quantization.group_size": 32,
+        inputs = tiny_model.make_inputs(cls.folder, rows=64)
+        cls.config = program.write_config(cls.folder / "config.yaml", inputs | {
             "tuning.iters": 30,
-            "tuning.batch_size": 4,
             "parallel.shards": 1,
             "parallel.stages": 2,
-            "parallel.threads": 1,
             "run.keep_boundaries": True,
             "run.eval_tokens": str(cls.folder / "tokens.safetensors"),
         })
@@ -39,10 +31,10 @@ class DiskCase(program.Case):
         assert result.code == 0, result
 
     def command(self, output):
-        return ["quantize", self.config, "--set", f"output.path={output}"]
+        return program.quantize_command(self.config, output)
 
     def tuned(self, output):
-        return [e["block"] for e in program.events(f"{output}.run") if e["event"] == "block"]
+        return [e["block"] for e in program.events(f"{output}.run", "block")]
 
     def finish(self, output, ranks=1, **environment):
         result = program.run(self.command(output), ranks, **environment)

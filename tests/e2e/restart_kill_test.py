@@ -22,26 +22,18 @@ class KillTest(program.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        tiny_model.make_model(cls.folder / "model", num_hidden_layers=4)
-        tiny_model.make_tokens(cls.folder / "tokens.safetensors", rows=16, seqlen=32)
-        cls.config = program.write_config(cls.folder / "config.yaml", {
-            "model.path": str(cls.folder / "model"),
-            "calibration.tokens": str(cls.folder / "tokens.safetensors"),
-            "calibration.n_samples": 16,
-            "calibration.seqlen": 32,
-            "quantization.group_size": 32,
+        inputs = tiny_model.make_inputs(cls.folder, num_hidden_layers=4)
+        cls.config = program.write_config(cls.folder / "config.yaml", inputs | {
             "tuning.iters": 60,
-            "tuning.batch_size": 4,
             "parallel.stages": 2,
-            "parallel.threads": 1,
             "run.eval_tokens": str(cls.folder / "tokens.safetensors"),
         })
 
     def command(self, name, grid):
-        return ["quantize", self.config, "--set", f"output.path={self.folder / name}", "--set", grid]
+        return program.quantize_command(self.config, self.folder / name, grid)
 
     def events(self, name, kind):
-        return [e for e in program.events(self.folder / f"{name}.run") if e["event"] == kind]
+        return program.events(self.folder / f"{name}.run", kind)
 
     def undisturbed(self, grid_name):
         """Its digests, and the seconds of each phase."""

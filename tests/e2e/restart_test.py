@@ -16,33 +16,22 @@ class RestartTest(program.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        tiny_model.make_model(cls.folder / "model", num_hidden_layers=6)
-        tiny_model.make_tokens(cls.folder / "tokens.safetensors", rows=16, seqlen=32)
-        cls.config = program.write_config(cls.folder / "config.yaml", {
-            "model.path": str(cls.folder / "model"),
-            "calibration.tokens": str(cls.folder / "tokens.safetensors"),
-            "calibration.n_samples": 16,
-            "calibration.seqlen": 32,
-            "quantization.group_size": 32,
+        inputs = tiny_model.make_inputs(cls.folder, num_hidden_layers=6)
+        cls.config = program.write_config(cls.folder / "config.yaml", inputs | {
             "tuning.iters": 60,
-            "tuning.batch_size": 4,
             "parallel.shards": 1,
             "parallel.stages": 2,
-            "parallel.threads": 1,
         })
 
     def command(self, name, *settings):
-        command = ["quantize", self.config, "--set", f"output.path={self.folder / name}"]
-        for setting in settings:
-            command += ["--set", setting]
-        return command
+        return program.quantize_command(self.config, self.folder / name, *settings)
 
     def run_directory(self, name):
         return self.folder / f"{name}.run"
 
     def tuned(self, name):
         """Blocks tuned so far, in order, over all starts."""
-        return [e["block"] for e in program.events(self.run_directory(name)) if e["event"] == BLOCK]
+        return [e["block"] for e in program.events(self.run_directory(name), BLOCK)]
 
     def kill_after(self, name, n_blocks, ranks, *settings):
         job = program.start(self.command(name, *settings), ranks)
@@ -110,21 +99,13 @@ class FinishedRunTest(program.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        tiny_model.make_model(cls.folder / "model")
+        inputs = tiny_model.make_inputs(cls.folder, rows=8, seqlen=16)
         tiny_model.make_model(cls.folder / "other model", seed=7)
-        for name, seed in (("tokens", 2), ("other tokens", 8)):
-            tiny_model.make_tokens(cls.folder / f"{name}.safetensors", rows=8, seqlen=16, seed=seed)
+        tiny_model.make_tokens(cls.folder / "other tokens.safetensors", rows=8, seqlen=16, seed=8)
         cls.finished = cls.folder / "finished"
-        cls.config = program.write_config(cls.folder / "config.yaml", {
-            "model.path": str(cls.folder / "model"),
-            "calibration.tokens": str(cls.folder / "tokens.safetensors"),
-            "calibration.n_samples": 8,
-            "calibration.seqlen": 16,
-            "quantization.group_size": 32,
+        cls.config = program.write_config(cls.folder / "config.yaml", inputs | {
             "tuning.iters": 2,
-            "tuning.batch_size": 4,
             "parallel.stages": 2,
-            "parallel.threads": 1,
             "output.path": str(cls.finished),
         })
         cls.first = program.run(["quantize", cls.config, "--json"])
@@ -151,7 +132,7 @@ class FinishedRunTest(program.Case):
             self.assertIn("this run is finished already", result.out)
             self.assertEqual(result.json, self.first.json)
             self.assertEqual(self.state(self.finished), before)
-            self.assertEqual([e for e in program.events(f"{self.finished}.run") if e["event"] == BLOCK][4:], [])
+            self.assertEqual(program.events(f"{self.finished}.run", BLOCK)[4:], [])
 
     def test_another_config_model_or_token_set_is_refused_by_name(self):
         before = self.state(self.finished)
@@ -183,7 +164,7 @@ class FinishedRunTest(program.Case):
             (run_directory / "journal").write_bytes(bytes)
             result = self.succeed(["quantize", self.config, "--set", f"output.path={output}"])
             self.assertEqual("this run is finished already" in result.out, name != "last")
-            self.assertEqual(len([e for e in program.events(run_directory) if e["event"] == BLOCK]), 4, "none anew")
+            self.assertEqual(len(program.events(run_directory, BLOCK)), 4, "none anew")
             self.assertEqual(program.digests(output), program.digests(self.finished))
             if name != "last":
                 self.assertEqual((run_directory / "journal").read_bytes(), journal)

@@ -14,19 +14,11 @@ class StatusTest(program.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        tiny_model.make_model(cls.folder / "model")
-        tiny_model.make_tokens(cls.folder / "tokens.safetensors", rows=16, seqlen=16)
-        cls.config = program.write_config(cls.folder / "config.yaml", {
-            "model.path": str(cls.folder / "model"),
-            "calibration.tokens": str(cls.folder / "tokens.safetensors"),
-            "calibration.n_samples": 16,
-            "calibration.seqlen": 16,
-            "quantization.group_size": 32,
+        inputs = tiny_model.make_inputs(cls.folder, seqlen=16)
+        cls.config = program.write_config(cls.folder / "config.yaml", inputs | {
             "tuning.iters": 400,
-            "tuning.batch_size": 4,
             "parallel.shards": 1,
             "parallel.stages": 2,
-            "parallel.threads": 1,
             "output.path": str(cls.folder / "out"),
         })
 
@@ -43,10 +35,12 @@ class StatusTest(program.Case):
 
     def test_a_run_from_its_start_to_its_end(self):
         run = self.folder / "out.run"
-        blocks = lambda: [e for e in program.events(run) if e["event"] == "block"]
+        blocks = lambda: program.events(run, "block")
         job = program.start(["quantize", self.config], 2)
         try:
             program.wait_for(lambda: len(blocks()) >= 1 and (run / "ranks.json").exists(), job)
+            for rank in program.ranks_of(job):  # so that it is not done before it was asked
+                os.kill(rank, signal.SIGSTOP)
             status, words = self.status(run)
             self.assertEqual((status["state"], status["phase"]), ("at work", "tune"))
             self.assertGreaterEqual(status["blocks"]["done"], 1)

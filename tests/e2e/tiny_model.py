@@ -2,6 +2,7 @@
 
     make_model(path, "llama", dtype=torch.float32, seed=1)   a Hugging Face model directory
     make_tokens(path, rows=16, seqlen=32, seed=2)            a token set as launch/prepare_calibration.py writes it
+    make_inputs(folder, rows=16, seqlen=32, ...)             both, and the settings that tune the one on the other
 """
 
 import os
@@ -103,3 +104,19 @@ def make_tokens(path, rows=16, seqlen=32, seed=2, vocab=VOCAB, ids=None):
     ids = numpy.ascontiguousarray(ids, dtype=numpy.int32)
     save_file({"input_ids": ids}, path, metadata={"format": "roundtable.tokens", "version": "1"})
     return ids
+
+
+def make_inputs(folder, rows=16, seqlen=32, **model):
+    """Writes `folder`/model (`model` goes to make_model) and `folder`/tokens.safetensors, and returns the settings that
+    every run on them has: all rows, groups that divide the model's sizes, one thread a rank."""
+    make_model(folder / "model", **model)
+    make_tokens(folder / "tokens.safetensors", rows=rows, seqlen=seqlen)
+    return {
+        "model.path": str(folder / "model"),
+        "calibration.tokens": str(folder / "tokens.safetensors"),
+        "calibration.n_samples": rows,
+        "calibration.seqlen": seqlen,
+        "quantization.group_size": 32,
+        "tuning.batch_size": 4,
+        "parallel.threads": 1,
+    }

@@ -12,17 +12,8 @@ class TrialTest(program.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        tiny_model.make_model(cls.folder / "model", shard_size="200KB")
-        tiny_model.make_tokens(cls.folder / "tokens.safetensors", rows=16, seqlen=16)
-        cls.settings = {
-            "model.path": str(cls.folder / "model"),
-            "calibration.tokens": str(cls.folder / "tokens.safetensors"),
-            "calibration.n_samples": 16,
-            "calibration.seqlen": 16,
-            "quantization.group_size": 32,
+        cls.settings = tiny_model.make_inputs(cls.folder, seqlen=16, shard_size="200KB") | {
             "tuning.iters": 100,
-            "tuning.batch_size": 4,
-            "parallel.threads": 1,
             "output.path": str(cls.folder / "below" / "out"),
         }
 

@@ -6,31 +6,29 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <set>
+#include <string_view>
+
 #include "base/error.h"
 #include "config/config.h"
 #include "tests/io/temporary_folder.h"
+#include "tests/model/tiny_llama.h"
 
 namespace roundtable {
 namespace {
 
 using ::testing::HasSubstr;
 
-ModelConfig model() {
-  ModelConfig config;
-  config.model_type = "llama";
-  config.hidden_size = 64;
-  config.intermediate_size = 96;
-  config.n_blocks = 2;
-  config.n_heads = 4;
-  config.n_kv_heads = 2;
-  config.head_dim = 16;
-  config.vocab_size = 32;
-  return config;
-}
+ModelConfig model() { return testing::tiny_llama(2); }
 
 // Random integers, scales of either sign and zero points on a scheme's grid.
 QuantizedWeight random_weight(const LinearSpec& linear, const QuantScheme& scheme, int least_zero) {
   const std::int64_t groups = scheme.groups(linear.in);
+  if (scheme.type != WeightType::kInt) {
+    const torch::Tensor bits = torch::randint(0, 15, {linear.out, linear.in}, torch::kUInt8);
+    const torch::Tensor scale = torch::ldexp(torch::ones({linear.out, groups}), torch::randint(-9, 4, {linear.out, groups}));
+    return {scheme, bits.add(bits.eq(8)), scale, torch::zeros({linear.out, groups}, torch::kUInt8)};  // no -0
+  }
   const int levels = 1 << scheme.bits;
   const torch::Tensor zeros = scheme.symmetric
                                   ? torch::full({linear.out, groups}, levels / 2, torch::kUInt8)
@@ -60,6 +58,8 @@ std::vector<QuantScheme> schemes() {
       }
     }
   }
+  all.push_back({.bits = 4, .group_size = 32, .type = WeightType::kMxFp4});
+  all.push_back({.bits = 4, .group_size = 16, .type = WeightType::kNvFp4, .global_scale = 32});
   return all;
 }
 
@@ -76,7 +76,7 @@ TEST(Formats, WhatIsPackedHasTheLayoutAndIsReadBack) {
   for (const CheckpointFormat* format : checkpoint_formats()) {
     for (const LinearSpec& linear : {LinearSpec{"a.b", 96, 64}, LinearSpec{"a.b", 32, 192}}) {
       for (const QuantScheme& scheme : schemes()) {
-        if (format->scheme_obstacle(scheme) || format->layer_obstacle(linear, scheme)) continue;
+        if (!format->has_place_for(scheme.type) || format->scheme_obstacle(scheme) || format->layer_obstacle(linear, scheme)) continue;
         ++held;
         QuantizedWeight weight = random_weight(linear, scheme, format->min_zero_point());
         const auto specs = format->layout(linear, scheme, torch::kBFloat16);
@@ -106,11 +106,14 @@ TEST(Formats, WhatIsPackedHasTheLayoutAndIsReadBack) {
 
 TEST(Formats, SchemesAreReadAsTheyWereWritten) {
   const QuantScheme w4{.bits = 4, .group_size = 32}, w8{.bits = 8, .group_size = -1},
-      w3{.bits = 3, .group_size = 64, .symmetric = false};
+      w3{.bits = 3, .group_size = 64, .symmetric = false},
+      mx{.bits = 4, .group_size = 32, .type = WeightType::kMxFp4}, nv{.bits = 4, .group_size = 16, .type = WeightType::kNvFp4};
+  std::set<std::string_view> held;
   for (const PackedFormat* format : packed_formats()) {
-    for (const auto& mixed : {std::vector{w4}, {w4, w8, w3}}) {
+    for (const auto& mixed : {std::vector{w4}, {w4, w8, w3}, {mx}, {nv}}) {
       CheckpointScheme checkpoint = mixture(mixed);
       if (obstacle(*format, model(), checkpoint)) continue;
+      held.insert(format->name());
       checkpoint.layers[5].scheme.reset();
       const nlohmann::json config = format->quantization_config(checkpoint, model());
       EXPECT_TRUE(format->owns(config));
@@ -122,9 +125,11 @@ TEST(Formats, SchemesAreReadAsTheyWereWritten) {
         EXPECT_EQ(read.bits, layer.scheme->bits) << format->name() << " " << layer.linear.name;
         EXPECT_EQ(read.group_size, layer.scheme->group_size) << format->name() << " " << layer.linear.name;
         EXPECT_EQ(read.symmetric, layer.scheme->symmetric) << format->name() << " " << layer.linear.name;
+        EXPECT_EQ(read.type, layer.scheme->type) << format->name() << " " << layer.linear.name;
       }
     }
   }
+  EXPECT_EQ(held.size(), packed_formats().size());
 }
 
 TEST(Formats, AnObstacleNamesWhoHasNone) {
@@ -142,6 +147,10 @@ TEST(Formats, AnObstacleNamesWhoHasNone) {
                                               "4 bits alone, not 3; formats that can: auto_round:auto_gptq, "));
   EXPECT_THAT(line("gguf", w3), HasSubstr("multiple of 256"));
   EXPECT_EQ(line("auto_gptq", w3), "");
+  const CheckpointScheme mx = mixture({{.bits = 4, .group_size = 32, .type = WeightType::kMxFp4}});
+  EXPECT_THAT(line("llm_compressor", mx), HasSubstr("no place for weights of data_type mx_fp; formats that can: mxfp4, qdq"));
+  EXPECT_THAT(line("nvfp4", mx), HasSubstr("no place for weights of data_type mx_fp"));
+  EXPECT_THAT(line("mxfp4", w3), HasSubstr("no place for weights of data_type int"));
   const CheckpointScheme mixed = mixture({{.bits = 4, .group_size = 32}, {.bits = 4, .group_size = 64}});
   EXPECT_THAT(line("auto_awq", mixed), HasSubstr("self_attn.k_proj has its own"));
   EXPECT_EQ(line("auto_round:auto_awq", mixture({{.bits = 4, .group_size = 32}, {.bits = 4, .group_size = -1}})), "");

@@ -241,7 +241,8 @@ class Fuzzer {
     }
     folder_.put(target.file, target.whole);
     if (failure.empty()) return true;
-    const std::string kept = fmt::format("/tmp/fuzz-{}-{}-{}", target.name, seed_, round);
+    const std::string name = fmt::format("fuzz-{}-{}-{}", target.name, seed_, round);
+    const std::string kept = (std::filesystem::temp_directory_path() / name).string();
     std::ofstream(kept, std::ios::binary) << damaged;
     fmt::print(stderr, "{}, seed {}, round {}: {} ({})\n", target.name, seed_, round, failure, kept);
     return false;

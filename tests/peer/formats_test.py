@@ -15,6 +15,7 @@ import torch
 import transformers
 from auto_round.export.export_to_awq.utils import dequantize_gemm
 from auto_round.inference.convert_model import get_layer_config
+from compressed_tensors.compressors.base import BaseCompressor
 from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
 from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
 from safetensors.torch import load_file
@@ -22,6 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import program
 import tiny_model
+from llama_cpp import LlamaCpp
 
 PACKED = ["auto_round", "auto_round:auto_awq", "auto_gptq", "auto_awq", "llm_compressor", "qdq"]
 RULES = {"model.layers.0.mlp.up_proj": {"bits": 8}, "[qk]_proj$": {"bits": 2, "group_size": 64},
@@ -82,9 +84,11 @@ def load_compressed(path, case):
         case.assertEqual(scheme is not None, f"{name}.weight_packed" in tensors, name)
         if scheme is None:
             continue
-        parts = {part: tensors.pop(f"{name}.{part}") for part in PackedQuantizationCompressor.compression_param_names(scheme)}
-        parts["weight_scale"] = parts["weight_scale"].float()
-        state[f"{name}.weight"] = PackedQuantizationCompressor.decompress(parts, scheme)["weight"]
+        compressor = BaseCompressor.get_value_from_registry(scheme.format)
+        parts = {part: tensors.pop(f"{name}.{part}") for part in compressor.compression_param_names(scheme)}
+        if compressor is PackedQuantizationCompressor:
+            parts["weight_scale"] = parts["weight_scale"].float()
+        state[f"{name}.weight"] = compressor.decompress(parts, scheme)["weight"]
     return loaded(model, state | tensors, case)
 
 
@@ -172,6 +176,26 @@ class PackedTest(FormatsCase):
                                          "quantization.ignore_layers": ["layers.2.mlp"]},
                       ["auto_round", "auto_gptq", "llm_compressor", "qdq"])
 
+    def test_floats_of_4_bits(self):
+        """Their dequantized weights are bf16 numbers: qdq's too are exact. transformers unpacks them to bf16 in the first
+        forward pass, and so computes in it here."""
+        for data_type, group_size, format in (("mx_fp", 32, "mxfp4"), ("nv_fp", 16, "nvfp4")):
+            tiny_model.make_model(self.folder / "llama", "llama", dtype=torch.bfloat16)
+            output = self.quantize(format, {
+                "model.path": str(self.folder / "llama"), "output.formats": [format, "qdq"],
+                "quantization.data_type": data_type, "quantization.group_size": group_size,
+                "quantization.ignore_layers": ["layers.1.mlp.down"]})
+            ids, ours = self.reference(output)
+            self.hold(format, load_compressed(output, self), ids, ours)
+            half = transformers.AutoModelForCausalLM.from_pretrained(output, dtype=torch.bfloat16, device_map="cpu")
+            self.hold(f"{format}, transformers in bf16", half.eval(), ids, ours, 8e-2)
+            self.hold(f"{format}, qdq", load_with(output / "qdq"), ids, ours)
+            unquantized = self.ours(self.folder / "llama", ids)[1]
+            self.assertGreater(((ours - unquantized).abs().max() / ours.abs().max()).item(), 1e-2)
+            self.succeed(["convert", output, "--format", "qdq", "--output", self.folder / f"{format}-converted"])
+            self.assertEqual((self.folder / f"{format}-converted" / "model.safetensors").read_bytes(),
+                             (output / "qdq" / "model.safetensors").read_bytes())
+
     def test_qdq_is_what_was_tuned_rounded_once(self):
         """Against the integers, tensor by tensor: dequantized here, by hand."""
         tiny_model.make_model(self.folder / "llama", "llama", dtype=torch.bfloat16)
@@ -190,8 +214,9 @@ class PackedTest(FormatsCase):
 
 
 class GgufTest(FormatsCase):
-    """Through transformers' own reader of GGUF, which dequantizes with the gguf package."""
+    """Through transformers' own reader of GGUF, which dequantizes with the gguf package, and through llama.cpp."""
 
+    TEXT = "def main(): return 'The quick brown fox'  # 1234"
     SHAPE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
     # family, bits, scheme, group_size, what llama.cpp calls it
     CASES = [("llama", 4, "sym", 32, "Q4_0"), ("llama", 4, "asym", 64, "Q4_1"), ("mistral", 8, "sym", 64, "Q8_0"),
@@ -247,12 +272,23 @@ class GgufTest(FormatsCase):
             # Q4_1 holds its minimum in fp16.
             self.hold(f"{family}, {type}", model, ids, ours, 1e-2 if type == "Q4_1" else 1e-4)
             self.hold_tokenizer(model_path, output / "gguf")
+            self.hold_llama_cpp(f"{family}, {type}", model_path, output / "gguf" / "model.gguf", ids, ours)
+
+    def hold_llama_cpp(self, what, model_path, path, ids, ours):
+        """llama.cpp rounds activations to 8 bits before each product, which a random model hands on unabated."""
+        with LlamaCpp(path) as model:
+            theirs = torch.from_numpy(model.logits(ids))
+            error = ((ours - theirs).norm() / ours.norm()).item()
+            print(f"{what}: llama.cpp's logits differ by {error:.1e} of their norm", file=sys.stderr)
+            self.assertLess(error, 6e-2, what)
+            tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(model_path)
+            self.assertEqual(model.tokenize(self.TEXT), tokenizer(self.TEXT, add_special_tokens=False).input_ids)
 
     def hold_tokenizer(self, model_path, path):
         ours = transformers.PreTrainedTokenizerFast.from_pretrained(model_path)
         theirs = transformers.AutoTokenizer.from_pretrained(path, gguf_file="model.gguf")
-        text = "def main(): return 'The quick brown fox'  # 1234"
-        self.assertEqual(theirs(text, add_special_tokens=False).input_ids, ours(text, add_special_tokens=False).input_ids)
+        self.assertEqual(theirs(self.TEXT, add_special_tokens=False).input_ids,
+                         ours(self.TEXT, add_special_tokens=False).input_ids)
         self.assertEqual((theirs.bos_token, theirs.eos_token), ("<s>", "</s>"))
         self.assertEqual(theirs.chat_template, "{{ messages }}")
 
@@ -273,6 +309,12 @@ class GgufTest(FormatsCase):
             self.assertEqual(reader.fields["split.tensors.count"].contents(), len(whole))
             parts |= {t.name: t.data.tobytes() for t in reader.tensors}
         self.assertEqual(parts, whole)
+        ids = tiny_model.make_tokens(self.folder / "ids.safetensors", rows=1, seqlen=40, seed=11)
+        logits = []
+        for path in (self.folder / "whole" / "model.gguf", paths[0]):
+            with LlamaCpp(path) as model:  # finds the other parts by their names
+                logits.append(model.logits(ids))
+        numpy.testing.assert_array_equal(*logits)
 
     def test_a_window_that_llama_cpp_does_not_keep_is_refused(self):
         tiny_model.make_model(self.folder / "window", "mistral", dtype=torch.bfloat16)

@@ -17,6 +17,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import torch
 from auto_round.data_type.int import quant_tensor_asym, quant_tensor_sym, quant_tensor_sym_gptq
+from auto_round.data_type.mxfp import quant_mx
+from auto_round.data_type.nvfp import nv_fp4
 from auto_round.data_type.utils import reshape_pad_tensor_by_group_size
 from auto_round.wrapper import get_scale_shape
 from safetensors.torch import load_file, save_file
@@ -58,6 +60,15 @@ def parameters(weight, group_size, tuned):
     return uniform(*weight.shape) * 2 - 1, uniform(groups), uniform(groups) * 0.5 + 0.5
 
 
+def compute(tensors, cases):
+    """What our functions make of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        save_file(tensors, folder / "in.safetensors", metadata={"cases": json.dumps(cases)})
+        subprocess.run([TOOL, folder / "in.safetensors", folder / "out.safetensors"], check=True)
+        return load_file(folder / "out.safetensors")
+
+
 class FormulaTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -77,11 +88,7 @@ class FormulaTest(unittest.TestCase):
                                         f"{name}.max_scale": high.reshape(rows, -1).clone()}
                             cls.cases.append({"name": name, "weight": dtype, "bits": bits, "group_size": group_size,
                                               "sym": sym, "full_range": full_range, "kind": kind})
-        with tempfile.TemporaryDirectory() as folder:
-            folder = pathlib.Path(folder)
-            save_file(tensors, folder / "in.safetensors", metadata={"cases": json.dumps(cls.cases)})
-            subprocess.run([TOOL, folder / "in.safetensors", folder / "out.safetensors"], check=True)
-            cls.ours = load_file(folder / "out.safetensors")
+        cls.ours = compute(tensors, cls.cases)
         cls.tensors = tensors
 
     def theirs(self, case, weight):
@@ -122,6 +129,66 @@ class FormulaTest(unittest.TestCase):
         self.assertTrue(torch.equal(ours("q").float()[wide], integers[wide]), name)
         self.assertTrue(torch.equal(ours("dequantized")[wide], dequantized[wide]), name)
         return int(wide.sum())
+
+
+class Float4Test(unittest.TestCase):
+    """Floats of 4 bits (auto_round/data_type/mxfp.py and nvfp.py), under a global scale that is a power of two."""
+
+    LEVELS = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    GLOBAL_SCALE = 64.0
+
+    def cases(self, weight):
+        for dtype in ("float32", "bfloat16"):
+            for type, group_size in ((1, 32), (2, 16)):
+                for tuned in (False, True):
+                    v, low, high = parameters(weight, group_size, tuned)
+                    yield {"name": f"{dtype} {type} {tuned}", "weight": dtype, "bits": 4, "group_size": group_size,
+                           "sym": True, "full_range": True, "type": type, "global_scale": self.GLOBAL_SCALE}, v, low, high
+
+    def theirs(self, case, weight, v, max_scale):
+        """Dequantized weight, and each group's scale."""
+        v, _, _ = reshape_pad_tensor_by_group_size(v, case["group_size"])
+        if case["type"] == 1:
+            values, exponent, _ = quant_mx(weight, 4, case["group_size"], v, max_scale, data_type="mx_fp")
+            return values, torch.pow(2.0, exponent.float())
+        values, scale, _ = nv_fp4(weight, 4, case["group_size"], v, torch.tensor(self.GLOBAL_SCALE), max_scale)
+        return values, scale / self.GLOBAL_SCALE
+
+    def test_equal(self):
+        weight = make_weight()
+        weight[8] *= 1e7
+        weights = {"float32": weight, "bfloat16": weight.bfloat16()}
+        tensors, cases = dict(weights), []
+        for case, v, low, high in self.cases(weight):
+            torch.manual_seed(len(cases))
+            tensors |= {f"{case['name']}.upstream": torch.randn(weight.shape),
+                        f"{case['name']}.v": v, f"{case['name']}.min_scale": low.reshape(16, -1).clone(),
+                        f"{case['name']}.max_scale": high.reshape(16, -1).clone()}
+            cases.append(case)
+        ours = compute(tensors, cases)
+        for case in cases:
+            name, size = case["name"], case["group_size"]
+            values, scale = self.theirs(case, weights[case["weight"]], tensors[f"{name}.v"],
+                                        tensors[f"{name}.max_scale"].flatten())
+            self.assertTrue(torch.equal(ours[f"{name}.scale"], scale.float().reshape(16, -1)), name)
+            # auto-round scales by 1 / (1 / scale), which for nv_fp may be off in the last place.
+            off = (ours[f"{name}.dequantized"].float() - values.float()).abs()
+            place = {torch.float32: 2**-23, torch.bfloat16: 2**-7}[values.dtype] if case["type"] == 2 else 0
+            self.assertTrue((off <= place * values.float().abs()).all(), name)
+            levels = self.LEVELS[ours[f"{name}.q"].long()] * ours[f"{name}.scale"].repeat_interleave(size, 1)
+            self.assertTrue(torch.equal(levels.to(values.dtype), ours[f"{name}.dequantized"]), name)
+            self.assertGreater(len(ours[f"{name}.q"].unique()), 12)
+            self.hold_gradients(case, weights[case["weight"]].float(), tensors, ours)
+
+    def hold_gradients(self, case, weight, tensors, ours):
+        name = case["name"]
+        v, high = (tensors[f"{name}.{what}"].clone().requires_grad_() for what in ("v", "max_scale"))
+        self.theirs(case, weight, v, high.flatten())[0].backward(tensors[f"{name}.upstream"])
+        self.assertTrue(torch.allclose(ours[f"{name}.dv"], v.grad, rtol=1e-5, atol=1e-7), name)
+        self.assertGreater((v.grad != 0).float().mean().item(), 0.7)
+        rows = [row for row in range(16) if row != 1]  # of zeros: auto-round's logarithm of 0 has no gradient
+        self.assertTrue(torch.allclose(ours[f"{name}.dmax_scale"][rows], high.grad[rows], rtol=1e-4, atol=1e-4), name)
+        self.assertTrue(ours[f"{name}.dmax_scale"].isfinite().all())
 
 
 def add_test(kind):

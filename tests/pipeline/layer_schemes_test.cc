@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "model/decoder_block.h"
+#include "tests/model/tiny_llama.h"
 
 namespace roundtable {
 namespace {
@@ -13,18 +14,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-ModelConfig model() {
-  ModelConfig config;
-  config.model_type = "llama";
-  config.hidden_size = 64;
-  config.intermediate_size = 96;
-  config.n_blocks = 12;
-  config.n_heads = 4;
-  config.n_kv_heads = 2;
-  config.head_dim = 16;
-  config.vocab_size = 32;
-  return config;
-}
+ModelConfig model() { return testing::tiny_llama(12); }
 
 QuantizationSection section(const WeightRules& rules, const std::vector<std::string>& ignored = {}) {
   QuantizationSection section;
@@ -90,6 +80,29 @@ TEST(LayerSchemes, ALayerThatTheFormatCannotHoldStays) {
   ASSERT_EQ(schemes.float_reasons.size(), 1u);
   EXPECT_THAT(schemes.float_reasons[0],
               HasSubstr("mlp.down_proj (blocks 0, 7) stays in 16 bits: group_size 64 does not"));
+}
+
+TEST(LayerSchemes, FloatsOfFourBitsHaveOneLayout) {
+  QuantizationSection floats = section({});
+  floats.data_type = "mx_fp";
+  const auto line = [](const QuantizationSection& section) -> std::string {
+    try {
+      resolve_schemes(section, model(), {&format_named("mxfp4")});
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(line(floats), "");
+  EXPECT_EQ(scheme_text(*resolve_schemes(floats, model(), {&format_named("mxfp4")}).blocks[0][0]),
+            "floats of 4 bits (mx_fp), groups of 32");
+  floats.weight_config = {{"up_proj", 8, {}, {}, {}}, {"down_proj", 16, {}, {}, "float"}};
+  EXPECT_THAT(line(floats), HasSubstr("weights of data_type mx_fp are sym, of 4 bits, in groups of 32"));
+  floats.weight_config.erase(floats.weight_config.begin());  // the other rule keeps a layer
+  EXPECT_EQ(line(floats), "");
+  floats.data_type = "nv_fp";
+  EXPECT_THAT(line(floats), HasSubstr("quantization.data_type: weights of data_type nv_fp are sym, of 4 bits, in groups of 16; "
+                                      "set bits: 4, group_size: 16 and scheme: sym"));
 }
 
 TEST(LayerSchemes, ARuleThatMatchesNothingIsRefused) {

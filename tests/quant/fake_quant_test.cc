@@ -130,6 +130,75 @@ std::vector<Case> all_cases() {
 
 INSTANTIATE_TEST_SUITE_P(Schemes, FakeQuant, ::testing::ValuesIn(all_cases()));
 
+// The formulas are held against auto-round's in tests/peer/formula_test.py.
+class FakeQuantFloat4 : public ::testing::TestWithParam<WeightType> {
+ protected:
+  FakeQuantFloat4() {
+    torch::manual_seed(3);
+    weight_ = torch::randn({8, 96}).mul(torch::logspace(-3, 1, 8).unsqueeze(1));
+    weight_[4].fill_(0);
+    scheme_.type = GetParam();
+    scheme_.group_size = GetParam() == WeightType::kMxFp4 ? 32 : 16;
+    scheme_ = with_global_scale(scheme_, {weight_});
+    parameters_ = make_rounding_parameters(weight_, scheme_);
+    parameters_.v.uniform_(-0.6, 0.6);
+    parameters_.max_scale.uniform_(0.6, 1);
+  }
+
+  torch::Tensor weight_;
+  QuantScheme scheme_;
+  RoundingParameters parameters_;
+};
+
+TEST_P(FakeQuantFloat4, BitsDequantizeToWhatWasTuned) {
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    const torch::Tensor weight = weight_.to(dtype);
+    torch::Tensor expected = torch::empty(weight.sizes(), dtype);
+    fake_quantize(weight, parameters_, scheme_, expected);
+    EXPECT_TRUE(torch::equal(dequantize(quantize(weight, parameters_, scheme_), dtype), expected));
+    EXPECT_LT((expected - weight).norm().item<float>(), 0.25f * weight.norm().item<float>());
+    EXPECT_EQ(expected[4].abs().max().item<float>() == 0, GetParam() == WeightType::kNvFp4);  // mx_fp has no scale 0
+  }
+}
+
+TEST_P(FakeQuantFloat4, StepMovesEachParameterByItsGradientsSign) {
+  const torch::Tensor upstream = torch::randn(weight_.sizes());
+  const RoundingGradients gradients = rounding_gradients(weight_, parameters_, scheme_, upstream);
+  const torch::Tensor v = parameters_.v - 0.05 * gradients.v.sign();
+  const torch::Tensor high = (parameters_.max_scale - 0.02 * gradients.max_scale.sign()).clamp(0, 1);
+  sign_step(weight_, parameters_, scheme_, upstream, {0.05f, 0.02f});
+  EXPECT_TRUE(torch::allclose(parameters_.v, v, 1e-6, 1e-7));
+  EXPECT_TRUE(torch::allclose(parameters_.max_scale, high, 1e-6, 1e-7));
+}
+
+TEST_P(FakeQuantFloat4, RoundsToTheNearestLevelByHand) {
+  // The largest is 6, so that the scale is 1. Halves go to the level whose last bit is 0.
+  torch::Tensor row = torch::zeros({1, scheme_.group_size});
+  const std::vector<float> weights = {6, -5.1f, 5, -3.5f, 2.5f, -1.75f, 0.75f, 0.25f, -0.2f, 0.3f};
+  const std::vector<float> levels = {6, -6, 4, -4, 2, -2, 1, 0, 0, 0.5f};
+  for (std::size_t i = 0; i < weights.size(); ++i) row[0][static_cast<std::int64_t>(i)] = weights[i];
+  QuantScheme scheme = scheme_;
+  scheme.global_scale = 0;
+  const QuantizedWeight quantized = round_to_nearest(row, scheme);
+  EXPECT_EQ(quantized.scale.max().item<float>(), 1);
+  const torch::Tensor got = dequantize(quantized, torch::kFloat32);
+  for (std::size_t i = 0; i < levels.size(); ++i) {
+    EXPECT_EQ(got[0][static_cast<std::int64_t>(i)].item<float>(), levels[i]) << weights[i];
+  }
+}
+
+TEST(GlobalScale, IsOneForAllWeights) {
+  QuantScheme scheme;
+  scheme.type = WeightType::kNvFp4;
+  const std::vector<torch::Tensor> weights = {torch::full({2, 16}, 0.5f), torch::full({2, 16}, -3.0f)};
+  EXPECT_EQ(with_global_scale(scheme, weights).global_scale, 512);  // <= 448 * 6 / 3 = 896
+  scheme.global_scale = 4;
+  EXPECT_EQ(with_global_scale(scheme, weights).global_scale, 4);
+  EXPECT_EQ(with_global_scale(QuantScheme(), weights).global_scale, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, FakeQuantFloat4, ::testing::Values(WeightType::kMxFp4, WeightType::kNvFp4));
+
 TEST(RoundToNearest, RowsInPiecesAreTheWhole) {
   torch::manual_seed(2);
   const torch::Tensor weight = torch::randn({4096 + 37, 32}).to(torch::kBFloat16);

@@ -5,24 +5,12 @@
 
 #include "model/tensor_source.h"
 #include "tune/block_tuner.h"
+#include "tests/model/tiny_llama.h"
 
 namespace roundtable::testing {
 
-inline ModelConfig tiny_config() {
-  ModelConfig config;
-  config.model_type = "llama";
-  config.hidden_size = 64;
-  config.intermediate_size = 96;
-  config.n_blocks = 1;
-  config.n_heads = 4;
-  config.n_kv_heads = 2;
-  config.head_dim = 16;
-  config.vocab_size = 32;
-  return config;
-}
-
 struct TinyProblem {
-  ModelConfig config = tiny_config();
+  ModelConfig config = tiny_llama(1);
   BlockWeights weights;
   torch::Tensor input;   // [8, 16, 64]
   torch::Tensor target;

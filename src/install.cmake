@@ -19,5 +19,5 @@ install(FILES launch/report_charts.py launch/report_record.py launch/report_time
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 install(CODE "
-  execute_process(COMMAND ${ROUNDTABLE_PYTHON} ${PROJECT_SOURCE_DIR}/packaging/man_page.py $<TARGET_FILE:roundtable>
+  execute_process(COMMAND ${ROUNDTABLE_PYTHON} ${PROJECT_SOURCE_DIR}/launch/man_page.py $<TARGET_FILE:roundtable>
     \$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_MANDIR}/man1/roundtable.1 COMMAND_ERROR_IS_FATAL ANY)")
