@@ -1,1 +1,1 @@
-// Gives the precompiled LibTorch header an owner: a translation unit that includes torch/torch.h alone takes 20 s.
+// Gives the precompiled LibTorch header an owner: a translation unit that includes LibTorch alone takes 20 s.

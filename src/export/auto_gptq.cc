@@ -6,7 +6,7 @@
 //
 //   NAME.g_idx  int32 [in]   the group of each input; ours are in order (desc_act is false)
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <memory>
 

@@ -2,7 +2,7 @@
 #include "export/awq_layout.h"
 
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "quant/packing.h"
 

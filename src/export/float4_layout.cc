@@ -1,6 +1,6 @@
 #include "export/float4_layout.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 namespace roundtable {
 

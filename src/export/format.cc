@@ -2,7 +2,7 @@
 #include "export/format.h"
 
 #include <fmt/ranges.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "base/error.h"
 #include "export/formats.h"

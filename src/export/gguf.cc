@@ -3,7 +3,7 @@
 // Source: see io/gguf.h (the container), gguf_blocks.h (quantized layers), gguf_model.h (names and entries) and
 // gguf_vocab.h (tokenizer). A layer's type follows from its scheme. What is not quantized stays in its type, but norms
 // and biases, which llama.cpp wants in fp32.
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "export/formats.h"
 #include "export/gguf_blocks.h"

@@ -2,7 +2,7 @@
 #include "export/gguf_blocks.h"
 
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstring>
 

@@ -2,7 +2,7 @@
 #include "export/gguf_model.h"
 
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cmath>
 #include <map>

@@ -2,7 +2,7 @@
 #include "export/gptq_layout.h"
 
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "base/error.h"
 #include "quant/packing.h"

@@ -2,7 +2,7 @@
 #include "export/layer_tensors.h"
 
 #include <fmt/ranges.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "base/error.h"
 

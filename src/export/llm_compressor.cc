@@ -13,7 +13,7 @@
 //
 // Engines load the scales in the type that they compute in: fp16 keeps them, bf16 rounds them to 8 bits.
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "base/error.h"
 #include "export/compressed_tensors.h"

@@ -5,7 +5,7 @@
 //
 //   NAME.weight_scale  uint8 [out, groups]   the power of two's exponent, plus 127 (E8M0)
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "base/error.h"
 #include "export/float4_layout.h"

@@ -9,7 +9,7 @@
 // vLLM (compressed_tensors_w4a16_nvfp4.py, process_weights_after_loading) takes the largest global scale of the layers
 // that it fuses for all of them: here a block's layers have one and the same.
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "base/error.h"
 #include "export/float4_layout.h"

@@ -2,7 +2,7 @@
 //
 // Source: transformers 5.23, modeling_utils.py: NAME.weight [out, in] ([in, out] for a Conv1D), and no
 // quantization_config. auto-round calls its own export of this kind "fake".
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "export/formats.h"
 

@@ -1,7 +1,7 @@
 // Opening a quantized model directory.
 #include "export/quantized_checkpoint.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <string_view>
 

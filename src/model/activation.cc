@@ -1,7 +1,7 @@
 // Activations by name; transformers' activations.py.
 #include "model/activation.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "base/error.h"
 #include "model/swiglu.h"

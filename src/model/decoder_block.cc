@@ -1,7 +1,7 @@
 // Forward pass of a block, through LibTorch.
 #include "model/decoder_block.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "base/error.h"
 #include "model/activation.h"

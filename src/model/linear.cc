@@ -1,7 +1,8 @@
 // The linear layer's autograd function.
 #include "model/linear.h"
 
-#include <torch/torch.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
 
 namespace roundtable {
 namespace {

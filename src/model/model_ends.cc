@@ -1,7 +1,7 @@
 // Embedding and head, loaded by name.
 #include "model/model_ends.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 

@@ -1,7 +1,7 @@
 // Norms by kind.
 #include "model/norm.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "model/rms_norm.h"
 

@@ -1,7 +1,7 @@
 // The top-k router.
 #include "model/router.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 namespace roundtable {
 

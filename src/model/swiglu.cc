@@ -2,7 +2,8 @@
 #include "model/swiglu.h"
 
 #include <ATen/Parallel.h>
-#include <torch/torch.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
 
 #include "base/bf16_bits.h"
 #include "base/error.h"

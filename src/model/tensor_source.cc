@@ -2,7 +2,7 @@
 #include "model/tensor_source.h"
 
 #include <fmt/ranges.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <optional>
 #include <string_view>

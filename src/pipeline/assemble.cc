@@ -1,7 +1,7 @@
 // Assembly on the coordinator's rank; proof on all.
 #include "pipeline/assemble.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <filesystem>
 #include <map>

@@ -2,7 +2,7 @@
 #include "pipeline/commands.h"
 
 #include <fmt/ranges.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 

@@ -1,7 +1,7 @@
 // Finding layers and reading them.
 #include "pipeline/conversion_source.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <map>

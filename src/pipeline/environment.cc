@@ -3,7 +3,9 @@
 
 #include <malloc.h>
 #include <sched.h>
-#include <torch/torch.h>
+#include <torch/cuda.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <fstream>

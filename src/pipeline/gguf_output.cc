@@ -3,7 +3,7 @@
 // Source: llama.cpp, tools/gguf-split/gguf-split.cpp: all entries in the first file, split.no, split.count and
 // split.tensors.count in each, and names model-00001-of-00003.gguf.
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <map>
 #include <numeric>

@@ -1,5 +1,5 @@
 // The whole run: plan, calibrate, tune, assemble, prove.
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <filesystem>
 #include <map>

@@ -1,5 +1,5 @@
 // A Hugging Face model directory.
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstring>
 #include <map>

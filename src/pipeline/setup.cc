@@ -1,7 +1,7 @@
 // Putting an Environment together.
 #include "pipeline/setup.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <iostream>
 

@@ -1,7 +1,7 @@
 // Writing, proving and reading a block's shard.
 #include "pipeline/shard.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "base/error.h"
 #include "io/safetensors.h"

@@ -1,7 +1,9 @@
 // Embedding, blocks, and the head with its cross entropy.
 #include "pipeline/streaming_pass.h"
 
-#include <torch/torch.h>
+#include <ATen/core/Reduction.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <cmath>
 
@@ -29,8 +31,8 @@ double row_loss(const Head& head, const torch::Tensor& hidden, const torch::Tens
     if (logits.defined()) logits.narrow(0, first, n).copy_(scores);
     const std::int64_t predicted = std::min(n, seqlen - 1 - first);  // the last position predicts nothing known
     if (predicted <= 0) continue;
-    sum += torch::nn::functional::cross_entropy(scores.narrow(0, 0, predicted), ids.narrow(0, first + 1, predicted),
-                                                torch::nn::functional::CrossEntropyFuncOptions().reduction(torch::kSum))
+    sum += at::cross_entropy_loss(scores.narrow(0, 0, predicted), ids.narrow(0, first + 1, predicted), {},
+                                  at::Reduction::Sum)
                .item<double>();
   }
   return sum;

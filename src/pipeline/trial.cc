@@ -1,7 +1,7 @@
 // The parts of a run in small, with a stopwatch.
 #include "pipeline/trial.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <array>

@@ -1,7 +1,7 @@
 // Tuning stages, block by block.
 #include "pipeline/worker.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>

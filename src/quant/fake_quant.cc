@@ -1,7 +1,7 @@
 // Checks shapes and hands the arrays to the kernels of the tensors' device.
 #include "quant/fake_quant.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <cmath>

@@ -1,7 +1,8 @@
 // The tuning loop of a block.
 #include "tune/block_tuner.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <cmath>

@@ -1,7 +1,7 @@
 // One forward pass that compares each layer with the two ways to quantize it.
 #include "tune/layer_error.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "base/error.h"
 

@@ -2,7 +2,7 @@
 #include "tune/mse.h"
 
 #include <ATen/Parallel.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 

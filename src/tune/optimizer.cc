@@ -1,7 +1,7 @@
 // The fused sign step, and optimizers with a memory in LibTorch's operations.
 #include "tune/optimizer.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <array>
 #include <cmath>

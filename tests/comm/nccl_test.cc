@@ -1,6 +1,8 @@
 // NCCL over the ranks of a node, a GPU each.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/cuda.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "comm/nccl_communicator.h"
 #include "pipeline/device_stream.h"

@@ -65,6 +65,8 @@ struct BadValue {
   std::string problem;
 };
 
+void PrintTo(const BadValue& bad, std::ostream* out) { *out << bad.key << ": " << bad.value; }
+
 class ConfigBadValue : public testing::TestWithParam<BadValue> {};
 
 TEST_P(ConfigBadValue, NamesLineKeyExpectedAndFound) {
@@ -127,7 +129,7 @@ INSTANTIATE_TEST_SUITE_P(
                     BadValue{"tuning.minmax_lr", "'1'", "expected a number of at least 0, found the text '1'"}));
 
 const std::string kEveryFormat =
-    "auto_round:auto_gptq, auto_round, auto_round:auto_awq, auto_gptq, auto_awq, llm_compressor, gguf or qdq";
+    "auto_round:auto_gptq, auto_round, auto_round:auto_awq, auto_gptq, auto_awq, llm_compressor, mxfp4, nvfp4, gguf or qdq";
 
 INSTANTIATE_TEST_SUITE_P(
     Other, ConfigBadValue,
@@ -139,7 +141,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadValue{"tuning.sampler", "random", "expected strata or rand, found 'random'"},
         BadValue{"quantization.scheme", "SYM", "expected sym or asym, found 'SYM'"},
         BadValue{"quantization.scale_dtype", "bf16", "expected fp16 or fp32, found 'bf16'"},
-        BadValue{"quantization.data_type", "mx_fp", "expected int, found 'mx_fp'"},
+        BadValue{"quantization.data_type", "fp8", "expected int, mx_fp or nv_fp, found 'fp8'"},
         BadValue{"parallel.backend", "gloo", "expected auto, mpi or nccl, found 'gloo'"},
         BadValue{"output.max_shard_size", "5", "expected a size such as 5GB or 500MB, found '5'"},
         BadValue{"output.max_shard_size", "0GB", "expected a size such as 5GB or 500MB, found '0GB'"},

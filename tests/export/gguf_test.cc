@@ -1,6 +1,7 @@
 // GGML's blocks against its formulas, weight by weight; the whole file is held against the gguf package in tests/peer.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <cstring>
 

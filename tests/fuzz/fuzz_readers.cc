@@ -5,7 +5,8 @@
 //
 // A failure prints the reader, seed and round, and keeps the file.
 #include <malloc.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -317,9 +318,14 @@ class Fuzzer {
   // The shards, the index and quantization_config of each format.
   void add_quantized() {
     const LinearSpec linear{"model.layers.0.mlp.up_proj", 64, 64};
-    const QuantScheme scheme{.bits = 4, .group_size = 32};
-    const QuantizedWeight weight = round_to_nearest(torch::randn({64, 64}), scheme);
     for (const PackedFormat* format : packed_formats()) {
+      QuantScheme scheme{.bits = 4, .group_size = 32};
+      if (format->has_place_for(WeightType::kMxFp4)) scheme.type = WeightType::kMxFp4;
+      if (format->has_place_for(WeightType::kNvFp4)) {
+        scheme.type = WeightType::kNvFp4;
+        scheme.group_size = 16;
+      }
+      const QuantizedWeight weight = round_to_nearest(torch::randn({64, 64}), scheme);
       std::string folder(format->name());
       std::replace(folder.begin(), folder.end(), ':', '-');
       std::filesystem::create_directory(at(folder));

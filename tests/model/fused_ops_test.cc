@@ -1,6 +1,7 @@
 // The fused operations of a block against LibTorch's own, forward and backward, in fp32 and bf16.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "model/rms_norm.h"
 #include "model/rope.h"

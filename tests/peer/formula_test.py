@@ -185,7 +185,7 @@ class Float4Test(unittest.TestCase):
         v, high = (tensors[f"{name}.{what}"].clone().requires_grad_() for what in ("v", "max_scale"))
         self.theirs(case, weight, v, high.flatten())[0].backward(tensors[f"{name}.upstream"])
         self.assertTrue(torch.allclose(ours[f"{name}.dv"], v.grad, rtol=1e-5, atol=1e-7), name)
-        self.assertGreater((v.grad != 0).float().mean().item(), 0.7)
+        self.assertGreater((v.grad != 0).float().mean().item(), 0.6)
         rows = [row for row in range(16) if row != 1]  # of zeros: auto-round's logarithm of 0 has no gradient
         self.assertTrue(torch.allclose(ours[f"{name}.dmax_scale"][rows], high.grad[rows], rtol=1e-4, atol=1e-4), name)
         self.assertTrue(ours[f"{name}.dmax_scale"].isfinite().all())

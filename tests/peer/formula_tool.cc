@@ -6,7 +6,7 @@
 // fp32. OUT gets NAME.q and NAME.zero_point (uint8), NAME.scale (fp32) and NAME.dequantized (the weight's dtype); with
 // NAME.upstream, dL/dWq in fp32, the gradients NAME.dv and NAME.dmax_scale too.
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <nlohmann/json.hpp>
 

@@ -1,6 +1,8 @@
 // The CUDA kernels against the CPU's: the same inner functions, so the same bits; sums of a group in another order.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/cuda.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "quant/fake_quant.h"
 

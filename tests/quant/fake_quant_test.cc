@@ -2,7 +2,8 @@
 #include "quant/fake_quant.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "tests/quant/plain_formula.h"
 

@@ -2,7 +2,7 @@
 // (data_type/int.py: quant_tensor_sym, quant_tensor_asym), for LibTorch's autograd to differentiate.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "quant/fake_quant.h"
 

@@ -1,7 +1,7 @@
 // Several blocks tuned as one, against the plain loop over both.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "base/error.h"
 #include "tests/tune/plain_tuner.h"

@@ -1,6 +1,8 @@
 // low_gpu_mem_usage: samples on the host, the block on the GPU, and the same losses as with all on the GPU.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/cuda.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "tests/tune/tuner_fixture.h"
 #include "tune/block_tuner.h"

@@ -2,7 +2,9 @@
 #include "tune/optimizer.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/optim/adamw.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "tests/quant/plain_formula.h"
 

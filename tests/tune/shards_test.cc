@@ -1,6 +1,6 @@
 // Shards of a group: the same gradients and loss as one rank, and the same integers on every rank.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "tests/mpi_main.h"
 #include "tests/tune/tuner_fixture.h"

@@ -1,7 +1,8 @@
 // A small random Llama block with calibration data, the same on every rank.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "model/tensor_source.h"
 #include "tune/block_tuner.h"
