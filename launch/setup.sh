@@ -53,6 +53,8 @@ if [ "$want_peer" = 1 ] && [ ! -e "$peer_venv/.complete" ]; then
   peer_site=$("$peer_venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   echo "$base_site" > "$peer_site/roundtable_base.pth"
   "$peer_venv/bin/pip" install -q -r "$root/launch/requirements-peer.txt"
+  BUILD_CUDA_EXT=0 "$peer_venv/bin/pip" install -q --no-deps --no-build-isolation --target "$peer_venv/gptqmodel" \
+    -r "$root/launch/requirements-gptqmodel.txt"
   touch "$peer_venv/.complete"
 fi
 
