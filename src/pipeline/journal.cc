@@ -78,8 +78,8 @@ bool journal_is_held(const std::string& path) {
   return answered && probe.l_type != F_UNLCK;
 }
 
-Journal::Journal(const std::string& path) : path_(path) {
-  fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+// Once the other constructor is done the destructor closes the file, whatever is thrown here.
+Journal::Journal(const std::string& path) : Journal(path, ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
   if (fd_ < 0) throw machine_error(path, "cannot be opened: " + reason());
   lock();
   JournalContent content = read_journal(path);

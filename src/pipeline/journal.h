@@ -49,11 +49,12 @@ class Journal {
   void append(const nlohmann::json& record);
 
  private:
+  Journal(const std::string& path, int fd) : path_(path), fd_(fd) {}
   void lock();
   void cut_torn_tail(std::size_t whole);
 
   std::string path_;
-  int fd_ = -1;
+  int fd_;
   bool locked_ = false;
   std::vector<nlohmann::json> records_;
 };

@@ -252,6 +252,18 @@ void warn_of_tensor_parallel(Plan& plan) {
   }
 }
 
+// tests/peer/gptqmodel_test.py shows it.
+void warn_of_gptqmodel(Plan& plan) {
+  const bool auto_gptq = std::any_of(plan.formats.begin(), plan.formats.end(),
+                                     [](const CheckpointFormat* format) { return format->name() == "auto_gptq"; });
+  const bool asym = std::any_of(plan.schemes.begin(), plan.schemes.end(), [](const BlockSchemes& schemes) {
+    return std::any_of(schemes.begin(), schemes.end(), [](const auto& scheme) { return scheme && !scheme->symmetric; });
+  });
+  if (!auto_gptq || !asym) return;
+  plan.warnings.push_back(
+      "auto_gptq: GPTQModel 7.7 loads asym only where it was the quantizer itself; auto-round's reader loads it");
+}
+
 }  // namespace
 
 Plan lay_out(const Config& config, const World& world) {
@@ -274,6 +286,7 @@ Plan lay_out(const Config& config, const World& world) {
   }
   decide_files(config, plan);
   warn_of_tensor_parallel(plan);
+  warn_of_gptqmodel(plan);
   plan.shards = count_shards(config, plan);
   plan.groups = world.ranks / plan.shards;
   plan.joint_blocks = std::min(config.tuning.n_blocks, plan.model.n_blocks);

@@ -211,6 +211,11 @@ class PlanTest(ConvertCase):
                 self.fail_with(command, 1, BAD_INPUT, "output.formats", *words)
             self.assertFalse((self.folder / "out").exists())
 
+    def test_who_does_not_read_asym(self):
+        gptq = {"output.formats": ["auto_gptq"]}
+        self.assertNotIn("GPTQModel", self.succeed(self.plan(gptq)).out)
+        self.assertIn("GPTQModel 7.7 loads asym only", self.succeed(self.plan(gptq | {"quantization.scheme": "asym"})).out)
+
     def test_tensor_parallel_sizes_that_cut_a_group(self):
         out = self.succeed(self.plan({})).out
         self.assertIn("tensor parallelism over 4 or 8 devices would cut a group of self_attn.o_proj (64 inputs, groups of 32)",

@@ -6,6 +6,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fstream>
+
 #include "base/error.h"
 #include "tests/io/temporary_folder.h"
 
@@ -63,6 +65,12 @@ TEST_F(JournalFile, AFlippedByteIsRefused) {
     }
     EXPECT_EQ(content_of(path_), broken) << "nothing is cut off a damaged journal";
   }
+}
+
+TEST_F(JournalFile, AFileThatIsRefusedIsClosed) {
+  std::ofstream(path_) << std::string(100, 'x');
+  EXPECT_THROW(Journal{path_}, Error);
+  EXPECT_FALSE(journal_is_held(path_));  // the lock goes with the file
 }
 
 TEST_F(JournalFile, ASecondProcessIsRefused) {
