@@ -52,10 +52,15 @@ class TuningState {
   TuningState(const Chain& chain, const std::vector<torch::Tensor>& original, const BlockSchemes& schemes,
               const TuneSettings& settings)
       : chain_(chain), original_(original), schemes_(schemes), settings_(settings) {
+    RT_CHECK(original.size() == chain.size() && schemes.size() == chain.size());
     std::vector<torch::Tensor> quantized;
     for_each([&](std::size_t i) { quantized.push_back(original[i]); });
-    for_each([&](std::size_t i) { schemes_[i] = with_global_scale(*schemes_[i], quantized); });
-    RT_CHECK(original.size() == chain.size() && schemes.size() == chain.size());
+    float global_scale = 0;  // the first layer's is all others': the weights are looked through once
+    for_each([&](std::size_t i) {
+      schemes_[i]->global_scale = global_scale;
+      schemes_[i] = with_global_scale(*schemes_[i], quantized);
+      global_scale = schemes_[i]->global_scale;
+    });
     std::int64_t total = 0;
     for_each([&](std::size_t i) { total += original[i].numel(); });
     // One buffer, one reduction: the gradients, the number of ranks that want to leave, and in the last place the loss.
