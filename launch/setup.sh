@@ -62,7 +62,8 @@ fi
 say "building in $build"
 launchers=()
 command -v ccache >/dev/null && launchers=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
-cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release "${launchers[@]}" \
+# Unity: files of a folder are compiled together, so that LibTorch's headers are read a third as often.
+cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_UNITY_BUILD=ON "${launchers[@]}" \
   -DROUNDTABLE_PYTHON="$venv/bin/python" -DROUNDTABLE_PEER_PYTHON="$peer_venv/bin/python" >"$build.log" 2>&1 \
   || { tail -30 "$build.log"; die "cmake failed; the whole log is $build.log"; }
 cmake --build "$build"

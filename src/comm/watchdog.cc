@@ -24,25 +24,6 @@ constexpr int kTag = 0;  // on a communicator of the watchdogs' own
 constexpr double kSignSeconds = 1;
 constexpr double kReportSeconds = 4;  // how long a failed rank gives rank 0 to report for it
 
-// One text on its way to a rank. A rank that is stopped takes none: nothing here waits for it.
-class Outbox {
- public:
-  bool free() {
-    int done = 1;
-    if (request_ != MPI_REQUEST_NULL) check_mpi(MPI_Test(&request_, &done, MPI_STATUS_IGNORE), "MPI_Test");
-    return done != 0;
-  }
-  void post(const MpiCommunicator& comm, int rank, std::string text) {
-    text_ = std::move(text);
-    check_mpi(MPI_Isend(text_.data(), static_cast<int>(text_.size()), MPI_CHAR, rank, kTag, comm.native(), &request_),
-              "MPI_Isend");
-  }
-
- private:
-  std::string text_;
-  MPI_Request request_ = MPI_REQUEST_NULL;
-};
-
 constexpr const char* kLaneNames[kLanes] = {"", "its coordinator "};
 
 // This process's state, as it is sent. Of a lane: {idle seconds, call in which it waits, name}.
@@ -66,6 +47,25 @@ json own_sign(const char* type) {
 }
 
 }  // namespace
+
+// One text on its way to a rank. A rank that is stopped takes none: nothing here waits for it.
+class Watchdog::Outbox {
+ public:
+  bool free() {
+    int done = 1;
+    if (request_ != MPI_REQUEST_NULL) check_mpi(MPI_Test(&request_, &done, MPI_STATUS_IGNORE), "MPI_Test");
+    return done != 0;
+  }
+  void post(const MpiCommunicator& comm, int rank, std::string text) {
+    text_ = std::move(text);
+    check_mpi(MPI_Isend(text_.data(), static_cast<int>(text_.size()), MPI_CHAR, rank, kTag, comm.native(), &request_),
+              "MPI_Isend");
+  }
+
+ private:
+  std::string text_;
+  MPI_Request request_ = MPI_REQUEST_NULL;
+};
 
 class Watchdog::Thread {
  public:

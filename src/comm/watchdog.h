@@ -48,6 +48,7 @@ class Watchdog {
   [[noreturn]] void end_all(ExitCode code, const std::string& line);
 
  private:
+  class Outbox;
   class Thread;
   std::unique_ptr<Thread> thread_;
 };

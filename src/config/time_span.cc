@@ -1,7 +1,11 @@
 // Parsing lengths of time.
 #include "config/time_span.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdint>
 
 namespace roundtable {
@@ -43,6 +47,11 @@ std::optional<double> seconds_of(std::string_view text) {
   const auto seconds = whole(text);
   if (!days || !hours || !minutes || !seconds || *minutes > 59 || *seconds > 59 || (with_days && *hours > 23)) return {};
   return static_cast<double>(((*days * 24 + *hours) * 60 + *minutes) * 60 + *seconds);
+}
+
+std::string clock_time(double seconds) {
+  const auto whole = static_cast<std::int64_t>(std::llround(std::clamp(seconds, 0.0, 1e9)));
+  return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
 }
 
 }  // namespace roundtable

@@ -14,6 +14,9 @@ namespace roundtable {
 // anything else.
 std::optional<double> seconds_of(std::string_view text);
 
+// "H:MM:SS", rounded to a second; what is negative or beyond 1e9 seconds is drawn in.
+std::string clock_time(double seconds);
+
 inline Constraint<std::string> time_span_or_none() {
   return {"seconds, HH:MM:SS, D-HH:MM:SS, or nothing",
           [](const std::string& value) { return value.empty() || seconds_of(value).value_or(0) > 0; }};

@@ -53,7 +53,7 @@ std::vector<const TensorView*> in_file_order(const std::vector<TensorView>& tens
   return order;
 }
 
-std::uint64_t bytes_of(const TensorView& tensor) {
+std::uint64_t view_bytes(const TensorView& tensor) {
   std::uint64_t bytes = size_of(tensor.type);
   for (const std::int64_t dimension : tensor.shape) {
     RT_CHECK(dimension >= 0);
@@ -71,7 +71,7 @@ std::string header_text(const std::vector<const TensorView*>& order,
   if (!metadata.empty()) members.push_back(fmt::format("\"__metadata__\":{}", nlohmann::json(metadata).dump()));
   std::uint64_t offset = 0;
   for (const TensorView* tensor : order) {
-    const std::uint64_t end = offset + bytes_of(*tensor);
+    const std::uint64_t end = offset + view_bytes(*tensor);
     members.push_back(fmt::format(R"({}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", quoted(tensor->name),
                                   safetensors_dtype(tensor->type), fmt::join(tensor->shape, ","), offset, end));
     offset = end;
@@ -107,7 +107,7 @@ WrittenFile write_safetensors(const std::string& path, const std::vector<TensorV
     put(&length, sizeof length);
     put(header.data(), header.size());
     for (const TensorView* tensor : order) {
-      const std::uint64_t bytes = bytes_of(*tensor);
+      const std::uint64_t bytes = view_bytes(*tensor);
       RT_CHECK(bytes == 0 || tensor->data != nullptr);
       if (bytes > 0) put(tensor->data, bytes);
     }

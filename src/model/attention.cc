@@ -26,7 +26,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr std::int64_t kTileRows = 128;
-constexpr std::int64_t kGrain = 16384;  // elements a thread takes at least
+constexpr std::int64_t kGrainScores = 16384;  // elements a thread takes at least
 
 // Query rows [begin, end) and the keys [first_key, end) that any of them sees.
 struct Tile {
@@ -97,7 +97,7 @@ RT_SIMD_CLONES void softmax_gradient(const T* __restrict p, std::int64_t n, floa
 // Calls body(row of the flattened tensor, the keys it sees) for all rows of [batch, heads' tile rows, keys], in parallel.
 template <class Body>
 void for_each_row(const Tile& tile, std::int64_t total_rows, std::int64_t window, const Body& body) {
-  at::parallel_for(0, total_rows, std::max<std::int64_t>(1, kGrain / tile.keys()),
+  at::parallel_for(0, total_rows, std::max<std::int64_t>(1, kGrainScores / tile.keys()),
                    [&](std::int64_t first, std::int64_t last) {
                      for (std::int64_t r = first; r < last; ++r) {
                        body(r * tile.keys(), visible_keys(tile, r % tile.rows(), window));

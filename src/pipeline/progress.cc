@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "config/time_span.h"
 
 namespace roundtable {
 namespace {
@@ -68,11 +69,6 @@ Screen::Size size_of_terminal(int terminal) {
 }
 
 // ---- words -----------------------------------------------------------------------------------------------------
-
-std::string clock_time(double seconds) {
-  const auto whole = static_cast<std::int64_t>(std::llround(std::clamp(seconds, 0.0, 1e9)));
-  return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
-}
 
 std::string left_words(const std::optional<double>& seconds) {
   return fmt::format("left {}", seconds ? clock_time(*seconds) : "-:--:--");

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "config/time_span.h"
 #include "io/json_file.h"
 #include "pipeline/journal.h"
 
@@ -187,11 +188,6 @@ class Reader {
   json run_;
   std::map<std::int64_t, json> blocks_;
 };
-
-std::string clock_time(double seconds) {
-  const auto whole = static_cast<std::int64_t>(std::llround(std::clamp(seconds, 0.0, 1e9)));
-  return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
-}
 
 // ---- lines -----------------------------------------------------------------------------------------------------
 

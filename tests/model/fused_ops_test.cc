@@ -11,7 +11,7 @@ namespace roundtable {
 namespace {
 
 // |a - b| relative to b's size, at most `tolerance`.
-void expect_close(const torch::Tensor& a, const torch::Tensor& b, double tolerance) {
+void expect_near(const torch::Tensor& a, const torch::Tensor& b, double tolerance) {
   const double error = (a.to(torch::kFloat64) - b.to(torch::kFloat64)).norm().item<double>();
   EXPECT_LE(error, tolerance * b.to(torch::kFloat64).norm().item<double>());
 }
@@ -37,8 +37,8 @@ TEST_P(FusedOps, RmsNorm) {
   const torch::Tensor expected =
       weight.to(torch::kFloat64) * wide * torch::rsqrt(wide.square().mean(-1, true) + 1e-5);
   expected.backward(upstream.to(torch::kFloat64));
-  expect_close(y.detach(), expected.detach(), tolerance());
-  expect_close(x.grad(), wide.grad(), tolerance());
+  expect_near(y.detach(), expected.detach(), tolerance());
+  expect_near(x.grad(), wide.grad(), tolerance());
 }
 
 TEST_P(FusedOps, RmsNormPlusOne) {
@@ -52,8 +52,8 @@ TEST_P(FusedOps, RmsNormPlusOne) {
   const torch::Tensor expected =
       (weight.to(torch::kFloat64) + 1) * wide * torch::rsqrt(wide.square().mean(-1, true) + 1e-5);
   expected.backward(upstream.to(torch::kFloat64));
-  expect_close(y.detach(), expected.detach(), tolerance());
-  expect_close(x.grad(), wide.grad(), tolerance());
+  expect_near(y.detach(), expected.detach(), tolerance());
+  expect_near(x.grad(), wide.grad(), tolerance());
 }
 
 TEST_P(FusedOps, Swiglu) {
@@ -67,9 +67,9 @@ TEST_P(FusedOps, Swiglu) {
   const torch::Tensor wide_up = leaf(up);
   const torch::Tensor expected = torch::silu(wide_gate) * wide_up;
   expected.backward(upstream.to(torch::kFloat64));
-  expect_close(y.detach(), expected.detach(), tolerance());
-  expect_close(gate.grad(), wide_gate.grad(), tolerance());
-  expect_close(up.grad(), wide_up.grad(), tolerance());
+  expect_near(y.detach(), expected.detach(), tolerance());
+  expect_near(gate.grad(), wide_gate.grad(), tolerance());
+  expect_near(up.grad(), wide_up.grad(), tolerance());
 }
 
 TEST_P(FusedOps, SwigluAtTheEndsOfTheRange) {
@@ -92,8 +92,8 @@ TEST_P(FusedOps, Rope) {
   const torch::Tensor expected = wide * table.cos.to(torch::kFloat64).unsqueeze(1) +
                                  torch::cat({-halves[1], halves[0]}, -1) * table.sin.to(torch::kFloat64).unsqueeze(1);
   expected.backward(upstream.to(torch::kFloat64));
-  expect_close(y.detach(), expected.detach(), tolerance());
-  expect_close(x.grad(), wide.grad(), tolerance());
+  expect_near(y.detach(), expected.detach(), tolerance());
+  expect_near(x.grad(), wide.grad(), tolerance());
 }
 
 TEST_P(FusedOps, RopeOfAPartOfEachHead) {
@@ -114,8 +114,8 @@ TEST_P(FusedOps, RopeOfAPartOfEachHead) {
            torch::cat({-halves[1], halves[0]}, -1) * table.sin.to(torch::kFloat64).unsqueeze(1),
        wide.narrow(-1, 4, 12)}, -1);
   expected.backward(upstream.to(torch::kFloat64));
-  expect_close(y.detach(), expected.detach(), tolerance());
-  expect_close(x.grad(), wide.grad(), tolerance());
+  expect_near(y.detach(), expected.detach(), tolerance());
+  expect_near(x.grad(), wide.grad(), tolerance());
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, FusedOps, ::testing::Values(torch::kFloat32, torch::kBFloat16));
