@@ -27,7 +27,16 @@ Outcome outcome_of(const std::function<std::string()>& work) {
   }
 }
 
+struct DoneSum final : PendingSum {
+  bool poll() override { return true; }
+  void wait() override {}
+};
+
 }  // namespace
+
+std::unique_ptr<PendingSum> SelfCommunicator::start_all_reduce_sum(void*, std::int64_t, ElementType) {
+  return std::make_unique<DoneSum>();
+}
 
 void SelfCommunicator::all_gather(const void* mine, std::int64_t bytes, void* gathered) {
   std::memcpy(gathered, mine, static_cast<std::size_t>(bytes));

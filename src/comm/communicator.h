@@ -12,6 +12,21 @@
 
 namespace roundtable {
 
+// A sum that is on its way: what Communicator::start_all_reduce_sum returns. Errors of the carrier are thrown as Error
+// (kMachine) by either call.
+class PendingSum {
+ public:
+  virtual ~PendingSum() = default;
+
+  // Moves it on and returns whether it is done. Cheap: MPI moves data only inside its calls, so that whoever works
+  // meanwhile is to call this now and then.
+  virtual bool poll() = 0;
+
+  // Returns when the sum is where the caller's next work finds it: in host memory, or in device memory for the kernels
+  // that are enqueued after this.
+  virtual void wait() = 0;
+};
+
 // Every call below is collective over the communicator's ranks: all must call it, in the same order, with the same
 // count, type and root. Errors of the carrier are thrown as Error (kMachine) and name the rank.
 class Communicator {
@@ -21,9 +36,13 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  // data[i] = sum over ranks of data[i], in place. `type` is kF32, kF64, kBF16 or kI64.
+  // data[i] = sum over ranks of data[i], in place. `type` is kF32, kF64, kBF16, kI8 or kI64.
   // Every rank receives the same bits.
-  virtual void all_reduce_sum(void* data, std::int64_t count, ElementType type) = 0;
+  void all_reduce_sum(void* data, std::int64_t count, ElementType type) { start_all_reduce_sum(data, count, type)->wait(); }
+
+  // The same without waiting: `data` must stand, untouched, until the sum is done. Several may be on their way, but no
+  // other collective is called before they are waited for.
+  virtual std::unique_ptr<PendingSum> start_all_reduce_sum(void* data, std::int64_t count, ElementType type) = 0;
 
   // Copies `bytes` bytes from the root's `data` to everybody's.
   virtual void broadcast(void* data, std::int64_t bytes, int root) = 0;
@@ -44,7 +63,7 @@ class SelfCommunicator final : public Communicator {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
-  void all_reduce_sum(void*, std::int64_t, ElementType) override {}
+  std::unique_ptr<PendingSum> start_all_reduce_sum(void*, std::int64_t, ElementType) override;
   void broadcast(void*, std::int64_t, int) override {}
   void barrier() override {}
   void all_gather(const void* mine, std::int64_t bytes, void* gathered) override;

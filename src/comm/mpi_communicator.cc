@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <thread>
+#include <vector>
 
 #include "base/activity.h"
 #include "base/bf16_bits.h"
@@ -16,7 +17,7 @@ namespace {
 // MPI counts are int; longer buffers go in pieces of this many elements.
 constexpr std::int64_t kPiece = std::int64_t{1} << 28;
 
-MPI_Datatype datatype_of(ElementType type) {
+MPI_Datatype mpi_type_of(ElementType type) {
   switch (type) {
     case ElementType::kF32:
       return MPI_FLOAT;
@@ -24,6 +25,8 @@ MPI_Datatype datatype_of(ElementType type) {
       return MPI_DOUBLE;
     case ElementType::kI64:
       return MPI_INT64_T;
+    case ElementType::kI8:
+      return MPI_INT8_T;
     case ElementType::kBF16:
       return MPI_UINT16_T;
     default:
@@ -41,19 +44,39 @@ void sum_bf16(void* in, void* inout, int* count, MPI_Datatype*) {
 
 // Polls for a millisecond (a reduction inside a step is shorter), then sleeps between polls: an idle rank must not
 // starve the ranks and threads that share its core.
-void wait(MPI_Request* request, const char* call) {
+void wait(MPI_Request* requests, int count, const char* call) {
   const WaitsForOthers waits(call);
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   int done = 0;
   while (true) {
-    check_mpi(MPI_Test(request, &done, MPI_STATUS_IGNORE), call);
+    check_mpi(MPI_Testall(count, requests, &done, MPI_STATUSES_IGNORE), call);
     if (done) return;
     if (Clock::now() - start > std::chrono::milliseconds(1)) {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
   }
 }
+
+void wait(MPI_Request* request, const char* call) { wait(request, 1, call); }
+
+// The pieces of one sum. MPI cannot take a collective back: one that is given up goes on writing to its buffer.
+class MpiSum final : public PendingSum {
+ public:
+  explicit MpiSum(std::vector<MPI_Request> requests) : requests_(std::move(requests)) {}
+
+  bool poll() override {
+    int done = 0;
+    check_mpi(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
+              "MPI_Iallreduce");
+    return done != 0;
+  }
+
+  void wait() override { roundtable::wait(requests_.data(), static_cast<int>(requests_.size()), "MPI_Iallreduce"); }
+
+ private:
+  std::vector<MPI_Request> requests_;
+};
 
 }  // namespace
 
@@ -81,17 +104,17 @@ MpiCommunicator::~MpiCommunicator() {
   if (comm_ != MPI_COMM_NULL) MPI_Comm_free(&comm_);
 }
 
-void MpiCommunicator::all_reduce_sum(void* data, std::int64_t count, ElementType type) {
-  if (size_ == 1) return;
+std::unique_ptr<PendingSum> MpiCommunicator::start_all_reduce_sum(void* data, std::int64_t count, ElementType type) {
+  std::vector<MPI_Request> requests;
   auto* bytes = static_cast<char*>(data);
-  for (std::int64_t done = 0; done < count; done += kPiece) {
+  for (std::int64_t done = 0; size_ > 1 && done < count; done += kPiece) {
     const int piece = static_cast<int>(std::min(kPiece, count - done));
-    MPI_Request request;
     check_mpi(MPI_Iallreduce(MPI_IN_PLACE, bytes + done * static_cast<std::int64_t>(size_of(type)), piece,
-                             datatype_of(type), type == ElementType::kBF16 ? bf16_sum_ : MPI_SUM, comm_, &request),
+                             mpi_type_of(type), type == ElementType::kBF16 ? bf16_sum_ : MPI_SUM, comm_,
+                             &requests.emplace_back(MPI_REQUEST_NULL)),
               "MPI_Iallreduce");
-    wait(&request, "MPI_Iallreduce");
   }
+  return std::make_unique<MpiSum>(std::move(requests));
 }
 
 void MpiCommunicator::broadcast(void* data, std::int64_t bytes, int root) {

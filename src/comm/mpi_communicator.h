@@ -25,7 +25,7 @@ class MpiCommunicator final : public Communicator {
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  void all_reduce_sum(void* data, std::int64_t count, ElementType type) override;
+  std::unique_ptr<PendingSum> start_all_reduce_sum(void* data, std::int64_t count, ElementType type) override;
   void broadcast(void* data, std::int64_t bytes, int root) override;
   void barrier() override;
   void all_gather(const void* mine, std::int64_t bytes, void* gathered) override;

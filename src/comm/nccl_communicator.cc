@@ -19,7 +19,7 @@ void check_cuda(cudaError_t result, const char* call) {
   if (result != cudaSuccess) throw machine_error(call, cudaGetErrorString(result));
 }
 
-ncclDataType_t datatype_of(ElementType type) {
+ncclDataType_t nccl_type_of(ElementType type) {
   switch (type) {
     case ElementType::kF32:
       return ncclFloat32;
@@ -27,6 +27,8 @@ ncclDataType_t datatype_of(ElementType type) {
       return ncclFloat64;
     case ElementType::kBF16:
       return ncclBfloat16;
+    case ElementType::kI8:
+      return ncclInt8;
     case ElementType::kI64:
       return ncclInt64;
     default:
@@ -35,11 +37,51 @@ ncclDataType_t datatype_of(ElementType type) {
   }
 }
 
+// A point in a stream that another stream can wait for.
+class Event {
+ public:
+  Event() { check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreateWithFlags"); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record(cudaStream_t stream) { check_cuda(cudaEventRecord(event_, stream), "cudaEventRecord"); }
+  void hold_back(cudaStream_t stream) const {
+    check_cuda(cudaStreamWaitEvent(stream, event_, 0), "cudaStreamWaitEvent");
+  }
+  bool passed() const {
+    const cudaError_t state = cudaEventQuery(event_);
+    if (state == cudaErrorNotReady) return false;
+    check_cuda(state, "cudaEventQuery");
+    return true;
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// A sum on the communicator's own stream: kernels enqueued meanwhile run beside it.
+class NcclSum final : public PendingSum {
+ public:
+  explicit NcclSum(cudaStream_t compute) : compute_(compute) {}
+
+  bool poll() override { return done_.passed(); }
+  void wait() override { done_.hold_back(compute_); }
+
+  // The sum was enqueued on `stream`.
+  void enqueued(cudaStream_t stream) { done_.record(stream); }
+
+ private:
+  cudaStream_t compute_;
+  Event done_;
+};
+
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(Communicator& host, int device, cudaStream_t stream)
       : rank_(host.rank()), size_(host.size()), stream_(stream) {
     check_cuda(cudaSetDevice(device), "cudaSetDevice");
+    check_cuda(cudaStreamCreateWithFlags(&sums_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
     ncclUniqueId id;
     if (rank_ == 0) check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId");
     host.broadcast(&id, sizeof(id), 0);
@@ -48,15 +90,22 @@ class NcclCommunicator final : public Communicator {
 
   ~NcclCommunicator() override {
     if (comm_ != nullptr) ncclCommDestroy(comm_);
+    if (sums_ != nullptr) cudaStreamDestroy(sums_);
   }
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
-  void all_reduce_sum(void* data, std::int64_t count, ElementType type) override {
-    check_nccl(ncclAllReduce(data, data, static_cast<std::size_t>(count), datatype_of(type), ncclSum, comm_, stream_),
+  std::unique_ptr<PendingSum> start_all_reduce_sum(void* data, std::int64_t count, ElementType type) override {
+    Event produced;  // what is summed comes from kernels on the compute stream
+    produced.record(stream_);
+    produced.hold_back(sums_);
+    auto sum = std::make_unique<NcclSum>(stream_);
+    check_nccl(ncclAllReduce(data, data, static_cast<std::size_t>(count), nccl_type_of(type), ncclSum, comm_, sums_),
                "ncclAllReduce");
+    sum->enqueued(sums_);
     poll();
+    return sum;
   }
 
   void broadcast(void* data, std::int64_t bytes, int root) override {
@@ -98,7 +147,8 @@ class NcclCommunicator final : public Communicator {
 
   int rank_;
   int size_;
-  cudaStream_t stream_;
+  cudaStream_t stream_;          // LibTorch's
+  cudaStream_t sums_ = nullptr;  // ours: sums overlap what LibTorch computes
   ncclComm_t comm_ = nullptr;
 };
 

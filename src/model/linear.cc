@@ -4,6 +4,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>
 
+#include <cstdint>
+
 namespace roundtable {
 namespace {
 
@@ -18,7 +20,7 @@ struct AccumulatingLinear : public torch::autograd::Function<AccumulatingLinear>
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x, const torch::Tensor& weight,
                                const Linear* layer) {
     context->save_for_backward({x, weight});
-    context->saved_data["gradient"] = layer->weight_gradient;
+    context->saved_data["layer"] = static_cast<std::int64_t>(reinterpret_cast<std::intptr_t>(layer));
     return torch::linear(x, weight, layer->bias);
   }
 
@@ -26,8 +28,9 @@ struct AccumulatingLinear : public torch::autograd::Function<AccumulatingLinear>
     const auto saved = context->get_saved_variables();
     const torch::Tensor x = saved[0].flatten(0, -2);              // [tokens, in]
     const torch::Tensor dy = grad_outputs[0].flatten(0, -2);      // [tokens, out]
-    torch::Tensor gradient = context->saved_data["gradient"].toTensor();
-    gradient.add_(torch::mm(dy.t(), x));
+    const auto* layer = reinterpret_cast<const Linear*>(context->saved_data["layer"].toInt());
+    layer->weight_gradient.add_(torch::mm(dy.t(), x));
+    if (layer->on_gradient) layer->on_gradient();
     torch::Tensor dx;
     if (context->needs_input_grad(0)) dx = torch::mm(dy, saved[1]).view_as(saved[0]);
     return {dx, torch::Tensor(), torch::Tensor()};

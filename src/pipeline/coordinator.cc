@@ -91,6 +91,7 @@ void Coordinator::finish_block(int group, const nlohmann::json& message) {
   // These go to the event log, which nobody's correctness hangs on.
   record.erase("losses");
   record.erase("layer_errors");
+  record.erase("reduction");
   state_.journal().append(record);
   nlohmann::json event = message;
   event.erase("type");
@@ -108,6 +109,7 @@ void Coordinator::finish_block(int group, const nlohmann::json& message) {
 void Coordinator::finish_stage(std::int64_t stage) {
   events_.append("stage_end", {{"stage", stage}});
   if (keep_boundaries_) return;
+  // The run's own: shared ones are other runs' too.
   std::error_code ignored;  // a boundary that cannot be removed costs disk, not correctness
   std::filesystem::remove(paths_.boundary(plan_.stages[static_cast<std::size_t>(stage)].first), ignored);
 }

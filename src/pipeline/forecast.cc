@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "model/attention.h"
 #include "model/block_layout.h"
+#include "pipeline/tune_settings.h"
 #include "tune/gradient_sum.h"
 
 namespace roundtable {
@@ -128,7 +129,8 @@ double gradient_bytes(const Config& config, const Sizes& s, const Layout& layout
   if (config.run.reproducible) {
     return 4.0 * static_cast<double>(tree_arenas(static_cast<std::size_t>(s.in_step), layout.shards));
   }
-  return config.parallel.gradient_dtype == "bf16" && layout.shards > 1 ? 4 + 2 : 4;
+  const ElementType sent = gradient_type(config);  // fp32 is sent from where it lies
+  return sent == ElementType::kF32 || layout.shards == 1 ? 4 : 4 + static_cast<double>(size_of(sent));
 }
 
 std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfig& m, const BlockCost& block,
@@ -142,6 +144,7 @@ std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfi
   return {{"program", kProgramBytes},
           // Original and fake-quantized weight.
           {"weights of a block", bytes(joint * block.parameters * 2 * s.element)},
+          {"next block", bytes(m.n_blocks > 1 ? block.parameters * 2 : 0)},  // read ahead, on one rank of a group
           // v in fp32; the best iterate's integers; ranges, scales and zero points.
           {"rounding", bytes(joint * (block.parameters * (4 + 1 + optimizer_bytes(config.tuning)) + block.groups * 24))},
           {"gradients", bytes(joint * block.parameters * gradient_bytes(config, s, layout))},
@@ -250,7 +253,7 @@ class Clockwork {
   // What a rank sends in one reduction of the gradients: a ring's part, or the whole in each round of exchanges.
   double reduced_bytes() const {
     if (config_.run.reproducible) return block_.parameters * 4 * std::bit_width(static_cast<unsigned>(layout_.shards - 1));
-    return ring_bytes(block_.parameters * (config_.parallel.gradient_dtype == "bf16" ? 2 : 4), layout_.shards);
+    return ring_bytes(block_.parameters * static_cast<double>(size_of(gradient_type(config_))), layout_.shards);
   }
   double seqlen() const { return static_cast<double>(config_.calibration.seqlen); }
   double rate() const { return cluster_.matrix_rate * 1e12; }

@@ -5,6 +5,11 @@
 
 namespace roundtable {
 
+ElementType gradient_type(const Config& config) {
+  const std::string& name = config.parallel.gradient_dtype;
+  return name == "bf16" ? ElementType::kBF16 : name == "sign" ? ElementType::kI8 : ElementType::kF32;
+}
+
 TuneSettings tune_settings(const Config& config, int shards) {
   const TuningSection& tuning = config.tuning;
   return {.iters = tuning.iters,
@@ -20,7 +25,7 @@ TuneSettings tune_settings(const Config& config, int shards) {
                                                             : LrScheduler::kLinear,
           .dynamic_max_gap = tuning.dynamic_max_gap,
           .reproducible = config.run.reproducible,
-          .gradient_type = config.parallel.gradient_dtype == "bf16" ? ElementType::kBF16 : ElementType::kF32};
+          .gradient_type = gradient_type(config)};
 }
 
 }  // namespace roundtable

@@ -6,6 +6,9 @@
 
 namespace roundtable {
 
+// parallel.gradient_dtype.
+ElementType gradient_type(const Config& config);
+
 TuneSettings tune_settings(const Config& config, int shards);
 
 }  // namespace roundtable

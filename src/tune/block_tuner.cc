@@ -50,7 +50,7 @@ class Chain {
 class TuningState {
  public:
   TuningState(const Chain& chain, const std::vector<torch::Tensor>& original, const BlockSchemes& schemes,
-              const TuneSettings& settings)
+              const TuneSettings& settings, Communicator& group)
       : chain_(chain), original_(original), schemes_(schemes), settings_(settings) {
     RT_CHECK(original.size() == chain.size() && schemes.size() == chain.size());
     std::vector<torch::Tensor> quantized;
@@ -65,6 +65,7 @@ class TuningState {
     for_each([&](std::size_t i) { total += original[i].numel(); });
     // One buffer, one reduction: the gradients, the number of ranks that want to leave, and in the last place the loss.
     arena_ = torch::zeros({total + 2}, original.front().options().dtype(torch::kFloat32));
+    std::vector<std::int64_t> starts;
     std::int64_t offset = 0;
     parameters_.resize(schemes.size());
     optimizers_.resize(schemes.size());
@@ -75,8 +76,11 @@ class TuningState {
       // A weight of its own: the block may share its tensor with `original`.
       linear.weight = torch::empty_like(linear.weight).requires_grad_(true);
       linear.weight_gradient = arena_.narrow(0, offset, original[i].numel()).view_as(original[i]);
+      linear.on_gradient = [this, layer = starts.size()] { sum_->whole(layer); };
+      starts.push_back(offset);
       offset += original[i].numel();
     });
+    sum_.emplace(arena_, std::move(starts), settings.gradient_type, group, settings.bucket_bytes);
   }
 
   // Gradients are of no use once the blocks are tuned; the arena goes with this object.
@@ -84,6 +88,7 @@ class TuningState {
     for (std::size_t i = 0; i < chain_.size(); ++i) {
       chain_.linear(i).weight = chain_.linear(i).weight.detach();
       chain_.linear(i).weight_gradient = torch::Tensor();
+      chain_.linear(i).on_gradient = {};
     }
   }
   TuningState(const TuningState&) = delete;
@@ -101,6 +106,7 @@ class TuningState {
 
   // The gradients of all layers, and the loss in the last place.
   torch::Tensor& arena() { return arena_; }
+  BucketedSum& sum() { return *sum_; }
   void add_loss(double loss) { arena_[-1] += loss; }
   void vote_to_leave() { arena_[-2] = 1.0; }
   float loss() const { return arena_[-1].item<float>(); }
@@ -148,6 +154,7 @@ class TuningState {
   std::vector<RoundingParameters> parameters_;
   std::vector<std::unique_ptr<RoundingOptimizer>> optimizers_;
   torch::Tensor arena_;
+  std::optional<BucketedSum> sum_;
 };
 
 // The rows in `samples` of those of a step's samples that this rank has.
@@ -159,15 +166,17 @@ std::vector<std::int64_t> own_rows(const BlockSamples& samples, const std::vecto
   return rows;
 }
 
-// Forward and backward over some rows, gradients into the arena; returns their part of the loss: the sum of squared
-// errors over `elements`, the number of output elements of the whole batch of all ranks (SignRound, equation 5), in fp32.
-double run_rows(const Chain& chain, const BlockSamples& samples, const BlockContext& context,
+// Forward and backward over some rows, loss and gradients into the arena; returns their part of the loss: the sum of
+// squared errors over `elements`, the number of output elements of the whole batch of all ranks (SignRound, equation
+// 5), in fp32.
+double run_rows(TuningState& state, const Chain& chain, const BlockSamples& samples, const BlockContext& context,
                 const std::vector<std::int64_t>& rows, double elements) {
   const torch::Tensor index = torch::tensor(rows).to(samples.input.device());
   const torch::Tensor input = samples.input.index_select(0, index).to(chain.linear(0).weight.device());
   const torch::Tensor output = chain.forward(input, context);
   // The gradient by hand: autograd would keep fp32 copies of the activations for it.
   const SquaredError error = squared_error(output, samples.target, rows, 1.0 / elements);
+  state.add_loss(error.loss);  // before the pass back, on which the first bucket leaves
   output.backward(error.gradient);
   return error.loss;
 }
@@ -185,9 +194,7 @@ double sum_step(TuningState& state, const Chain& chain, const BlockSamples& samp
                                          rows.begin() + static_cast<std::ptrdiff_t>(last));
     // Once a step, in the one reduction that there is: any rank's wish is all ranks' leave.
     if (first == 0 && wants_to_leave && wants_to_leave()) state.vote_to_leave();
-    const double loss = run_rows(chain, samples, context, some, elements);
-    state.add_loss(loss);
-    part += loss;
+    part += run_rows(state, chain, samples, context, some, elements);
     note_progress();
   };
   if (settings.reproducible) {
@@ -195,7 +202,7 @@ double sum_step(TuningState& state, const Chain& chain, const BlockSamples& samp
   } else {
     const auto width = static_cast<std::size_t>(settings.micro_batch);
     sum_gradients(state.arena(), rows.size(), width > 0 ? width : std::max<std::size_t>(1, rows.size()), add,
-                  settings.gradient_type, group);
+                  state.sum());
   }
   return part;
 }
@@ -251,7 +258,7 @@ TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vect
   const Chain chain(blocks);
   TunedBlock tuned;
   {
-    TuningState state(chain, original, schemes, settings);
+    TuningState state(chain, original, schemes, settings, group);
     const std::int64_t iters = state.empty() ? 0 : settings.iters;
     if (iters == 0) tuned.weights = state.snapshot();
     for (std::int64_t i = 0; i < iters; ++i) {
@@ -267,6 +274,7 @@ TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vect
       state.step(i);
       if (observer.on_iteration) observer.on_iteration(i, tuned.first_loss(), tuned.best_loss());
     }
+    tuned.reduction = state.sum().figures();
   }
   for (std::size_t i = 0; i < tuned.weights.size(); ++i) {
     torch::Tensor& weight = chain.linear(i).weight;

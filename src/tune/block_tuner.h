@@ -14,6 +14,7 @@
 #include "data/sampler.h"
 #include "model/decoder_block.h"
 #include "quant/fake_quant.h"
+#include "tune/bucketed_sum.h"
 #include "tune/optimizer.h"
 
 namespace roundtable {
@@ -30,7 +31,8 @@ struct TuneSettings {
   LrScheduler lr_scheduler = LrScheduler::kLinear;
   std::int64_t dynamic_max_gap = -1;  // end after so many iterations without a lower loss; below 1: never
   bool reproducible = false;          // sum_gradients_by_tree: a sample a pass, the same bytes from 1, 2, 4, ... ranks
-  ElementType gradient_type = ElementType::kF32;  // in the reduction over the group: kF32 or kBF16
+  ElementType gradient_type = ElementType::kF32;  // in the reduction over the group, see BucketedSum
+  std::int64_t bucket_bytes = kBucketBytes;
 };
 
 // How each linear layer of a block is quantized; empty for a layer that stays in 16 bits.
@@ -49,6 +51,7 @@ struct TunedBlock {
   std::vector<std::optional<QuantizedWeight>> weights;  // block after block, in the order of their linear layers
   std::vector<float> losses;                            // of each iteration that was run, before its step
   std::int64_t best_iteration = 0;
+  ReductionFigures reduction;  // none where settings.reproducible
 
   float first_loss() const { return losses.empty() ? 0 : losses.front(); }
   float best_loss() const { return losses.empty() ? 0 : losses[static_cast<std::size_t>(best_iteration)]; }

@@ -26,20 +26,14 @@ void sum_subtree(torch::Tensor& arena, std::size_t first, std::size_t last, cons
 }  // namespace
 
 void sum_gradients(torch::Tensor& arena, std::size_t samples, std::size_t width, const AddSamples& add,
-                   ElementType transport, Communicator& group) {
+                   BucketedSum& sum) {
   arena.zero_();
-  for (std::size_t first = 0; first < samples; first += width) add(first, std::min(samples, first + width));
-  if (group.size() == 1) return;
-  if (transport == ElementType::kF32) {
-    group.all_reduce_sum(arena.data_ptr(), arena.numel(), ElementType::kF32);
-    return;
+  for (std::size_t first = 0; first < samples; first += width) {
+    const std::size_t last = std::min(samples, first + width);
+    if (last == samples) sum.begin();
+    add(first, last);
   }
-  const torch::Tensor loss = arena.narrow(0, arena.numel() - 1, 1);
-  const torch::Tensor gradients = arena.narrow(0, 0, arena.numel() - 1);
-  const torch::Tensor sent = gradients.to(torch::kBFloat16);
-  group.all_reduce_sum(sent.data_ptr(), sent.numel(), ElementType::kBF16);
-  group.all_reduce_sum(loss.data_ptr(), 1, ElementType::kF32);
-  gradients.copy_(sent);
+  sum.finish();
 }
 
 void sum_gradients_by_tree(torch::Tensor& arena, std::size_t samples, const AddSamples& add, Communicator& group) {

@@ -6,23 +6,23 @@
 #include <cstddef>
 #include <functional>
 
-#include "base/element_type.h"
 #include "comm/communicator.h"
+#include "tune/bucketed_sum.h"
 
 namespace roundtable {
 
 // Adds to the arena what the samples [first, last) of this rank's part of a step give.
 using AddSamples = std::function<void(std::size_t first, std::size_t last)>;
 
-// Both below are given the same things and are collective over `group`:
-//   arena    [n] fp32, contiguous, where `group` moves data; overwritten. Its last element is the loss.
+// Both below are given the same things and are collective over a group:
+//   arena    [n] fp32, contiguous, where the group moves data; overwritten. Its last element is the loss.
 //   samples  how many of the step's samples this rank has
 // and leave the sum over all ranks' samples in `arena`, the same bits on every rank.
 
-// `width` samples at a time, then one all-reduce in the dtype `transport` (kF32 or kBF16; the loss always in fp32, by
-// itself where they differ). Which sums are formed depends on `width` and on the number of ranks.
+// `width` samples at a time, then over the ranks by `sum`, which is of this arena. Which sums are formed depends on
+// `width` and on the number of ranks.
 void sum_gradients(torch::Tensor& arena, std::size_t samples, std::size_t width, const AddSamples& add,
-                   ElementType transport, Communicator& group);
+                   BucketedSum& sum);
 
 // Over one fixed binary tree whose leaves are the step's samples in the order of their strata; a node over [a, b) adds
 // those over [a, m) and [m, b), m = a + (b - a) / 2. Where the number of ranks is a power of two that divides the

@@ -62,6 +62,7 @@ TEST(Forecast, CountsWeightsDiskAndTrafficByHand) {
   ASSERT_EQ(count_block_parameters(m), kWeights);
   const Forecast f = make_forecast(config_of(0, 1), m, schemes_of(m), {4, 4, 2, 2}, 0);
   EXPECT_EQ(item(f.memory, "weights of a block"), kWeights * 4);
+  EXPECT_EQ(item(f.memory, "next block"), kWeights * 2);
   EXPECT_EQ(item(f.memory, "rounding"), kWeights * 5 + kWeights / 64 * 24);
   EXPECT_EQ(item(f.memory, "gradients"), kWeights * 4);
   // 64 of 128 samples on each of two shards, three tensors in bf16.

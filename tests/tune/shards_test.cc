@@ -11,7 +11,8 @@ namespace {
 using testing::TinyProblem;
 using testing::world;
 
-TuneSettings twelve_steps() { return {.iters = 12}; }
+// Buckets small enough that the tiny block has several.
+TuneSettings twelve_steps() { return {.iters = 12, .bucket_bytes = 1024}; }
 
 struct FirstStep {
   float loss = 0;
@@ -96,6 +97,32 @@ TEST(GradientType, Bf16SumsWithinItsRoundingAndLeavesTheLossAlone) {
     }
     if (world().rank() == 0) RecordProperty("relative_error_" + std::to_string(i), std::to_string(relative));
   }
+}
+
+// A majority of signs decides each step: the loss falls, and all ranks agree.
+TEST(GradientType, AVoteOfSignsTunesToo) {
+  const TinyProblem problem;
+  FirstStep first;
+  TuneSettings settings = twelve_steps();
+  settings.gradient_type = ElementType::kI8;
+  const TunedBlock tuned = tune(problem, shard_samples(8, 4, world().size(), world().rank()), world(), first, "strata", settings);
+  EXPECT_LT(tuned.best_loss(), 0.97f * tuned.first_loss());
+  if (world().size() == 1) return;
+  for (const torch::Tensor& votes : first.gradients) {
+    EXPECT_TRUE(torch::equal(votes, votes.round()));
+    EXPECT_LE(votes.abs().max().item<float>(), static_cast<float>(world().size()));
+  }
+}
+
+// What is sent is on its way while the rest of the block is still worked on.
+TEST(Reduction, IsCountedInBytesAndSeconds) {
+  const TinyProblem problem;
+  FirstStep ignored;
+  const TunedBlock tuned = tune(problem, shard_samples(8, 4, world().size(), world().rank()), world(), ignored, "strata");
+  std::int64_t weights = 0;
+  for (const auto& weight : tuned.weights) weights += weight->q.numel();
+  EXPECT_EQ(tuned.reduction.bytes, world().size() == 1 ? 0 : 12 * (weights + 2) * 4);
+  EXPECT_GE(tuned.reduction.seconds_under_way, tuned.reduction.seconds_waiting);
 }
 
 INSTANTIATE_TEST_SUITE_P(Samplers, Shards, ::testing::Values("strata", "rand"));

@@ -1,0 +1,120 @@
+// Buckets: which leave when, and what the sums are, at any number of ranks.
+#include "tune/bucketed_sum.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include "tests/mpi_main.h"
+
+namespace roundtable {
+namespace {
+
+using testing::world;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+// Two ranks, of which the other has nothing to add; notes where each sum that is started begins, and its length.
+class NotingCommunicator final : public Communicator {
+ public:
+  explicit NotingCommunicator(const torch::Tensor& arena) : arena_(arena) {}
+
+  int rank() const override { return 0; }
+  int size() const override { return 2; }
+  std::unique_ptr<PendingSum> start_all_reduce_sum(void* data, std::int64_t count, ElementType type) override {
+    started.emplace_back(type == ElementType::kF32 ? static_cast<float*>(data) - arena_.data_ptr<float>() : -1, count);
+    return SelfCommunicator().start_all_reduce_sum(data, count, type);
+  }
+  void broadcast(void*, std::int64_t, int) override {}
+  void barrier() override {}
+  void all_gather(const void*, std::int64_t, void*) override {}
+  void exchange(const void*, void*, std::int64_t, int) override {}
+
+  std::vector<std::pair<std::int64_t, std::int64_t>> started;
+
+ private:
+  torch::Tensor arena_;
+};
+
+// Layers of 4, 2, 3 and 5 weights, and buckets of at least 5: {3}, {2, 1}, {0}.
+const std::vector<std::int64_t> kStarts{0, 4, 6, 9};
+constexpr std::int64_t kLength = 16;
+constexpr std::int64_t kFiveWeights = 20;
+
+TEST(Buckets, LeaveAsSoonAsTheirLayersAreWhole) {
+  const torch::Tensor arena = torch::ones({kLength});
+  NotingCommunicator pair(arena);
+  BucketedSum sum(arena, kStarts, ElementType::kF32, pair, kFiveWeights);
+  for (int step = 0; step < 2; ++step) {
+    pair.started.clear();
+    sum.whole(3);  // an earlier micro-batch
+    EXPECT_THAT(pair.started, IsEmpty());
+    sum.begin();
+    sum.whole(3);
+    EXPECT_THAT(pair.started, ElementsAre(std::pair(9, 7)));  // with the tail
+    sum.whole(1);
+    EXPECT_THAT(pair.started, ElementsAre(std::pair(9, 7)));
+    sum.whole(2);
+    EXPECT_THAT(pair.started, ElementsAre(std::pair(9, 7), std::pair(4, 5)));
+    sum.finish();  // layer 0 saw no token
+    EXPECT_THAT(pair.started, ElementsAre(std::pair(9, 7), std::pair(4, 5), std::pair(0, 4)));
+  }
+  EXPECT_EQ(sum.figures().bytes, 2 * kLength * 4);
+}
+
+// Another rank may see the layers in this order; sums must pair up all the same.
+TEST(Buckets, KeepTheirOrder) {
+  const torch::Tensor arena = torch::ones({kLength});
+  NotingCommunicator pair(arena);
+  BucketedSum sum(arena, kStarts, ElementType::kF32, pair, kFiveWeights);
+  sum.begin();
+  for (const std::size_t layer : {0, 1, 2}) sum.whole(layer);
+  EXPECT_THAT(pair.started, IsEmpty());
+  sum.whole(3);
+  EXPECT_THAT(pair.started, ElementsAre(std::pair(9, 7), std::pair(4, 5), std::pair(0, 4)));
+  sum.finish();
+}
+
+TEST(Buckets, TheTailStaysInFp32) {
+  const torch::Tensor arena = torch::ones({kLength});
+  NotingCommunicator pair(arena);
+  BucketedSum sum(arena, kStarts, ElementType::kBF16, pair, kFiveWeights);
+  sum.begin();
+  sum.finish();
+  EXPECT_THAT(pair.started, ElementsAre(std::pair(-1, 5), std::pair(14, 2), std::pair(-1, 5), std::pair(-1, 4)));
+}
+
+// The arena of a rank, and what each transport makes of the arenas of all.
+torch::Tensor arena_of(int rank) {
+  torch::manual_seed(rank);
+  return torch::randn({kLength});
+}
+
+torch::Tensor summed(ElementType transport) {
+  torch::Tensor arena = arena_of(world().rank());
+  BucketedSum sum(arena, kStarts, transport, world(), kFiveWeights);
+  sum.begin();
+  for (const std::size_t layer : {3, 2, 1, 0}) sum.whole(layer);
+  sum.finish();
+  return arena;
+}
+
+TEST(Buckets, AddUpOverTheRanks) {
+  torch::Tensor expected = torch::zeros({kLength});
+  torch::Tensor votes = torch::zeros({kLength});
+  for (int rank = 0; rank < world().size(); ++rank) {
+    expected += arena_of(rank);
+    votes += arena_of(rank).sign();
+  }
+  EXPECT_TRUE(torch::allclose(summed(ElementType::kF32), expected, 1e-6, 1e-6));
+  EXPECT_TRUE(torch::allclose(summed(ElementType::kBF16), expected, 2e-2, 2e-2));
+  const torch::Tensor voted = summed(ElementType::kI8);
+  EXPECT_TRUE(torch::allclose(voted.narrow(0, kLength - 2, 2), expected.narrow(0, kLength - 2, 2), 1e-6, 1e-6));
+  if (world().size() > 1) {
+    EXPECT_TRUE(torch::equal(voted.narrow(0, 0, kLength - 2), votes.narrow(0, 0, kLength - 2)));
+  }
+}
+
+}  // namespace
+}  // namespace roundtable
