@@ -36,14 +36,20 @@ std::string describe_types(const std::vector<torch::Tensor>& tensors) {
 
 }  // namespace
 
-std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
-                                        Communicator& comm, int root) {
+std::vector<torch::Tensor> read_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted) {
+  std::vector<torch::Tensor> tensors;
+  for (const ParameterSpec& spec : wanted) tensors.push_back(source.read(spec));
+  return tensors;
+}
+
+std::vector<torch::Tensor> share_tensors(const std::function<std::vector<torch::Tensor>()>& read,
+                                         const std::vector<ParameterSpec>& wanted, Communicator& comm, int root) {
   std::vector<torch::Tensor> tensors;
   std::string types;
   std::optional<Error> failure;
   if (comm.rank() == root) {
     try {
-      for (const ParameterSpec& spec : wanted) tensors.push_back(source.read(spec));
+      tensors = read();
       types = describe_types(tensors);
     } catch (const Error& error) {
       failure = error;
@@ -60,6 +66,11 @@ std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::v
     comm.broadcast(tensors[i].data_ptr(), static_cast<std::int64_t>(tensors[i].nbytes()), root);
   }
   return tensors;
+}
+
+std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
+                                        Communicator& comm, int root) {
+  return share_tensors([&] { return read_tensors(source, wanted); }, wanted, comm, root);
 }
 
 std::string stored_name(const Checkpoint& checkpoint, const std::string& name) {
@@ -95,36 +106,6 @@ torch::Tensor CheckpointSource::read(const ParameterSpec& spec) const {
   }
   if (info.type == ElementType::kF16) tensor = tensor.to(torch::kFloat32);
   return spec.transposed ? tensor.t().contiguous() : tensor;
-}
-
-BlockWeights load_block(const TensorSource& source, const ModelConfig& config, std::int64_t block, Communicator& comm,
-                        int root) {
-  const std::vector<LinearSpec> linears = block_linears(config);
-  std::vector<ParameterSpec> wanted = block_parameters(config);
-  for (ParameterSpec& spec : wanted) spec.name = config.block_name(block) + "." + spec.name;
-  const std::vector<torch::Tensor> tensors = load_tensors(source, wanted, comm, root);
-  auto next = tensors.begin();
-  BlockWeights weights;
-  weights.block = block;
-  for (std::size_t i = 0; i < linears.size(); ++i) weights.weights.push_back(*next++);
-  for (const LinearSpec& linear : linears) weights.biases.push_back(linear.bias ? *next++ : torch::Tensor());
-  weights.norms.assign(next, tensors.end());
-  return weights;
-}
-
-DecoderBlock make_block(const ModelConfig& config, const BlockWeights& weights, torch::ScalarType dtype,
-                        torch::Device device) {
-  const auto placed = [&](const torch::Tensor& tensor) {
-    return tensor.defined() ? tensor.to(device, dtype) : torch::Tensor();
-  };
-  std::vector<Linear> linears;
-  const std::vector<LinearSpec> specs = block_linears(config);
-  for (std::size_t i = 0; i < specs.size(); ++i) {
-    linears.push_back({specs[i].name, placed(weights.weights[i]), placed(weights.biases[i]), {}});
-  }
-  std::vector<torch::Tensor> norms;
-  for (const torch::Tensor& norm : weights.norms) norms.push_back(placed(norm));
-  return DecoderBlock(config, weights.block, std::move(linears), norms);
 }
 
 ElementType element_type_of(torch::ScalarType dtype) {

@@ -3,6 +3,7 @@
 
 #include <torch/types.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -50,26 +51,17 @@ class CheckpointSource : public TensorSource {
   Checkpoint checkpoint_;
 };
 
-// A block's parameters on the host, in the order of block_linears() and block_norms().
-struct BlockWeights {
-  std::int64_t block = 0;              // its place in the model
-  std::vector<torch::Tensor> weights;  // [out, in] each, bf16 or fp32
-  std::vector<torch::Tensor> biases;   // [out] each, undefined where the layer has none
-  std::vector<torch::Tensor> norms;
-};
+// Reads tensors, in the order of `wanted`.
+std::vector<torch::Tensor> read_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted);
 
-// Reads block `block` on rank `root` of `comm` and broadcasts it, so that the file system is asked once.
-// `source` is used on the root alone. Collective over `comm`; an Error on the root is thrown on all ranks.
-BlockWeights load_block(const TensorSource& source, const ModelConfig& config, std::int64_t block, Communicator& comm,
-                        int root);
-
-// Some tensors, likewise, in the order of `wanted`.
+// Reads tensors on rank `root` of `comm` and broadcasts them, so that the file system is asked once; in the order of
+// `wanted`. `source` is used on the root alone. Collective over `comm`; an Error on the root is thrown on all ranks.
 std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
                                         Communicator& comm, int root);
 
-// A block that computes in `dtype` on `device`.
-DecoderBlock make_block(const ModelConfig& config, const BlockWeights& weights, torch::ScalarType dtype,
-                        torch::Device device);
+// The same for what `read` gives on the root.
+std::vector<torch::Tensor> share_tensors(const std::function<std::vector<torch::Tensor>()>& read,
+                                         const std::vector<ParameterSpec>& wanted, Communicator& comm, int root);
 
 // The element type of a torch dtype, for files and messages.
 ElementType element_type_of(torch::ScalarType dtype);

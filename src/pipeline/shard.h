@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "model/tensor_source.h"
+#include "model/block_loader.h"
 #include "pipeline/plan.h"
 #include "tune/block_tuner.h"
 

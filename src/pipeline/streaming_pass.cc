@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "export/quantized_checkpoint.h"
 #include "io/safetensors.h"
+#include "model/block_loader.h"
 #include "model/model_ends.h"
 #include "pipeline/leave.h"
 #include "tune/block_tuner.h"
@@ -59,13 +60,15 @@ torch::Tensor embed_rows(const Environment& env, const TensorSource& source, con
 torch::Tensor run_blocks(const Environment& env, const TensorSource& source, torch::Tensor hidden, std::int64_t last,
                          const std::function<void(std::int64_t, const torch::Tensor&)>& before_block) {
   const BlockContext context = make_block_context(env.plan.model, hidden.size(1), env.dtype, env.device);
+  // Readers take turns, so that no single rank's link to the file system carries the whole model.
+  const auto reader = [&](std::int64_t block) { return static_cast<int>(block % env.world.size()); };
+  BlockLoader loader(source, env.plan.model, env.world);
   for (std::int64_t block = 0; block < last; ++block) {
     leave_if_asked(env.world);
     enter_block(block);
     before_block(block, hidden);
-    // Readers take turns, so that no single rank's link to the file system carries the whole model.
-    const int reader = static_cast<int>(block % env.world.size());
-    const BlockWeights weights = load_block(source, env.plan.model, block, env.world, reader);
+    const BlockWeights weights = loader.load(block, reader(block));
+    if (block + 1 < last) loader.read_ahead(block + 1, reader(block + 1));
     hidden = run_block(make_block(env.plan.model, weights, env.dtype, env.device), hidden, context,
                        pass_width_of(env.config));
   }
