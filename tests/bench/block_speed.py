@@ -4,73 +4,35 @@
   tests/bench/block_speed.py --model DIR --tokens FILE [--blocks 2] [--iters 200] [--batch-size 8] [--bits 4]
                              [--group-size 64] [--ranks 1,2] [--order ours,peer,ours]
 
-The model is cut to its first blocks in a temporary folder, so that both tools do nothing else. Run it in the environment
-of launch/setup.sh --peer, on an idle machine; OMP_NUM_THREADS holds for auto-round, Roundtable shares the cores
-among its ranks. auto-round's first block holds its compilation, so the blocks are printed one by one.
-The last line of stdout is a JSON object: runs [{tool, ranks, seconds a block}].
+The model is cut to its first blocks in a temporary folder, so that both tools do nothing else. Run it in the
+environment of launch/setup.sh --peer, on an idle machine; OMP_NUM_THREADS holds for auto-round, Roundtable shares the
+cores among its ranks. auto-round's first block holds its compilation, so the blocks are printed one by one. Seconds
+are those of the tuner and those of all that a block takes (both_tools.py), the same two with either tool.
+The last line of stdout is a JSON object: runs [{tool, ranks, tuning [seconds a block], whole [seconds a block]}].
 """
 
 import argparse
 import json
-import os
 import pathlib
-import shlex
-import shutil
-import subprocess
 import sys
 import tempfile
 
-from safetensors import safe_open
-from safetensors.torch import save_file
-
-HERE = pathlib.Path(__file__).resolve().parent
-BINARY = os.environ.get("ROUNDTABLE_BINARY", HERE.parent.parent / "build/src/roundtable")
-MPIRUN = shlex.split(os.environ.get("ROUNDTABLE_MPIRUN", "mpirun --oversubscribe --bind-to none"))
+from both_tools import Task, ToolFailed, cut_model, run_ours, run_peer, token_shape
 
 
-def cut_model(source, target, blocks):
-    """The model directory with its first `blocks` decoder layers alone."""
-    target.mkdir()
-    tensors = {}
-    for path in sorted(source.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():
-                parts = name.split(".")
-                if "layers" not in parts or int(parts[parts.index("layers") + 1]) < blocks:
-                    tensors[name] = file.get_tensor(name)
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
-    for path in source.iterdir():
-        if path.suffix in (".json", ".txt", ".model") and not path.name.endswith(".index.json"):
-            shutil.copy(path, target)
-    config = json.loads((target / "config.json").read_text())
-    config["num_hidden_layers"] = blocks
-    (target / "config.json").write_text(json.dumps(config))
-
-
-def run_peer(a, model, out):
-    done = subprocess.run(
-        [sys.executable, HERE / "peer_autoround.py", "--model", model, "--tokens", a.tokens, "--out", out, "--bits",
-         str(a.bits), "--iters", str(a.iters), "--group-size", str(a.group_size), "--batch-size", str(a.batch_size),
-         "--blocks", str(a.blocks)], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])["seconds_per_block"]
-
-
-def run_ours(a, ranks, model, out):
-    rows, seqlen = token_shape(a.tokens)
-    settings = {"model": {"path": str(model)}, "calibration": {"tokens": a.tokens, "n_samples": rows, "seqlen": seqlen},
-                "quantization": {"bits": a.bits, "group_size": a.group_size},
-                "tuning": {"iters": a.iters, "batch_size": a.batch_size}, "parallel": {"shards": ranks},
-                "output": {"path": str(out)}}
-    config = out.with_suffix(".yaml")
-    config.write_text(json.dumps(settings))  # JSON is YAML
-    subprocess.run(MPIRUN + ["-n", str(ranks), BINARY, "quantize", config], stdout=subprocess.DEVNULL, check=True)
-    events = [json.loads(line) for line in open(f"{out}.run/events.jsonl")]
-    return [round(e["seconds"], 2) for e in events if e["event"] == "block"]
-
-
-def token_shape(path):
-    with safe_open(path, "pt") as file:
-        return file.get_slice("input_ids").get_shape()
+def run_in_order(a, folder):
+    runs = []
+    task = Task(folder / "model", pathlib.Path(a.tokens), a.blocks, a.iters, a.batch_size, a.bits, a.group_size)
+    cut_model(a.model, task.model, a.blocks)
+    for tool in a.order.split(","):
+        for ranks in map(int, a.ranks.split(",")) if tool == "ours" else [1]:
+            out = folder / f"out-{len(runs)}"
+            found = run_peer(task, out) if tool == "peer" else run_ours(task, out, ranks)
+            seconds = {span: [round(s, 2) for s in found[span]] for span in ("tuning", "whole")}
+            runs.append({"tool": "roundtable" if tool == "ours" else "auto-round", "ranks": ranks} | seconds)
+            print(f"{runs[-1]['tool']:11} {ranks} rank(s): {seconds['tuning']} s a block in the tuner, "
+                  f"{seconds['whole']} in all", flush=True)
+    return runs
 
 
 def main():
@@ -85,18 +47,15 @@ def main():
     parser.add_argument("--ranks", default="1,2", help="Roundtable is run at each of these numbers of ranks")
     parser.add_argument("--order", default="ours,peer,ours", help="ours and peer, in the order they are run")
     a = parser.parse_args()
-    runs = []
     with tempfile.TemporaryDirectory(prefix="roundtable-bench-") as name:
-        folder = pathlib.Path(name)
-        cut_model(a.model, folder / "model", a.blocks)
-        for tool in a.order.split(","):
-            for ranks in map(int, a.ranks.split(",")) if tool == "ours" else [1]:
-                out = folder / f"out-{len(runs)}"
-                seconds = run_peer(a, folder / "model", out) if tool == "peer" else run_ours(a, ranks, folder / "model", out)
-                runs.append({"tool": "roundtable" if tool == "ours" else "auto-round", "ranks": ranks, "seconds": seconds})
-                print(f"{runs[-1]['tool']:11} {ranks} rank(s): {seconds} s a block", flush=True)
+        try:
+            runs = run_in_order(a, pathlib.Path(name))
+        except ToolFailed as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     print(json.dumps({"runs": runs, "iters": a.iters, "batch_size": a.batch_size, "tokens": token_shape(a.tokens)}))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

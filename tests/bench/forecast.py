@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 
-from block_speed import BINARY, MPIRUN, cut_model
+from both_tools import BINARY, MPIRUN, cut_model
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "e2e"))

