@@ -21,7 +21,7 @@ class MxFp4 final : public Float4Format {
  public:
   MxFp4()
       : Float4Format("mxfp4-pack-quantized", WeightType::kMxFp4, torch::kUInt8,
-                     {{"num_bits", 4}, {"type", "float"}, {"strategy", "group"}, {"group_size", 32},
+                     {{"num_bits", 4}, {"type", "float"}, {"strategy", "group"}, {"group_size", group_size_of(WeightType::kMxFp4)},
                       {"symmetric", true}, {"dynamic", false}, {"scale_dtype", "torch.uint8"},
                       {"zp_dtype", "torch.uint8"}}) {}
   std::string_view name() const override { return "mxfp4"; }

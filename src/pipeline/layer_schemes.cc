@@ -74,7 +74,7 @@ QuantScheme changed(QuantScheme scheme, const WeightRule& rule) {
 // Floats of 4 bits leave no choice in what follows from their layout.
 void check_float4(const std::string& place, const QuantScheme& scheme) {
   if (scheme.type == WeightType::kInt) return;
-  const std::int64_t group_size = scheme.type == WeightType::kMxFp4 ? 32 : 16;
+  const std::int64_t group_size = group_size_of(scheme.type);
   if (scheme.bits == 4 && scheme.group_size == group_size && scheme.symmetric) return;
   const char* name = data_type_of(scheme.type);
   throw bad_input(place, fmt::format("weights of data_type {} are sym, of 4 bits, in groups of {}", name, group_size),

@@ -92,31 +92,11 @@ void for_each_group(const WeightArrays& arrays, const QuantScheme& scheme, const
   });
 }
 
-// Calls body with a null pointer of the weight's type and with whether it becomes a float, to pick the templates.
-template <class Body>
-void with_types(const WeightArrays& arrays, const QuantScheme& scheme, const Body& body) {
-  const auto with = [&](auto float4) {
-    if (arrays.weight_is_bf16) {
-      body(static_cast<const std::uint16_t*>(nullptr), float4);
-    } else {
-      body(static_cast<const float*>(nullptr), float4);
-    }
-  };
-  if (scheme.type == WeightType::kInt) {
-    with(std::false_type());
-  } else {
-    with(std::true_type());
-  }
-}
-
-template <class Pointer>
-using Pointee = std::remove_cv_t<std::remove_pointer_t<Pointer>>;
-
 }  // namespace
 
 void fake_quantize(const WeightArrays& arrays, const QuantScheme& scheme, void* result, bool result_is_bf16) {
-  with_types(arrays, scheme, [&](auto type, auto float4) {
-    using W = Pointee<decltype(type)>;
+  with_types<std::uint16_t>(arrays, scheme, [&](auto* weight, auto float4) {
+    using W = std::remove_pointer_t<decltype(weight)>;
     constexpr bool kFloat4 = decltype(float4)::value;
     for_each_group<W>(arrays, scheme, [&](const Group<W>& group) {
       if (result_is_bf16) {
@@ -131,8 +111,8 @@ void fake_quantize(const WeightArrays& arrays, const QuantScheme& scheme, void* 
 }
 
 void sign_step(const WeightArrays& arrays, const QuantScheme& scheme, const float* gradient, const StepSize& size) {
-  with_types(arrays, scheme, [&](auto type, auto float4) {
-    using W = Pointee<decltype(type)>;
+  with_types<std::uint16_t>(arrays, scheme, [&](auto* weight, auto float4) {
+    using W = std::remove_pointer_t<decltype(weight)>;
     constexpr bool kFloat4 = decltype(float4)::value;
     for_each_group<W>(arrays, scheme, [&](const Group<W>& group) {
       const float* g = gradient + group.offset;
@@ -152,8 +132,8 @@ void sign_step(const WeightArrays& arrays, const QuantScheme& scheme, const floa
 
 void rounding_gradients(const WeightArrays& arrays, const QuantScheme& scheme, const float* gradient,
                         const GradientArrays& out) {
-  with_types(arrays, scheme, [&](auto type, auto float4) {
-    using W = Pointee<decltype(type)>;
+  with_types<std::uint16_t>(arrays, scheme, [&](auto* weight, auto float4) {
+    using W = std::remove_pointer_t<decltype(weight)>;
     constexpr bool kFloat4 = decltype(float4)::value;
     for_each_group<W>(arrays, scheme, [&](const Group<W>& group) {
       const float* g = gradient + group.offset;
@@ -168,8 +148,8 @@ void rounding_gradients(const WeightArrays& arrays, const QuantScheme& scheme, c
 
 void quantize(const WeightArrays& arrays, const QuantScheme& scheme, std::uint8_t* q, float* scale,
               std::uint8_t* zero_point) {
-  with_types(arrays, scheme, [&](auto type, auto float4) {
-    using W = Pointee<decltype(type)>;
+  with_types<std::uint16_t>(arrays, scheme, [&](auto* weight, auto float4) {
+    using W = std::remove_pointer_t<decltype(weight)>;
     constexpr bool kFloat4 = decltype(float4)::value;
     for_each_group<W>(arrays, scheme, [&](const Group<W>& group) {
       quantize_group<kFloat4>(group.weight, group.v, group.size, group.grid, q + group.offset);

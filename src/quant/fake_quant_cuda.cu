@@ -109,28 +109,11 @@ unsigned blocks_for(const WeightArrays& a) {
 
 constexpr unsigned kThreads = kWarp * kWarpsABlock;
 
-// Calls body with a null pointer of the weight's type and with whether it becomes a float, to pick the kernel.
-template <class Body>
-void with_types(const WeightArrays& a, const QuantScheme& scheme, const Body& body) {
-  const auto with = [&](auto float4) {
-    if (a.weight_is_bf16) {
-      body(static_cast<__nv_bfloat16*>(nullptr), float4);
-    } else {
-      body(static_cast<float*>(nullptr), float4);
-    }
-  };
-  if (scheme.type == WeightType::kInt) {
-    with(std::false_type());
-  } else {
-    with(std::true_type());
-  }
-}
-
 void launch_gradient(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size,
                      const GradientArrays& out) {
   const std::int64_t width = scheme.group_columns(a.columns);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
-  with_types(a, scheme, [&](auto* weight, auto float4) {
+  with_types<__nv_bfloat16>(a, scheme, [&](auto* weight, auto float4) {
     using W = std::remove_pointer_t<decltype(weight)>;
     gradient_kernel<decltype(float4)::value, W>
         <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, gradient, size, out);
@@ -143,7 +126,7 @@ void launch_gradient(const WeightArrays& a, const QuantScheme& scheme, const flo
 void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* result, bool result_is_bf16) {
   const std::int64_t width = scheme.group_columns(a.columns);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
-  with_types(a, scheme, [&](auto* weight, auto float4) {
+  with_types<__nv_bfloat16>(a, scheme, [&](auto* weight, auto float4) {
     using W = std::remove_pointer_t<decltype(weight)>;
     const auto launch = [&](auto* out) {
       fake_quantize_kernel<decltype(float4)::value, W>
@@ -171,7 +154,7 @@ void quantize(const WeightArrays& a, const QuantScheme& scheme, std::uint8_t* q,
               std::uint8_t* zero_point) {
   const std::int64_t width = scheme.group_columns(a.columns);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
-  with_types(a, scheme, [&](auto* weight, auto float4) {
+  with_types<__nv_bfloat16>(a, scheme, [&](auto* weight, auto float4) {
     using W = std::remove_pointer_t<decltype(weight)>;
     quantize_kernel<decltype(float4)::value, W>
         <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, q, scale, zero_point);

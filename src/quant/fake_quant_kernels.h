@@ -1,6 +1,9 @@
 // The kernels behind fake_quant.h, once for the CPU (fake_quant_cpu.cc) and once for CUDA (fake_quant_cuda.cu).
 #pragma once
 
+#include <cstdint>
+#include <type_traits>
+
 #include "quant/fake_quant.h"
 
 namespace roundtable {
@@ -25,6 +28,24 @@ struct GradientArrays {
   float* min_scale;
   float* max_scale;
 };
+
+// Calls body with a null pointer of the weight's type and with whether it becomes a float, to pick the templates. Bf16 is
+// the backend's own type of such a number.
+template <class Bf16, class Body>
+void with_types(const WeightArrays& arrays, const QuantScheme& scheme, const Body& body) {
+  const auto with = [&](auto float4) {
+    if (arrays.weight_is_bf16) {
+      body(static_cast<Bf16*>(nullptr), float4);
+    } else {
+      body(static_cast<float*>(nullptr), float4);
+    }
+  };
+  if (scheme.type == WeightType::kInt) {
+    with(std::false_type());
+  } else {
+    with(std::true_type());
+  }
+}
 
 #define ROUNDTABLE_DECLARE_KERNELS                                                                              \
   void fake_quantize(const WeightArrays& arrays, const QuantScheme& scheme, void* result, bool result_is_bf16); \
