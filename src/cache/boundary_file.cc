@@ -91,8 +91,6 @@ std::vector<hsize_t> dims_of(const BoundaryShape& shape) {
           static_cast<hsize_t>(shape.hidden)};
 }
 
-std::string temporary_name(const std::string& path) { return path + ".tmp"; }
-
 void check_shape(hid_t states, const BoundaryShape& shape, const std::string& path) {
   Hdf5Handle space(H5Dget_space(states), H5Sclose, path, "H5Dget_space");
   hsize_t dims[3] = {0, 0, 0};
@@ -111,13 +109,12 @@ void check_shape(hid_t states, const BoundaryShape& shape, const std::string& pa
 }  // namespace
 
 BoundaryWriter::BoundaryWriter(Communicator& comm, const std::string& path, const BoundaryShape& shape,
-                               std::int64_t first_block, const std::string& fingerprint)
-    : comm_(comm), path_(path), shape_(shape) {
+                               std::int64_t first_block, const std::string& fingerprint, const std::string& temporary)
+    : comm_(comm), path_(path), temporary_(path + temporary), shape_(shape) {
   silence_hdf5();
   const WaitsForOthers waits("H5Fcreate");  // and the other collective calls below
-  const std::string name = temporary_name(path);
-  Hdf5Handle file(H5Fcreate(name.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, parallel_access(comm, path).get()), H5Fclose,
-                  path, "H5Fcreate");
+  Hdf5Handle file(H5Fcreate(temporary_.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, parallel_access(comm, path).get()),
+                  H5Fclose, path, "H5Fcreate");
 
   Hdf5Handle layout(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, path, "H5Pcreate");
   std::vector<hsize_t> chunk = dims_of(shape);
@@ -160,7 +157,7 @@ void BoundaryWriter::write(const SampleRange& range, const void* data) {
                 });
 }
 
-void BoundaryWriter::finish() {
+void BoundaryWriter::finish(bool replace) {
   // All ranks agree that theirs is written before the file gets its name: one that failed does not come here.
   run_on_all(comm_, [&] {
     const WaitsForOthers waits("H5Fclose");
@@ -169,10 +166,14 @@ void BoundaryWriter::finish() {
     check_hdf5(H5Fclose(std::exchange(file_, -1)), path_, "H5Fclose");
   });
   run_on_root(comm_, [&] {
-    const std::string name = temporary_name(path_);
-    const int fd = ::open(name.c_str(), O_RDONLY);
-    if (fd < 0 || ::fsync(fd) != 0 || ::close(fd) != 0) throw machine_error(name, "cannot be brought to the disk");
-    if (std::rename(name.c_str(), path_.c_str()) != 0) throw machine_error(path_, "cannot be put in place");
+    if (!replace && ::access(path_.c_str(), F_OK) == 0) {
+      ::unlink(temporary_.c_str());
+      return std::string();
+    }
+    const int fd = ::open(temporary_.c_str(), O_RDONLY);
+    const bool synced = fd >= 0 && ::fsync(fd) == 0 && ::close(fd) == 0;
+    if (!synced) throw machine_error(temporary_, "cannot be brought to the disk");
+    if (std::rename(temporary_.c_str(), path_.c_str()) != 0) throw machine_error(path_, "cannot be put in place");
     return std::string();
   });
 }

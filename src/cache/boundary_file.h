@@ -26,12 +26,13 @@ struct BoundaryShape {
   std::int64_t sample_bytes() const { return seqlen * hidden * static_cast<std::int64_t>(size_of(type)); }
 };
 
-// Writes one boundary in parallel, each rank its own samples, under a temporary name; finish() makes it visible.
+// Writes one boundary in parallel, each rank its own samples, under a temporary name, `path` + `temporary`; finish()
+// makes it visible. A file of that name is overwritten: jobs that may write one path at a time need names of their own.
 class BoundaryWriter {
  public:
   // Collective over `comm`, which must outlive the writer. Throws Error (kMachine) on HDF5 and file errors.
   BoundaryWriter(Communicator& comm, const std::string& path, const BoundaryShape& shape, std::int64_t first_block,
-                 const std::string& fingerprint);
+                 const std::string& fingerprint, const std::string& temporary = ".tmp");
   ~BoundaryWriter();
   BoundaryWriter(const BoundaryWriter&) = delete;
   BoundaryWriter& operator=(const BoundaryWriter&) = delete;
@@ -39,12 +40,14 @@ class BoundaryWriter {
   // Writes samples [range) from `data` ([range.size(), seqlen, hidden], host memory). Not collective.
   void write(const SampleRange& range, const void* data);
 
-  // Collective: closes the file, brings it to the disk and renames it. Throws as the constructor.
-  void finish();
+  // Collective: closes the file, brings it to the disk and renames it. Where `replace` is false and `path` stands by
+  // now, that one stays, since other jobs may be reading it, and ours is removed. Throws as the constructor.
+  void finish(bool replace = true);
 
  private:
   Communicator& comm_;
   std::string path_;
+  std::string temporary_;
   BoundaryShape shape_;
   std::int64_t file_ = -1;  // hid_t, which <hdf5.h> makes int64_t
   std::int64_t states_ = -1;

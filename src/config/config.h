@@ -39,12 +39,19 @@ struct CalibrationSection {
   std::string tokens;
   std::int64_t n_samples = 128;
   std::int64_t seqlen = 2048;
+  std::string cache;
+  std::string estimate;
 
   template <class Visitor>
   void visit(Visitor& v) {
     v("tokens", tokens, "token set made by launch/prepare_calibration.py (required by quantize)", any_text());
     v("n_samples", n_samples, "calibration samples", whole_from(1, kMaxSamples));
     v("seqlen", seqlen, "tokens a sample", whole_from(1, kMaxCount));
+    v("cache", cache, "folder of boundary files for all runs of a model to share; empty: in run.directory, none shared",
+      any_text());
+    v("estimate", estimate,
+      "a quantized checkpoint of this model, made quickly: stages start from its hidden states instead of the float model's",
+      any_text());
   }
   bool operator==(const CalibrationSection&) const = default;
 };
@@ -145,8 +152,9 @@ struct ParallelSection {
     v("stages", stages, "runs of blocks handed to groups; 0: one a group", whole_from(0, kMaxCount));
     v("threads", threads, "threads a rank; 0: a fair share of the node's cores", whole_from(0, kMaxCount));
     v("backend", backend, "what carries gradients and weights", one_of<std::string>({"auto", "mpi", "nccl"}));
-    v("gradient_dtype", gradient_dtype, "type in which a group sums gradients; bf16 moves half the bytes",
-      one_of<std::string>({"fp32", "bf16"}));
+    v("gradient_dtype", gradient_dtype,
+      "type in which a group sums gradients; bf16 moves half the bytes; sign: a majority vote of signs, an experiment",
+      one_of<std::string>({"fp32", "bf16", "sign"}));
   }
   bool operator==(const ParallelSection&) const = default;
 };
@@ -218,7 +226,8 @@ struct RunSection {
     v("max_time", max_time, "leave in time (exit code 75) after so long; empty: never", time_span_or_none());
     v("time_limit", time_limit, "end all ranks when one of them makes no step for so long; empty: never",
       time_span_or_none());
-    v("keep_boundaries", keep_boundaries, "keep the boundary files after the run", true_or_false());
+    v("keep_boundaries", keep_boundaries, "keep the boundary files after the run; those in calibration.cache always stay",
+      true_or_false());
     v("save_gradients", save_gradients, "keep each stage's first gradients, before the sign step", true_or_false());
     v("reproducible", reproducible,
       "the same bytes from 1, 2, 4, ... ranks, at one number of stages and of threads a rank; a sample a pass, slower",

@@ -23,7 +23,7 @@ struct Environment {
   torch::Device device;
   torch::ScalarType dtype;                         // of activations: bf16 with tuning.amp, else fp32
   std::unique_ptr<Communicator> device_group;      // NCCL over the group; null where data is on the host
-  std::string fingerprint;                         // digest, for the boundaries
+  BoundaryPlace boundaries;
 
   // Carries gradients where the block lives.
   Communicator& gradient_group() { return device_group ? *device_group : grid.group_comm(); }

@@ -49,11 +49,13 @@ nlohmann::json fingerprint(const Config& config, const Plan& plan) {
   // Only what changes the result: paths of outputs, threads and the backend do not.
   const auto& q = config.quantization;
   const auto& t = config.tuning;
-  return {{"version", 2},
+  const std::string& estimate = config.calibration.estimate;
+  return {{"version", 3},
           {"model", model_digest(config.model.path)},
           {"calibration.tokens", hash_file(config.calibration.tokens)},
           {"calibration.n_samples", config.calibration.n_samples},
           {"calibration.seqlen", config.calibration.seqlen},
+          {"calibration.estimate", estimate.empty() ? "" : model_digest(estimate)},
           {"quantization.bits", q.bits},
           {"quantization.group_size", q.group_size},
           {"quantization.scheme", q.scheme},

@@ -9,10 +9,12 @@
 
 #include "base/error.h"
 #include "comm/rank_grid.h"
+#include "export/quantized_checkpoint.h"
 #include "io/checkpoint.h"
 #include "io/json_file.h"
 #include "model/tensor_source.h"
 #include "pipeline/layer_schemes.h"
+#include "pipeline/run_paths.h"
 #include "pipeline/shard_files.h"
 
 namespace roundtable {
@@ -49,6 +51,13 @@ int count_shards(const Config& config, const Plan& plan) {
                                    sharded_strata(config, plan.batch));
   if (config.cluster.nodes == 0) return wanted;
   return choose_layout(config, plan.model, plan.schemes, world.ranks, world.ranks_a_node).shards;
+}
+
+// A vote is counted in a byte.
+void check_votes(const Config& config, int shards) {
+  if (config.parallel.gradient_dtype != "sign" || shards <= 127) return;
+  throw bad_input("parallel.gradient_dtype", fmt::format("sign holds the votes of 127 ranks, not of {}", shards),
+                  "choose fewer parallel.shards, or bf16");
 }
 
 // What run.reproducible cannot be promised for.
@@ -288,6 +297,7 @@ Plan lay_out(const Config& config, const World& world) {
   warn_of_tensor_parallel(plan);
   warn_of_gptqmodel(plan);
   plan.shards = count_shards(config, plan);
+  check_votes(config, plan.shards);
   plan.groups = world.ranks / plan.shards;
   plan.joint_blocks = std::min(config.tuning.n_blocks, plan.model.n_blocks);
   plan.stages = decide_stages(config, plan);
@@ -315,9 +325,32 @@ Plan lay_out(const Config& config, const World& world) {
   return plan;
 }
 
+namespace {
+
+// The checkpoint whose hidden states stages start from: this model's, quantized or not. Its tensors are checked when they
+// are read.
+void check_estimate(const Config& config, Plan& plan) {
+  const std::string& estimate = config.calibration.estimate;
+  if (estimate.empty()) return;
+  const ModelConfig other = load_model_config(estimate);
+  const ModelConfig& model = plan.model;
+  if (other.model_type != model.model_type || other.n_blocks != model.n_blocks || other.hidden_size != model.hidden_size ||
+      other.vocab_size != model.vocab_size) {
+    throw bad_input("calibration.estimate", fmt::format("{} is another model than {}", estimate, config.model.path),
+                    "give a quantized checkpoint of the same model");
+  }
+  open_tensor_source(estimate);  // a format that can be read
+  if (plan.stages.size() == 1) {
+    plan.warnings.push_back("calibration.estimate changes nothing: the only stage starts from the embeddings");
+  }
+}
+
+}  // namespace
+
 Plan make_plan(const Config& config, const World& world) {
   Plan plan = lay_out(config, world);
   check_tensors(config, plan);
+  check_estimate(config, plan);
   for (const CheckpointFormat* format : plan.formats) {
     if (const auto reason = format->directory_obstacle(config.model.path)) {
       throw bad_input("output.formats", fmt::format("{} cannot hold this: {}", format->name(), *reason),
@@ -336,6 +369,14 @@ std::string listed(const std::vector<Forecast::Bytes>& items) {
     if (item.bytes > 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", item.name, human_bytes(item.bytes));
   }
   return text.empty() ? "nothing" : text;
+}
+
+std::string place_of_boundaries(const Config& config, const Plan& plan) {
+  if (config.output.path.empty() && config.run.directory.empty() && config.calibration.cache.empty()) {
+    return "boundaries in the run directory";  // of a forecast that names no output
+  }
+  return fmt::format("boundaries in {}{}", RunPaths(config, plan.tuned_in_place).boundary_root(config),
+                     config.calibration.cache.empty() ? "" : ", where they stay for other runs");
 }
 
 std::string human_seconds(double seconds) {
@@ -365,7 +406,7 @@ std::string describe(const Plan& plan, const Config& config) {
                             config.calibration.seqlen));
   const Forecast& f = plan.forecast;
   line("memory", fmt::format("about {} a rank: {}", human_bytes(f.memory_bytes()), listed(f.memory)));
-  line("disk", listed(f.disk));
+  line("disk", listed(f.disk) + "; " + place_of_boundaries(config, plan));
   line("traffic", listed(f.traffic));
   for (const auto& phase : f.phases) {
     line("time", fmt::format("{} {}, bound by {}", phase.name, human_seconds(phase.seconds), phase.bound_by));

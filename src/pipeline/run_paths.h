@@ -34,9 +34,25 @@ inline std::string folder_name(std::string format) {
   return format;
 }
 
+// The file of the hidden states that enter block `first`.
+inline std::string boundary_in(const std::string& folder, std::int64_t first) {
+  return fmt::format("{}/boundary-{:05d}.h5", folder, first);
+}
+
+// Where this run's boundaries lie: its own directory, or a folder of calibration.cache (shared_boundaries.h).
+struct BoundaryPlace {
+  std::string folder;
+  std::string fingerprint;         // digest, in each file and held against on reading
+  std::string temporary = ".tmp";  // ends the name of a file that is being written
+  bool shared = false;             // with other runs, which may be at work on it now
+  std::string about;               // shared: what the fingerprint is of (JSON)
+
+  std::string boundary(std::int64_t first) const { return boundary_in(folder, first); }
+};
+
 struct RunPaths {
   std::string output;     // what the user asked for
-  std::string directory;  // journal, boundaries, events, resolved config
+  std::string directory;  // journal, boundaries (unless shared), events, resolved config
   std::string tuned;      // the checkpoint that the groups write: `output`, or a folder of `directory`
 
   RunPaths(const Config& config, bool tuned_in_place)
@@ -54,8 +70,12 @@ struct RunPaths {
   std::string events() const { return directory + "/events.jsonl"; }
   std::string ranks() const { return directory + "/ranks.json"; }
   std::string resolved_config() const { return directory + "/config.yaml"; }
-  // The hidden states that enter block `first`.
-  std::string boundary(std::int64_t first) const { return fmt::format("{}/boundary-{:05d}.h5", directory, first); }
+  // Boundaries lie there, or in a folder below.
+  std::string boundary_root(const Config& config) const {
+    return config.calibration.cache.empty() ? directory : config.calibration.cache;
+  }
+  // The run's own, not a shared one.
+  std::string boundary(std::int64_t first) const { return boundary_in(directory, first); }
   std::string gradients(std::int64_t block) const { return fmt::format("{}/gradients-{:05d}.safetensors", directory, block); }
 };
 

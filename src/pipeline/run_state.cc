@@ -127,6 +127,14 @@ std::int64_t RunState::blocks_on_record() const {
   return std::ssize(blocks);
 }
 
+std::vector<std::int64_t> RunState::needed_boundaries() const {
+  std::vector<std::int64_t> needed;
+  for (std::size_t i = 0; i < plan_.stages.size(); ++i) {
+    if (finished_[i] < plan_.stages[i].size()) needed.push_back(plan_.stages[i].first);
+  }
+  return needed;
+}
+
 std::vector<std::int64_t> RunState::missing_boundaries() const {
   std::map<std::int64_t, std::uintmax_t> written;
   for (const nlohmann::json& record : journal_->records()) {
@@ -136,11 +144,8 @@ std::vector<std::int64_t> RunState::missing_boundaries() const {
     std::error_code missing;
     return written.contains(block) && fs::file_size(paths_.boundary(block), missing) == written[block] && !missing;
   };
-  std::vector<std::int64_t> missing;
-  for (std::size_t i = 0; i < plan_.stages.size(); ++i) {
-    const bool needed = finished_[i] < plan_.stages[i].size();
-    if (needed && !whole(plan_.stages[i].first)) missing.push_back(plan_.stages[i].first);
-  }
+  std::vector<std::int64_t> missing = needed_boundaries();
+  std::erase_if(missing, whole);
   return missing;
 }
 

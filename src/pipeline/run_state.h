@@ -32,7 +32,9 @@ class RunState {
   // Blocks that the journal knows by now, those of this start too.
   std::int64_t blocks_on_record() const;
 
-  // The first blocks of the stages that still need their boundary and have none that is whole.
+  // The first blocks of the stages that still need their boundary.
+  std::vector<std::int64_t> needed_boundaries() const;
+  // Those of them that have none in the run directory that is whole.
   std::vector<std::int64_t> missing_boundaries() const;
 
   // file -> digest of every shard that the journal knows.

@@ -36,7 +36,7 @@ Environment make_environment(const Config& config, const Plan& plan, MpiCommunic
   RankGrid grid(world, plan.shards);
   std::unique_ptr<Communicator> device_group = device_communicator(grid, device);
   return {config, plan,   RunPaths(config, plan.tuned_in_place),        world,
-          std::move(grid), device, config.tuning.amp ? torch::kBFloat16 : torch::kFloat32, std::move(device_group), ""};
+          std::move(grid), device, config.tuning.amp ? torch::kBFloat16 : torch::kFloat32, std::move(device_group), {}};
 }
 
 std::ostream& display_stream(const Communicator& world) {

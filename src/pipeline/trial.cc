@@ -17,6 +17,7 @@
 #include "cache/boundary_file.h"
 #include "data/sampler.h"
 #include "io/checkpoint.h"
+#include "model/block_loader.h"
 #include "pipeline/setup.h"
 #include "pipeline/streaming_pass.h"
 #include "pipeline/tune_settings.h"
@@ -116,21 +117,21 @@ class Trial {
     const SampleRange range = part_of(samples, env_.world.size(), env_.world.rank());
     const torch::Tensor states = torch::randn({range.size(), shape.seqlen, shape.hidden}).to(env_.dtype);
     torch::Tensor read = torch::empty_like(states);
-    const std::string path = env_.paths.directory + "/trial.h5";
+    const std::string path = env_.boundaries.folder + "/trial.h5";
     std::optional<BorrowedDirectory> directory;
     run_on_root(env_.world, [&] {
-      directory.emplace(env_.paths.directory);
+      directory.emplace(env_.boundaries.folder);
       return std::string();
     });
     const Stopwatch writing;
     {
-      BoundaryWriter writer(env_.world, path, shape, 0, env_.fingerprint);
+      BoundaryWriter writer(env_.world, path, shape, 0, env_.boundaries.fingerprint);
       writer.write(range, states.const_data_ptr());
       writer.finish();
     }
     const double write_seconds = slowest(env_.world, writing.seconds());
     const Stopwatch reading;
-    read_boundary(env_.world, path, shape, 0, env_.fingerprint, range, read.data_ptr());
+    read_boundary(env_.world, path, shape, 0, env_.boundaries.fingerprint, range, read.data_ptr());
     const double read_seconds = slowest(env_.world, reading.seconds());
     run_on_root(env_.world, [&] {
       std::error_code ignored;
@@ -157,7 +158,7 @@ class Trial {
     reset_peak_resident_bytes();
     torch::Tensor hidden = embed_rows(env_, source_, tokens, range);
     if (env_.config.tuning.low_gpu_mem_usage) hidden = hidden.cpu();
-    const BlockWeights weights = load_block(source_, env_.plan.model, 0, env_.grid.group_comm(), 0);
+    const BlockWeights weights = BlockLoader(source_, env_.plan.model, env_.grid.group_comm()).load(0, 0);
     DecoderBlock block = make_block(env_.plan.model, weights, env_.dtype, env_.device);
     const torch::Tensor target = run_block(block, hidden, context, settings.micro_batch);
     std::vector<torch::Tensor> original;
@@ -242,7 +243,7 @@ class Trial {
     const double io = boundary_seconds(result["boundary"]);
     if (const double tune = tune_seconds(env_, step); io > 0.1 * tune) {
       found.push_back(fmt::format("boundaries would take {:.0f} s beside {:.0f} s of tuning: use a faster file system for "
-                                  "run.directory", io, tune));
+                                  "them than that of {}", io, tune, env_.boundaries.folder));
     }
     return found;
   }
@@ -270,7 +271,8 @@ class Trial {
 
 json run_trial(MpiCommunicator& world, const Config& config, const Plan& plan) {
   Environment env = make_environment(config, plan, world);
-  env.fingerprint = "trial";
+  env.boundaries.folder = env.paths.boundary_root(config);
+  env.boundaries.fingerprint = "trial";
   json result = Trial(env).run();
   if (world.rank() == 0) result["tune_seconds"] = Trial::tune_seconds(env, result["step"]["seconds"][0]);
   return result;

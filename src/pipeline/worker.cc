@@ -12,6 +12,7 @@
 #include "base/stop_signal.h"
 #include "cache/boundary_file.h"
 #include "data/sampler.h"
+#include "model/block_loader.h"
 #include "pipeline/shard.h"
 #include "pipeline/tune_settings.h"
 #include "tune/block_tuner.h"
@@ -30,6 +31,7 @@ class StageWorker {
         range_(shard_samples(env.config.calibration.n_samples, env.plan.batch, env.plan.shards, env.grid.shard())),
         micro_batch_(micro_batch_of(env.config, env.plan.shards)),
         source_(env.config.model.path),
+        loader_(source_, env.plan.model, env.grid.group_comm()),
         context_(make_block_context(env.plan.model, env.config.calibration.seqlen, env.dtype, env.device)) {}
 
   // `finished` blocks at the start are replayed from their shards: forward only.
@@ -78,8 +80,8 @@ class StageWorker {
                               element_type_of(env_.dtype)};
     torch::Tensor inputs = torch::empty({range_.size(), shape.seqlen, shape.hidden}, env_.dtype);
     run_on_all(env_.grid.group_comm(), [&] {
-      read_boundary(env_.grid.group_comm(), env_.paths.boundary(first_block), shape, first_block, env_.fingerprint,
-                    range_, inputs.data_ptr());
+      read_boundary(env_.grid.group_comm(), env_.boundaries.boundary(first_block), shape, first_block,
+                    env_.boundaries.fingerprint, range_, inputs.data_ptr());
     });
     return env_.config.tuning.low_gpu_mem_usage ? inputs : inputs.to(env_.device);
   }
@@ -90,7 +92,8 @@ class StageWorker {
     std::vector<DecoderBlock> worked;
     torch::Tensor target = float_chain_;
     for (std::int64_t block = unit.first; block < unit.last; ++block) {
-      weights.push_back(load_block(source_, env_.plan.model, block, env_.grid.group_comm(), 0));
+      weights.push_back(loader_.load(block, 0));
+      if (block + 1 < env_.plan.stages[static_cast<std::size_t>(stage_)].last) loader_.read_ahead(block + 1, 0);
       worked.push_back(make_block(env_.plan.model, weights.back(), env_.dtype, env_.device));
       target = run_block(worked.back(), target, context_, micro_batch_);
     }
@@ -212,6 +215,11 @@ class StageWorker {
                               {"best_iteration", tuned.best_iteration},
                               {"seconds", seconds},
                               {"losses", tuned.losses}};
+    if (tuned.reduction.bytes > 0) {
+      message["reduction"] = {{"bytes", tuned.reduction.bytes},
+                              {"seconds_under_way", tuned.reduction.seconds_under_way},
+                              {"seconds_waiting", tuned.reduction.seconds_waiting}};
+    }
     if (!idle.empty()) message["experts_without_tokens"] = idle;
     for (const LayerError& e : errors) message["layer_errors"][e.name] = {{"nearest", e.nearest}, {"tuned", e.tuned}};
     send(message);
@@ -225,6 +233,7 @@ class StageWorker {
   SampleRange range_;
   std::int64_t micro_batch_;
   CheckpointSource source_;
+  BlockLoader loader_;
   BlockContext context_;
   torch::Tensor float_chain_;      // [range, seqlen, hidden]: what enters the present block of the float model
   torch::Tensor quantized_chain_;  // what enters it of the quantized model

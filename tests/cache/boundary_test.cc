@@ -58,6 +58,21 @@ TEST_F(Boundary, EveryRankReadsAnyPart) {
   EXPECT_FALSE(std::filesystem::exists(path_ + ".tmp"));
 }
 
+TEST_F(Boundary, WhatAnotherJobHasPutThereStaysUnlessItIsToBeReplaced) {
+  write();
+  const SampleRange mine = part_of(shape_.n_samples, world().size(), world().rank());
+  std::vector<float> others = values(mine);
+  for (float& value : others) ++value;
+  for (const bool replace : {false, true}) {
+    BoundaryWriter writer(world(), path_, shape_, 4, "print", ".tmp-mine");
+    writer.write(mine, others.data());
+    EXPECT_TRUE(std::filesystem::exists(path_ + ".tmp-mine"));
+    writer.finish(replace);
+    EXPECT_FALSE(std::filesystem::exists(path_ + ".tmp-mine"));
+    EXPECT_EQ(read(mine), replace ? others : values(mine));
+  }
+}
+
 TEST_F(Boundary, AnotherRunsIsRefused) {
   write();
   EXPECT_THROW(read({0, 1}, 4, "other"), Error);

@@ -131,7 +131,8 @@ class SlurmTest(program.Case):
                    ROUNDTABLE_JOB=str(SLURM / "quantize.sbatch"))
         for task, words in enumerate(("bits=4 .*group_size=128 .*scheme=sym .*path=o/w4g128-sym",
                                       "bits=4 .*group_size=32 .*scheme=asym .*path=o/w4g32-asym")):
-            self.assertRegex(self.log(f"array-{task}"), "asked: quantize c.yaml .*" + words)
+            self.assertRegex(self.log(f"array-{task}"),
+                             f"asked: quantize c.yaml .*{words} .*calibration.cache=o/boundaries\n")
 
 
 if __name__ == "__main__":
