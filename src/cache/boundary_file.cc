@@ -9,21 +9,13 @@
 
 #include "base/activity.h"
 #include "base/hash.h"
-#include "cache/hdf5_handle.h"
-#include "comm/mpi_communicator.h"
+#include "cache/hdf5_layout.h"
 
 namespace roundtable {
 namespace {
 
 constexpr const char* kStates = "hidden_states";
 constexpr const char* kChecksums = "checksums";
-
-// A file access list with MPI-IO over `comm`.
-Hdf5Handle parallel_access(const Communicator& comm, const std::string& path) {
-  Hdf5Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, path, "H5Pcreate");
-  check_hdf5(H5Pset_fapl_mpio(access.get(), native_mpi(comm), MPI_INFO_NULL), path, "H5Pset_fapl_mpio");
-  return access;
-}
 
 Hdf5Handle float_type(ElementType type, const std::string& path) {
   RT_CHECK(type == ElementType::kBF16 || type == ElementType::kF32);
@@ -61,18 +53,21 @@ std::string read_text_attribute(hid_t object, const char* name, const std::strin
   return value.c_str();  // up to the terminating zero
 }
 
-// Moves rows [range) of `dataset` (any rank) between the file and `data`.
+// Moves rows [range) of `dataset` (any rank) between the file and `data`; no rows are a part in a collective transfer.
 template <class Transfer>
 void transfer_rows(hid_t dataset, hid_t type, const SampleRange& range, std::vector<hsize_t> dims,
                    const std::string& path, Transfer transfer) {
-  if (range.size() == 0) return;
   std::vector<hsize_t> start(dims.size(), 0);
   start[0] = static_cast<hsize_t>(range.begin);
   dims[0] = static_cast<hsize_t>(range.size());
   Hdf5Handle memory = simple_space(dims, path);
   Hdf5Handle file(H5Dget_space(dataset), H5Sclose, path, "H5Dget_space");
-  check_hdf5(H5Sselect_hyperslab(file.get(), H5S_SELECT_SET, start.data(), nullptr, dims.data(), nullptr), path,
-             "H5Sselect_hyperslab");
+  if (range.size() > 0) {
+    check_hdf5(H5Sselect_hyperslab(file.get(), H5S_SELECT_SET, start.data(), nullptr, dims.data(), nullptr), path,
+               "H5Sselect_hyperslab");
+  } else {
+    check_hdf5(H5Sselect_none(file.get()), path, "H5Sselect_none");
+  }
   check_hdf5(transfer(dataset, type, memory.get(), file.get()), path, "transfer of hidden states");
   note_progress();
 }
@@ -109,22 +104,23 @@ void check_shape(hid_t states, const BoundaryShape& shape, const std::string& pa
 }  // namespace
 
 BoundaryWriter::BoundaryWriter(Communicator& comm, const std::string& path, const BoundaryShape& shape,
-                               std::int64_t first_block, const std::string& fingerprint, const std::string& temporary)
-    : comm_(comm), path_(path), temporary_(path + temporary), shape_(shape) {
+                               std::int64_t first_block, const std::string& fingerprint, const FileLayout& layout,
+                               const std::string& temporary)
+    : comm_(comm), path_(path), temporary_(path + temporary), shape_(shape), layout_(layout) {
   silence_hdf5();
   const WaitsForOthers waits("H5Fcreate");  // and the other collective calls below
-  Hdf5Handle file(H5Fcreate(temporary_.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, parallel_access(comm, path).get()),
-                  H5Fclose, path, "H5Fcreate");
+  const Hdf5Handle access = parallel_access(comm, layout, shape.sample_bytes(), path);
+  Hdf5Handle file(H5Fcreate(temporary_.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose, path, "H5Fcreate");
 
-  Hdf5Handle layout(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, path, "H5Pcreate");
+  Hdf5Handle create(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, path, "H5Pcreate");
   std::vector<hsize_t> chunk = dims_of(shape);
   chunk[0] = 1;
-  check_hdf5(H5Pset_chunk(layout.get(), 3, chunk.data()), path, "H5Pset_chunk");
+  check_hdf5(H5Pset_chunk(create.get(), 3, chunk.data()), path, "H5Pset_chunk");
   // Every sample is written by its rank: filling the file first would write it twice.
-  check_hdf5(H5Pset_fill_time(layout.get(), H5D_FILL_TIME_NEVER), path, "H5Pset_fill_time");
+  check_hdf5(H5Pset_fill_time(create.get(), H5D_FILL_TIME_NEVER), path, "H5Pset_fill_time");
   Hdf5Handle space = simple_space(dims_of(shape), path);
   Hdf5Handle states(H5Dcreate2(file.get(), kStates, float_type(shape.type, path).get(), space.get(), H5P_DEFAULT,
-                               layout.get(), H5P_DEFAULT),
+                               create.get(), H5P_DEFAULT),
                     H5Dclose, path, "H5Dcreate2");
   write_text_attribute(states.get(), "fingerprint", fingerprint, path);
   write_text_attribute(states.get(), "first_block", std::to_string(first_block), path);
@@ -147,13 +143,14 @@ BoundaryWriter::~BoundaryWriter() {
 
 void BoundaryWriter::write(const SampleRange& range, const void* data) {
   const std::vector<std::uint64_t> sums = checksums_of(shape_, range, data);
+  const Hdf5Handle how = transfer_list(layout_, path_);
   transfer_rows(states_, float_type(shape_.type, path_).get(), range, dims_of(shape_), path_,
                 [&](hid_t set, hid_t type, hid_t memory, hid_t file) {
-                  return H5Dwrite(set, type, memory, file, H5P_DEFAULT, data);
+                  return H5Dwrite(set, type, memory, file, how.get(), data);
                 });
   transfer_rows(checksums_, H5T_NATIVE_UINT64, range, {static_cast<hsize_t>(shape_.n_samples)}, path_,
                 [&](hid_t set, hid_t type, hid_t memory, hid_t file) {
-                  return H5Dwrite(set, type, memory, file, H5P_DEFAULT, sums.data());
+                  return H5Dwrite(set, type, memory, file, how.get(), sums.data());
                 });
 }
 
@@ -181,7 +178,7 @@ void BoundaryWriter::finish(bool replace) {
 void read_boundary(Communicator& comm, const std::string& path, const BoundaryShape& shape, std::int64_t first_block,
                    const std::string& fingerprint, const SampleRange& range, void* data) {
   silence_hdf5();
-  Hdf5Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, parallel_access(comm, path).get()), H5Fclose, path, "H5Fopen");
+  Hdf5Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, parallel_access(comm, {}, 0, path).get()), H5Fclose, path, "H5Fopen");
   Hdf5Handle states(H5Dopen2(file.get(), kStates, H5P_DEFAULT), H5Dclose, path, "H5Dopen2");
   check_shape(states.get(), shape, path);
   if (read_text_attribute(states.get(), "fingerprint", path) != fingerprint ||

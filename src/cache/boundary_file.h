@@ -13,6 +13,7 @@
 
 #include "base/element_type.h"
 #include "base/sample_range.h"
+#include "cache/file_layout.h"
 #include "comm/communicator.h"
 
 namespace roundtable {
@@ -32,12 +33,13 @@ class BoundaryWriter {
  public:
   // Collective over `comm`, which must outlive the writer. Throws Error (kMachine) on HDF5 and file errors.
   BoundaryWriter(Communicator& comm, const std::string& path, const BoundaryShape& shape, std::int64_t first_block,
-                 const std::string& fingerprint, const std::string& temporary = ".tmp");
+                 const std::string& fingerprint, const FileLayout& layout = {}, const std::string& temporary = ".tmp");
   ~BoundaryWriter();
   BoundaryWriter(const BoundaryWriter&) = delete;
   BoundaryWriter& operator=(const BoundaryWriter&) = delete;
 
-  // Writes samples [range) from `data` ([range.size(), seqlen, hidden], host memory). Not collective.
+  // Writes samples [range) from `data` ([range.size(), seqlen, hidden], host memory). Collective where the layout says
+  // so; a rank without samples then comes, too.
   void write(const SampleRange& range, const void* data);
 
   // Collective: closes the file, brings it to the disk and renames it. Where `replace` is false and `path` stands by
@@ -49,6 +51,7 @@ class BoundaryWriter {
   std::string path_;
   std::string temporary_;
   BoundaryShape shape_;
+  FileLayout layout_;
   std::int64_t file_ = -1;  // hid_t, which <hdf5.h> makes int64_t
   std::int64_t states_ = -1;
   std::int64_t checksums_ = -1;

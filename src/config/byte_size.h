@@ -18,4 +18,9 @@ inline Constraint<std::string> byte_size() {
   return {"a size such as 5GB or 500MB", [](const std::string& text) { return parse_byte_size(text).has_value(); }};
 }
 
+inline Constraint<std::string> byte_size_or_none() {
+  return {"a size such as 1MiB, or nothing",
+          [](const std::string& text) { return text.empty() || parse_byte_size(text).has_value(); }};
+}
+
 }  // namespace roundtable

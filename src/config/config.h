@@ -56,6 +56,27 @@ struct CalibrationSection {
   bool operator==(const CalibrationSection&) const = default;
 };
 
+// How boundary files are laid on a parallel file system: HDF5's and MPI-IO's words. None of these changes the result.
+struct StorageSection {
+  std::string alignment;
+  std::int64_t stripe_count = 0;
+  std::string stripe_size;
+  bool collective = false;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("alignment", alignment, "each sample begins at a multiple of it, as 1MiB; empty: where the last one ends",
+      byte_size_or_none());
+    v("stripe_count", stripe_count, "servers that a file is spread over (MPI-IO's striping_factor); 0: the directory's own",
+      whole_from(0, kMaxCount));
+    v("stripe_size", stripe_size, "bytes on one server before the next (striping_unit); empty: the directory's own",
+      byte_size_or_none());
+    v("collective", collective, "write through MPI-IO's collective buffering: fewer ranks write more at a time",
+      true_or_false());
+  }
+  bool operator==(const StorageSection&) const = default;
+};
+
 struct QuantizationSection {
   std::int64_t bits = 4;
   std::int64_t group_size = 128;
@@ -239,6 +260,7 @@ struct RunSection {
 struct Config {
   ModelSection model;
   CalibrationSection calibration;
+  StorageSection storage;
   QuantizationSection quantization;
   TuningSection tuning;
   ParallelSection parallel;
@@ -250,6 +272,7 @@ struct Config {
   void visit(Visitor& v) {
     v.section("model", model, "the model to quantize");
     v.section("calibration", calibration, "the samples it is tuned on");
+    v.section("storage", storage, "how boundary files lie on a parallel file system");
     v.section("quantization", quantization, "the form of the quantized weights");
     v.section("tuning", tuning, "signed gradient descent on the rounding");
     v.section("parallel", parallel, "how ranks are used; none of these changes the result, but for stages");

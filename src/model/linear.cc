@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "model/accumulate.h"
+
 namespace roundtable {
 namespace {
 
@@ -29,7 +31,7 @@ struct AccumulatingLinear : public torch::autograd::Function<AccumulatingLinear>
     const torch::Tensor x = saved[0].flatten(0, -2);              // [tokens, in]
     const torch::Tensor dy = grad_outputs[0].flatten(0, -2);      // [tokens, out]
     const auto* layer = reinterpret_cast<const Linear*>(context->saved_data["layer"].toInt());
-    layer->weight_gradient.add_(torch::mm(dy.t(), x));
+    accumulate(layer->weight_gradient, torch::mm(dy.t(), x));
     if (layer->on_gradient) layer->on_gradient();
     torch::Tensor dx;
     if (context->needs_input_grad(0)) dx = torch::mm(dy, saved[1]).view_as(saved[0]);

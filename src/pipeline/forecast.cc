@@ -27,6 +27,7 @@ constexpr double kSlack = 1.08;
 // One block's work, from its shapes.
 struct BlockCost {
   double parameters = 0;
+  double largest = 0;           // of one layer
   double active = 0;            // parameters that a token meets: of all experts, those it is sent to
   double input_parameters = 0;  // of layers that read the block's input: they need no gradient towards it
   double groups = 0;            // of weights that share a scale
@@ -58,6 +59,7 @@ void count_linears(const ModelConfig& m, const std::vector<LinearSpec>& linears,
     const double share = expert ? static_cast<double>(m.experts_per_token) / static_cast<double>(m.n_experts) : 1;
     const auto n = static_cast<double>(linear.out * linear.in);
     cost.parameters += n;
+    cost.largest = std::max(cost.largest, n);
     cost.active += share * n;
     if (i < readers) cost.input_parameters += n;
     cost.kept += share * static_cast<double>(linear.out);
@@ -124,13 +126,21 @@ double optimizer_bytes(const TuningSection& tuning) {
   return tuning.momentum > 0 ? 2 * 4 : 0;
 }
 
+// A described cluster has devices, unless MPI is asked for.
+bool sums_in_host_memory(const Config& config) {
+  return config.parallel.backend == "mpi" || (config.parallel.backend == "auto" && config.cluster.nodes == 0);
+}
+
 // Of the gradients in a rank, a weight.
 double gradient_bytes(const Config& config, const Sizes& s, const Layout& layout) {
   if (config.run.reproducible) {
     return 4.0 * static_cast<double>(tree_arenas(static_cast<std::size_t>(s.in_step), layout.shards));
   }
-  const ElementType sent = gradient_type(config);  // fp32 is sent from where it lies
-  return sent == ElementType::kF32 || layout.shards == 1 ? 4 : 4 + static_cast<double>(size_of(sent));
+  if (layout.shards == 1) return 4;
+  const ElementType type = gradient_type(config);
+  const auto sent = static_cast<double>(size_of(type));
+  // fp32 is sent from where it lies. MPI keeps what it receives beside it until it is added.
+  return 4 + (type == ElementType::kF32 ? 0 : sent) + (sums_in_host_memory(config) ? sent : 0);
 }
 
 std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfig& m, const BlockCost& block,
@@ -147,7 +157,8 @@ std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfi
           {"next block", bytes(m.n_blocks > 1 ? block.parameters * 2 : 0)},  // read ahead, on one rank of a group
           // v in fp32; the best iterate's integers; ranges, scales and zero points.
           {"rounding", bytes(joint * (block.parameters * (4 + 1 + optimizer_bytes(config.tuning)) + block.groups * 24))},
-          {"gradients", bytes(joint * block.parameters * gradient_bytes(config, s, layout))},
+          // And a layer's product before it is added to its sum.
+          {"gradients", bytes(joint * block.parameters * gradient_bytes(config, s, layout) + block.largest * s.element)},
           // Float chain, quantized chain, target.
           {"samples", bytes(3 * s.samples * s.state)},
           {"activations", bytes(kSlack * joint * (s.in_pass * seqlen * (block.kept + block.spare) * s.element + kept_scores))}};

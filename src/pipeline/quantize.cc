@@ -170,7 +170,7 @@ class QuantizeRun {
                       const torch::Tensor& states) {
     const BoundaryPlace& place = env_->boundaries;
     const std::string path = place.boundary(boundary.block);
-    BoundaryWriter writer(world_, path, shape, boundary.block, place.fingerprint, place.temporary);
+    BoundaryWriter writer(world_, path, shape, boundary.block, place.fingerprint, file_layout(config_), place.temporary);
     const torch::Tensor host = states.cpu().contiguous();
     writer.write(range, host.const_data_ptr());
     writer.finish(boundary.replace);

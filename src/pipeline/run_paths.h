@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "base/error.h"
+#include "cache/file_layout.h"
 #include "config/config.h"
 
 namespace roundtable {
@@ -49,6 +50,14 @@ struct BoundaryPlace {
 
   std::string boundary(std::int64_t first) const { return boundary_in(folder, first); }
 };
+
+inline FileLayout file_layout(const Config& config) {
+  const auto& s = config.storage;
+  return {.alignment = parse_byte_size(s.alignment).value_or(0),
+          .stripe_count = s.stripe_count,
+          .stripe_bytes = parse_byte_size(s.stripe_size).value_or(0),
+          .collective = s.collective};
+}
 
 struct RunPaths {
   std::string output;     // what the user asked for

@@ -125,7 +125,7 @@ class Trial {
     });
     const Stopwatch writing;
     {
-      BoundaryWriter writer(env_.world, path, shape, 0, env_.boundaries.fingerprint);
+      BoundaryWriter writer(env_.world, path, shape, 0, env_.boundaries.fingerprint, file_layout(env_.config));
       writer.write(range, states.const_data_ptr());
       writer.finish();
     }

@@ -147,12 +147,13 @@ class StageWorker {
       const std::vector<LayerError> errors =
           layer_errors(worked[i], weights[i].weights, own_schemes, sample, context_, env_.grid.group_comm());
       ShardRecord shard;
+      const Stopwatch saving;
       run_on_all(env_.grid.group_comm(), [&] {
         if (!env_.grid.leads_group()) return;
         shard = write_shard(env_.paths.tuned, env_.plan, block, weights[i], own);
         prove_shard(env_.paths.tuned, env_.plan, block, own, worked[i]);
       });
-      if (env_.grid.leads_group()) report(block, own, shard, idle, errors, seconds);
+      if (env_.grid.leads_group()) report(block, own, shard, idle, errors, seconds, saving.seconds());
     }
   }
 
@@ -203,7 +204,8 @@ class StageWorker {
   }
 
   void report(std::int64_t block, const TunedBlock& tuned, const ShardRecord& shard,
-              const std::vector<std::string>& idle, const std::vector<LayerError>& errors, double seconds) {
+              const std::vector<std::string>& idle, const std::vector<LayerError>& errors, double seconds,
+              double save_seconds) {
     nlohmann::json message = {{"type", "block"},
                               {"stage", stage_},
                               {"block", block},
@@ -214,6 +216,7 @@ class StageWorker {
                               {"best_loss", tuned.best_loss()},
                               {"best_iteration", tuned.best_iteration},
                               {"seconds", seconds},
+                              {"save_seconds", save_seconds},  // written, brought to the disk, read back and compared
                               {"losses", tuned.losses}};
     if (tuned.reduction.bytes > 0) {
       message["reduction"] = {{"bytes", tuned.reduction.bytes},

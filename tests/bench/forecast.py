@@ -29,7 +29,7 @@ from tiny_model import make_model, make_tokens
 def settings(model, tokens, n_samples, seqlen, iters, out, ranks):
     return {"model": {"path": str(model)}, "calibration": {"tokens": str(tokens), "n_samples": n_samples, "seqlen": seqlen},
             "quantization": {"bits": 4, "group_size": 64}, "tuning": {"iters": iters, "batch_size": 8},
-            "parallel": {"shards": ranks}, "output": {"path": str(out)},
+            "parallel": {"shards": ranks, "backend": "mpi"}, "output": {"path": str(out)},
             "run": {"keep_boundaries": True}}
 
 

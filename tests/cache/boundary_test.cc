@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "cache/boundary_file.h"
+#include "cache/hdf5_layout.h"
 #include "tests/mpi_main.h"
 
 namespace roundtable {
@@ -64,13 +65,52 @@ TEST_F(Boundary, WhatAnotherJobHasPutThereStaysUnlessItIsToBeReplaced) {
   std::vector<float> others = values(mine);
   for (float& value : others) ++value;
   for (const bool replace : {false, true}) {
-    BoundaryWriter writer(world(), path_, shape_, 4, "print", ".tmp-mine");
+    BoundaryWriter writer(world(), path_, shape_, 4, "print", {}, ".tmp-mine");
     writer.write(mine, others.data());
     EXPECT_TRUE(std::filesystem::exists(path_ + ".tmp-mine"));
     writer.finish(replace);
     EXPECT_FALSE(std::filesystem::exists(path_ + ".tmp-mine"));
     EXPECT_EQ(read(mine), replace ? others : values(mine));
   }
+}
+
+TEST_F(Boundary, IsLaidOutAsAskedFor) {
+  const FileLayout layout{.alignment = 4096, .stripe_count = 4, .stripe_bytes = 1 << 20, .collective = true};
+  const int writers = (world().size() + 1) / 2;  // the others have no samples, and take part
+  const SampleRange range = world().rank() < writers ? part_of(shape_.n_samples, writers, world().rank()) : SampleRange{};
+  {
+    BoundaryWriter writer(world(), path_, shape_, 4, "print", layout);
+    writer.write(range, values(range).data());
+    writer.finish();
+  }
+  EXPECT_EQ(read({0, 11}), values({0, 11}));
+  Hdf5Handle file(H5Fopen(path_.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose, path_, "H5Fopen");
+  Hdf5Handle states(H5Dopen2(file.get(), "hidden_states", H5P_DEFAULT), H5Dclose, path_, "H5Dopen2");
+  for (hsize_t sample = 0; sample < 11; ++sample) {
+    const hsize_t at[3] = {sample, 0, 0};
+    unsigned filters = 0;
+    haddr_t address = 0;
+    hsize_t bytes = 0;
+    ASSERT_GE(H5Dget_chunk_info_by_coord(states.get(), at, &filters, &address, &bytes), 0);
+    EXPECT_EQ(address % 4096, 0u) << sample;
+  }
+}
+
+TEST_F(Boundary, StripesReachMpiIo) {
+  const FileLayout layout{.stripe_count = 4, .stripe_bytes = 1 << 20};
+  const Hdf5Handle access = parallel_access(world(), layout, 0, path_);
+  MPI_Comm comm;
+  MPI_Info info;
+  ASSERT_GE(H5Pget_fapl_mpio(access.get(), &comm, &info), 0);
+  for (const auto& [name, expected] : {std::pair{"striping_factor", "4"}, {"striping_unit", "1048576"}}) {
+    char value[32] = "";
+    int found = 0;
+    MPI_Info_get(info, name, sizeof(value) - 1, value, &found);
+    EXPECT_TRUE(found) << name;
+    EXPECT_STREQ(value, expected);
+  }
+  MPI_Info_free(&info);
+  MPI_Comm_free(&comm);
 }
 
 TEST_F(Boundary, AnotherRunsIsRefused) {

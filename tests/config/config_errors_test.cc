@@ -27,7 +27,7 @@ TEST(ConfigErrors, NonsenseGetsNoGuess) {
 TEST(ConfigErrors, UnknownSection) {
   EXPECT_THAT(parse_error(kModel + "\nquantisation:\n  bits: 4\n"),
               StartsWith("c.yaml:4: unknown section 'quantisation'; did you mean quantization? sections: model, "
-                         "calibration, quantization, tuning, parallel, cluster, output, run"));
+                         "calibration, storage, quantization, tuning, parallel, cluster, output, run"));
 }
 
 TEST(ConfigErrors, YamlsMergeKeyIsNoSection) {

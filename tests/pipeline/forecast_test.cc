@@ -64,7 +64,8 @@ TEST(Forecast, CountsWeightsDiskAndTrafficByHand) {
   EXPECT_EQ(item(f.memory, "weights of a block"), kWeights * 4);
   EXPECT_EQ(item(f.memory, "next block"), kWeights * 2);
   EXPECT_EQ(item(f.memory, "rounding"), kWeights * 5 + kWeights / 64 * 24);
-  EXPECT_EQ(item(f.memory, "gradients"), kWeights * 4);
+  // The sums, what MPI receives, and the largest layer's product in bf16.
+  EXPECT_EQ(item(f.memory, "gradients"), kWeights * (4 + 4) + 1536 * 576 * 2);
   // 64 of 128 samples on each of two shards, three tensors in bf16.
   EXPECT_EQ(item(f.memory, "samples"), 3 * 64 * 256 * 576 * 2);
   EXPECT_EQ(item(f.disk, "boundaries"), 2 * 128 * 256 * 576 * 2);
