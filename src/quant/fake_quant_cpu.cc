@@ -2,6 +2,8 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <type_traits>
+#include <vector>
 
 #include "base/bf16_bits.h"
 #include "quant/fake_quant_kernels.h"
@@ -10,12 +12,53 @@
 namespace roundtable::cpu {
 namespace {
 
+// Grids of some groups, number by number of GroupGrid, so that they are made in SIMD: making one takes as long as rounding
+// a hundred weights.
+struct GridArrays {
+  static constexpr std::int64_t kNumbers = 10;
+  float* first;
+  std::int64_t stride;  // from one number to the next
+
+  void set(std::int64_t g, GroupGrid grid) const {
+    float* to = first + g;
+    to[0 * stride] = grid.scale;
+    to[1 * stride] = grid.zero_point;
+    to[2 * stride] = grid.low;
+    to[3 * stride] = grid.high;
+    to[4 * stride] = grid.dscale_dmin;
+    to[5 * stride] = grid.dscale_dmax;
+    to[6 * stride] = grid.dzero_dmin;
+    to[7 * stride] = grid.dzero_dmax;
+    to[8 * stride] = grid.inverse_scale;
+    to[9 * stride] = grid.own_exponent;
+  }
+  GroupGrid get(std::int64_t g) const {
+    const float* from = first + g;
+    return {from[0],          from[stride],     from[2 * stride], from[3 * stride], from[4 * stride],
+            from[5 * stride], from[6 * stride], from[7 * stride], from[8 * stride], from[9 * stride]};
+  }
+};
+
+// A row of weights and its groups, each of `width` but the last, which may be shorter. The functions below walk over a
+// row's groups themselves: they are compiled for several instruction sets, and a call through the loader's choice for
+// every group, of as few as 32 weights, takes longer than its work.
+struct Row {
+  std::int64_t columns;
+  std::int64_t width;
+  GridArrays grids;
+
+  std::int64_t end(std::int64_t begin) const { return std::min(begin + width, columns); }
+};
+
 template <bool kFloat4, class W, class R>
-RT_SIMD_CLONES void fake_quantize_group(const W* __restrict weight, const float* __restrict v, std::int64_t n,
-                                        GroupGrid grid, R* __restrict result) {
+RT_SIMD_CLONES void fake_quantize_row(const W* __restrict weight, const float* __restrict v, Row row,
+                                      R* __restrict result) {
+  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin = row.end(begin), ++group) {
+    const GroupGrid grid = row.grids.get(group);
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) {
-    store(grid.scale * level_of<kFloat4>(grid, load(weight[i]), v[i]), result[i]);
+    for (std::int64_t i = begin; i < row.end(begin); ++i) {
+      store(grid.scale * level_of<kFloat4>(grid, load(weight[i]), v[i]), result[i]);
+    }
   }
 }
 
@@ -24,137 +67,171 @@ struct GroupSums {
   float dzero;
 };
 
+// Moves v, and sums up what min_scale and max_scale are moved by: at the point where v was.
 template <bool kFloat4, class W>
-RT_SIMD_CLONES GroupSums sum_group(const W* __restrict weight, const float* __restrict v,
-                                   const float* __restrict gradient, std::int64_t n, GroupGrid grid) {
-  float dscale = 0;
-  float dzero = 0;
+RT_SIMD_CLONES void step_row(const W* __restrict weight, float* __restrict v, const float* __restrict gradient, Row row,
+                             float lr, GroupSums* __restrict sums) {
+  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin = row.end(begin), ++group) {
+    const GroupGrid grid = row.grids.get(group);
+    float dscale = 0;
+    float dzero = 0;
 #pragma omp simd reduction(+ : dscale, dzero)
-  for (std::int64_t i = 0; i < n; ++i) {
-    const WeightGradient one = weight_gradient<kFloat4>(grid, load(weight[i]), v[i], gradient[i]);
-    dscale += one.dscale;
-    dzero += one.dzero;
-  }
-  return {dscale, dzero};
-}
-
-template <bool kFloat4, class W>
-RT_SIMD_CLONES void step_group(const W* __restrict weight, float* __restrict v, const float* __restrict gradient,
-                               std::int64_t n, GroupGrid grid, float lr) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) {
-    v[i] -= lr * sign_of(weight_gradient<kFloat4>(grid, load(weight[i]), v[i], gradient[i]).dv);
+    for (std::int64_t i = begin; i < row.end(begin); ++i) {
+      const WeightGradient one = weight_gradient<kFloat4>(grid, load(weight[i]), v[i], gradient[i]);
+      dscale += one.dscale;
+      dzero += one.dzero;
+      v[i] -= lr * sign_of(one.dv);
+    }
+    sums[group] = {dscale, dzero};
   }
 }
 
 template <bool kFloat4, class W>
-RT_SIMD_CLONES void v_gradient_group(const W* __restrict weight, const float* __restrict v,
-                                     const float* __restrict gradient, std::int64_t n, GroupGrid grid,
-                                     float* __restrict out) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) out[i] = weight_gradient<kFloat4>(grid, load(weight[i]), v[i], gradient[i]).dv;
+RT_SIMD_CLONES void gradients_row(const W* __restrict weight, const float* __restrict v,
+                                  const float* __restrict gradient, Row row, float* __restrict out,
+                                  GroupSums* __restrict sums) {
+  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin = row.end(begin), ++group) {
+    const GroupGrid grid = row.grids.get(group);
+    float dscale = 0;
+    float dzero = 0;
+#pragma omp simd reduction(+ : dscale, dzero)
+    for (std::int64_t i = begin; i < row.end(begin); ++i) {
+      const WeightGradient one = weight_gradient<kFloat4>(grid, load(weight[i]), v[i], gradient[i]);
+      dscale += one.dscale;
+      dzero += one.dzero;
+      out[i] = one.dv;
+    }
+    sums[group] = {dscale, dzero};
+  }
 }
 
 template <bool kFloat4, class W>
-RT_SIMD_CLONES void quantize_group(const W* __restrict weight, const float* __restrict v, std::int64_t n,
-                                   GroupGrid grid, std::uint8_t* __restrict q) {
+RT_SIMD_CLONES void quantize_row(const W* __restrict weight, const float* __restrict v, Row row,
+                                 std::uint8_t* __restrict q) {
+  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin = row.end(begin), ++group) {
+    const GroupGrid grid = row.grids.get(group);
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) q[i] = bits_of<kFloat4>(grid, load(weight[i]), v[i]);
+    for (std::int64_t i = begin; i < row.end(begin); ++i) q[i] = bits_of<kFloat4>(grid, load(weight[i]), v[i]);
+  }
 }
 
-// One group of one row: where it lies in the arrays, and its grid.
-template <class W>
-struct Group {
-  const W* weight;
-  float* v;
-  std::int64_t offset;  // of its first weight
-  std::int64_t size;
-  std::int64_t index;   // of the group in [rows, groups]
-  GroupGrid grid;
-};
+// What a loop is not vectorized over, when it is a condition in it, are constants here.
+template <bool kSymmetric, bool kFp16Scale>
+RT_SIMD_CLONES void integer_grids(QuantScheme scheme, const float* __restrict wmin, const float* __restrict wmax,
+                                  const float* __restrict min_scale, const float* __restrict max_scale,
+                                  std::int64_t groups, GridArrays grids) {
+  scheme.fp16_scale = kFp16Scale;
+#pragma GCC ivdep  // and not omp simd, which gives every lane structs of its own in memory
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const GroupRange range{wmin[g], wmax[g], min_scale[g], max_scale[g]};
+    if constexpr (kSymmetric) {
+      grids.set(g, symmetric_grid(scheme, range));
+    } else {
+      grids.set(g, asymmetric_grid(scheme, range));
+    }
+  }
+}
 
-// Calls body(group) for every group, rows in parallel.
-template <class W, class Body>
-void for_each_group(const WeightArrays& arrays, const QuantScheme& scheme, const Body& body) {
-  const std::int64_t width = scheme.group_columns(arrays.columns);
-  const std::int64_t grain = std::max<std::int64_t>(1, 16384 / arrays.columns);
-  at::parallel_for(0, arrays.rows, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      for (std::int64_t g = 0; g < arrays.groups; ++g) {
-        const std::int64_t index = row * arrays.groups + g;
-        const std::int64_t offset = row * arrays.columns + g * width;
-        const GroupRange range{arrays.wmin[index], arrays.wmax[index], arrays.min_scale[index],
-                               arrays.max_scale[index]};
-        body(Group<W>{static_cast<const W*>(arrays.weight) + offset, arrays.v + offset, offset,
-                      std::min(width, arrays.columns - g * width), index, group_grid(scheme, range)});
+// The grids of `groups` groups from `first` on.
+void make_grids(const WeightArrays& a, const QuantScheme& scheme, std::int64_t first, std::int64_t groups,
+                const GridArrays& grids) {
+  if (scheme.type == WeightType::kInt) {
+    const auto make = scheme.symmetric ? (scheme.fp16_scale ? integer_grids<true, true> : integer_grids<true, false>)
+                                       : (scheme.fp16_scale ? integer_grids<false, true> : integer_grids<false, false>);
+    make(scheme, a.wmin + first, a.wmax + first, a.min_scale + first, a.max_scale + first, groups, grids);
+    return;
+  }
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const std::int64_t i = first + g;
+    grids.set(g, group_grid(scheme, {a.wmin[i], a.wmax[i], a.min_scale[i], a.max_scale[i]}));
+  }
+}
+
+// Calls body(offset of the row's first weight, index of its first group, row, sums) for every row, in parallel; `sums`
+// is room for one a group. Grids are made for some rows at a time: a row may have few groups.
+template <class Body>
+void for_each_row(const WeightArrays& a, const QuantScheme& scheme, const Body& body) {
+  const std::int64_t width = scheme.group_columns(a.columns);
+  const std::int64_t some = std::max<std::int64_t>(1, 16384 / a.columns);
+  at::parallel_for(0, a.rows, some, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> numbers(static_cast<std::size_t>(GridArrays::kNumbers * some * a.groups));
+    const GridArrays grids{numbers.data(), some * a.groups};
+    std::vector<GroupSums> sums(static_cast<std::size_t>(a.groups));
+    for (std::int64_t first = begin; first < end; first += some) {
+      const std::int64_t last = std::min(first + some, end);
+      make_grids(a, scheme, first * a.groups, (last - first) * a.groups, grids);
+      for (std::int64_t row = first; row < last; ++row) {
+        body(row * a.columns, row * a.groups, Row{a.columns, width, {grids.first + (row - first) * a.groups, grids.stride}}, sums.data());
       }
     }
   });
 }
 
+// The step of min_scale and max_scale of a row's groups.
+RT_SIMD_CLONES void step_ranges(GridArrays grids, const GroupSums* __restrict sums, std::int64_t groups, float lr,
+                                float* __restrict min_scale, float* __restrict max_scale) {
+#pragma GCC ivdep
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const RangeGradient d = range_gradient(grids.get(g), sums[g].dscale, sums[g].dzero);
+    min_scale[g] = stepped_scale(min_scale[g], d.dmin_scale, lr);
+    max_scale[g] = stepped_scale(max_scale[g], d.dmax_scale, lr);
+  }
+}
+
 }  // namespace
 
-void fake_quantize(const WeightArrays& arrays, const QuantScheme& scheme, void* result, bool result_is_bf16) {
-  with_types<std::uint16_t>(arrays, scheme, [&](auto* weight, auto float4) {
-    using W = std::remove_pointer_t<decltype(weight)>;
+void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* result, bool result_is_bf16) {
+  with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {
+    const auto* weight = static_cast<const std::remove_pointer_t<decltype(typed)>*>(a.weight);
     constexpr bool kFloat4 = decltype(float4)::value;
-    for_each_group<W>(arrays, scheme, [&](const Group<W>& group) {
+    for_each_row(a, scheme, [&](std::int64_t offset, std::int64_t, const Row& row, GroupSums*) {
       if (result_is_bf16) {
-        fake_quantize_group<kFloat4>(group.weight, group.v, group.size, group.grid,
-                                     static_cast<std::uint16_t*>(result) + group.offset);
+        fake_quantize_row<kFloat4>(weight + offset, a.v + offset, row, static_cast<std::uint16_t*>(result) + offset);
       } else {
-        fake_quantize_group<kFloat4>(group.weight, group.v, group.size, group.grid,
-                                     static_cast<float*>(result) + group.offset);
+        fake_quantize_row<kFloat4>(weight + offset, a.v + offset, row, static_cast<float*>(result) + offset);
       }
     });
   });
 }
 
-void sign_step(const WeightArrays& arrays, const QuantScheme& scheme, const float* gradient, const StepSize& size) {
-  with_types<std::uint16_t>(arrays, scheme, [&](auto* weight, auto float4) {
-    using W = std::remove_pointer_t<decltype(weight)>;
-    constexpr bool kFloat4 = decltype(float4)::value;
-    for_each_group<W>(arrays, scheme, [&](const Group<W>& group) {
-      const float* g = gradient + group.offset;
+void sign_step(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size) {
+  with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {
+    const auto* weight = static_cast<const std::remove_pointer_t<decltype(typed)>*>(a.weight);
+    for_each_row(a, scheme, [&](std::int64_t offset, std::int64_t first, const Row& row, GroupSums* sums) {
+      step_row<decltype(float4)::value>(weight + offset, a.v + offset, gradient + offset, row, size.lr, sums);
       if (size.minmax_lr != 0) {
-        // Before v moves: all three gradients belong to the same point.
-        const GroupSums sums = sum_group<kFloat4>(group.weight, group.v, g, group.size, group.grid);
-        const RangeGradient d = range_gradient(group.grid, sums.dscale, sums.dzero);
-        float& low = arrays.min_scale[group.index];
-        float& high = arrays.max_scale[group.index];
-        low = stepped_scale(low, d.dmin_scale, size.minmax_lr);
-        high = stepped_scale(high, d.dmax_scale, size.minmax_lr);
+        step_ranges(row.grids, sums, a.groups, size.minmax_lr, a.min_scale + first, a.max_scale + first);
       }
-      step_group<kFloat4>(group.weight, group.v, g, group.size, group.grid, size.lr);
     });
   });
 }
 
-void rounding_gradients(const WeightArrays& arrays, const QuantScheme& scheme, const float* gradient,
+void rounding_gradients(const WeightArrays& a, const QuantScheme& scheme, const float* gradient,
                         const GradientArrays& out) {
-  with_types<std::uint16_t>(arrays, scheme, [&](auto* weight, auto float4) {
-    using W = std::remove_pointer_t<decltype(weight)>;
-    constexpr bool kFloat4 = decltype(float4)::value;
-    for_each_group<W>(arrays, scheme, [&](const Group<W>& group) {
-      const float* g = gradient + group.offset;
-      const GroupSums sums = sum_group<kFloat4>(group.weight, group.v, g, group.size, group.grid);
-      const RangeGradient d = range_gradient(group.grid, sums.dscale, sums.dzero);
-      out.min_scale[group.index] = d.dmin_scale;
-      out.max_scale[group.index] = d.dmax_scale;
-      v_gradient_group<kFloat4>(group.weight, group.v, g, group.size, group.grid, out.v + group.offset);
+  with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {
+    const auto* weight = static_cast<const std::remove_pointer_t<decltype(typed)>*>(a.weight);
+    for_each_row(a, scheme, [&](std::int64_t offset, std::int64_t first, const Row& row, GroupSums* sums) {
+      gradients_row<decltype(float4)::value>(weight + offset, a.v + offset, gradient + offset, row, out.v + offset, sums);
+      for (std::int64_t g = 0; g < a.groups; ++g) {
+        const RangeGradient d = range_gradient(row.grids.get(g), sums[g].dscale, sums[g].dzero);
+        out.min_scale[first + g] = d.dmin_scale;
+        out.max_scale[first + g] = d.dmax_scale;
+      }
     });
   });
 }
 
-void quantize(const WeightArrays& arrays, const QuantScheme& scheme, std::uint8_t* q, float* scale,
+void quantize(const WeightArrays& a, const QuantScheme& scheme, std::uint8_t* q, float* scale,
               std::uint8_t* zero_point) {
-  with_types<std::uint16_t>(arrays, scheme, [&](auto* weight, auto float4) {
-    using W = std::remove_pointer_t<decltype(weight)>;
-    constexpr bool kFloat4 = decltype(float4)::value;
-    for_each_group<W>(arrays, scheme, [&](const Group<W>& group) {
-      quantize_group<kFloat4>(group.weight, group.v, group.size, group.grid, q + group.offset);
-      scale[group.index] = group.grid.scale;
-      zero_point[group.index] = static_cast<std::uint8_t>(group.grid.zero_point);
+  with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {
+    const auto* weight = static_cast<const std::remove_pointer_t<decltype(typed)>*>(a.weight);
+    for_each_row(a, scheme, [&](std::int64_t offset, std::int64_t first, const Row& row, GroupSums*) {
+      quantize_row<decltype(float4)::value>(weight + offset, a.v + offset, row, q + offset);
+      for (std::int64_t g = 0; g < a.groups; ++g) {
+        const GroupGrid grid = row.grids.get(g);
+        scale[first + g] = grid.scale;
+        zero_point[first + g] = static_cast<std::uint8_t>(grid.zero_point);
+      }
     });
   });
 }

@@ -26,10 +26,10 @@
 
 #include <c10/macros/Macros.h>
 #include <c10/util/Float8_e4m3fn.h>
-#include <c10/util/Half.h>
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "quant/scheme.h"
 
@@ -51,75 +51,84 @@ struct GroupRange {
 
 // The grid of one group, and its derivatives for the backward pass.
 struct GroupGrid {
-  float scale;
-  float zero_point;      // as stored: in [0, 2^b - 1]
-  float low;             // bounds of round(W/s + v)
-  float high;
-  float dscale_dmin;     // ds / d min_scale
-  float dscale_dmax;     // ds / d max_scale
-  float dzero_dmin;      // dz / d min_scale, through s as well
-  float dzero_dmax;
-  float inverse_scale;   // floats of 4 bits only; 0 for a scale of 0
-  bool own_exponent;     // kMxFp4
+  float scale = 0;
+  float zero_point = 0;      // as stored: in [0, 2^b - 1]
+  float low = 0;             // bounds of round(W/s + v)
+  float high = 0;
+  float dscale_dmin = 0;     // ds / d min_scale
+  float dscale_dmax = 0;     // ds / d max_scale
+  float dzero_dmin = 0;      // dz / d min_scale, through s as well
+  float dzero_dmax = 0;
+  float inverse_scale = 0;   // floats of 4 bits only; 0 for a scale of 0
+  float own_exponent = 0;    // kMxFp4: 1, else 0
 };
 
-C10_HOST_DEVICE inline float round_scale(const QuantScheme& scheme, float scale) {
-  return scheme.fp16_scale ? static_cast<float>(static_cast<c10::Half>(scale)) : scale;
+// To fp16 and back, half to even. c10::Half's conversion is exact, too, but keeps loops from being vectorized.
+C10_HOST_DEVICE inline float round_half(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  bits = (bits + 0xfffu + ((bits >> 13) & 1u)) & ~0x1fffu;  // 10 of 23 bits of mantissa stay
+  float normal;
+  std::memcpy(&normal, &bits, sizeof(normal));
+  constexpr float kUlps = 0.75f;  // an ulp here is fp16's least number, 2^-24
+  const float magnitude = fabsf(x);
+  const float rounded = magnitude < 6.103515625e-5f ? copysignf((magnitude + kUlps) - kUlps, x) : normal;
+  return fabsf(rounded) > 65504.0f ? copysignf(INFINITY, x) : rounded;
 }
 
-C10_HOST_DEVICE inline GroupGrid symmetric_grid(const QuantScheme& scheme, const GroupRange& range) {
+C10_HOST_DEVICE inline float round_scale(const QuantScheme& scheme, float scale) {
+  return scheme.fp16_scale ? round_half(scale) : scale;
+}
+
+C10_HOST_DEVICE inline GroupGrid symmetric_grid(const QuantScheme& scheme, GroupRange range) {
   const float levels = static_cast<float>(1 << (scheme.bits - 1));  // M
   const float least = least_scale(scheme);
   const float a = -range.wmin * range.min_scale;
   const float c = range.wmax * range.max_scale;
   const float divisor = scheme.full_range ? levels : levels - 0.5f;
-  const float sign = scheme.full_range && !(c < a) ? -1.0f : 1.0f;
+  // Which of a and c is larger is a coin's toss from group to group: no branches on it.
+  const float sign = 1.0f - 2.0f * static_cast<float>(scheme.full_range & !(c < a));
   const float largest = a > c ? a : c;
   const float raw = round_scale(scheme, sign * largest / divisor);
 
-  GroupGrid grid{};
-  const bool held = raw < 0 ? raw > -least : raw < least;
-  grid.scale = !held ? raw : (raw < 0 ? -least : least);
-  grid.zero_point = levels;
-  grid.low = -levels;
-  grid.high = levels - 1;
-  if (!held) {
-    // max() shares the gradient of a tie evenly, as torch.max does.
-    const float share_a = a > c ? 1.0f : (a == c ? 0.5f : 0.0f);
-    grid.dscale_dmin = sign / divisor * share_a * -range.wmin;
-    grid.dscale_dmax = sign / divisor * (1.0f - share_a) * range.wmax;
-  }
-  return grid;
+  const bool held = fabsf(raw) < least;
+  const float signed_least = raw < 0 ? -least : least;
+  // max() shares the gradient of a tie evenly, as torch.max does.
+  const float share_a = 0.5f + 0.5f * (static_cast<float>(a > c) - static_cast<float>(a < c));
+  const float slope = held ? 0.0f : sign / divisor;
+  return {.scale = held ? signed_least : raw,
+          .zero_point = levels,
+          .low = -levels,
+          .high = levels - 1,
+          .dscale_dmin = slope * share_a * -range.wmin,
+          .dscale_dmax = slope * (1.0f - share_a) * range.wmax};
 }
 
-C10_HOST_DEVICE inline GroupGrid asymmetric_grid(const QuantScheme& scheme, const GroupRange& range) {
+C10_HOST_DEVICE inline GroupGrid asymmetric_grid(const QuantScheme& scheme, GroupRange range) {
   const float top = static_cast<float>((1 << scheme.bits) - 1);
   const float least = least_scale(scheme);
   const float low_end = range.wmin * range.min_scale;
   const float raw = round_scale(scheme, (range.wmax * range.max_scale - low_end) / top);
 
-  GroupGrid grid{};
   const bool held = raw < least;
-  grid.scale = held ? least : raw;
-  if (!held) {
-    grid.dscale_dmin = -range.wmin / top;
-    grid.dscale_dmax = range.wmax / top;
-  }
-  const float zero = rintf(-low_end / grid.scale);
-  grid.zero_point = zero;
-  const float dzero_dscale = low_end / (grid.scale * grid.scale);
-  grid.dzero_dmin = -range.wmin / grid.scale + dzero_dscale * grid.dscale_dmin;
-  grid.dzero_dmax = dzero_dscale * grid.dscale_dmax;
+  const float scale = held ? least : raw;
+  const float dscale_dmin = held ? 0.0f : -range.wmin / top;
+  const float dscale_dmax = held ? 0.0f : range.wmax / top;
+  const float zero = rintf(-low_end / scale);
+  const float dzero_dscale = low_end / (scale * scale);
   const float least_zero = static_cast<float>(scheme.min_zero_point);
-  if (zero < least_zero || zero > top) {
-    // Above: -wmin*min_scale/s exceeds 2^b - 1 only by the rounding of s to half precision.
-    grid.zero_point = zero < least_zero ? least_zero : top;
-    grid.dzero_dmin = 0;
-    grid.dzero_dmax = 0;
-  }
-  grid.low = -grid.zero_point;
-  grid.high = top - grid.zero_point;
-  return grid;
+  // Above the top: -wmin*min_scale/s exceeds 2^b - 1 only by the rounding of s to half precision.
+  const float raised = zero > least_zero ? zero : least_zero;
+  const float zero_point = raised < top ? raised : top;
+  const bool moves = zero_point == zero;
+  return {.scale = scale,
+          .zero_point = zero_point,
+          .low = -zero_point,
+          .high = top - zero_point,
+          .dscale_dmin = dscale_dmin,
+          .dscale_dmax = dscale_dmax,
+          .dzero_dmin = moves ? -range.wmin / scale + dzero_dscale * dscale_dmin : 0.0f,
+          .dzero_dmax = moves ? dzero_dscale * dscale_dmax : 0.0f};
 }
 
 constexpr float kLargestE2m1 = 6.0f;
@@ -137,7 +146,7 @@ C10_HOST_DEVICE inline GroupGrid mx_fp4_grid(float largest, float max_scale) {
   grid.scale = ldexpf(1.0f, exponent);
   grid.inverse_scale = ldexpf(1.0f, -exponent);
   grid.dscale_dmax = held || reach == 0 ? 0.0f : grid.scale / max_scale;
-  grid.own_exponent = true;
+  grid.own_exponent = 1;
   return grid;
 }
 
@@ -151,7 +160,7 @@ C10_HOST_DEVICE inline GroupGrid nv_fp4_grid(float global_scale, float largest, 
   return grid;
 }
 
-C10_HOST_DEVICE inline GroupGrid group_grid(const QuantScheme& scheme, const GroupRange& range) {
+C10_HOST_DEVICE inline GroupGrid group_grid(const QuantScheme& scheme, GroupRange range) {
   if (scheme.type == WeightType::kInt) {
     return scheme.symmetric ? symmetric_grid(scheme, range) : asymmetric_grid(scheme, range);
   }
@@ -182,8 +191,10 @@ C10_HOST_DEVICE inline float e2m1_level(std::uint8_t bits) {
   return bits & 8 ? -magnitude : magnitude;
 }
 
+// In the form that is one instruction each, the least and the greatest of two.
 C10_HOST_DEVICE inline float clamped(const GroupGrid& grid, float value) {
-  return value < grid.low ? grid.low : (value > grid.high ? grid.high : value);
+  const float raised = value > grid.low ? value : grid.low;
+  return raised < grid.high ? raised : grid.high;
 }
 
 // What a weight becomes, before it is scaled. kFloat4 is a template's, so that loops over integers hold no more than
@@ -220,18 +231,19 @@ C10_HOST_DEVICE inline WeightGradient weight_gradient(const GroupGrid& grid, flo
     const bool inside = t >= grid.low && t <= grid.high;
     const float q = round_e2m1(clamped(grid, t));
     // At 0, where auto-round's is |t| times its sign, nothing: a weight that was pruned stays so.
-    const float slope = !inside || t == 0 ? 0.0f : (grid.own_exponent && fabsf(t) >= 1 ? q / t : 1.0f);
+    const float slope = !inside || t == 0 ? 0.0f : (grid.own_exponent != 0 && fabsf(t) >= 1 ? q / t : 1.0f);
     out.dv = g * grid.scale * slope;
     out.dscale = g * (q - slope * ratio);
     out.dzero = 0;
   } else {
     const float ratio = weight / grid.scale;
     const float value = rintf(ratio + v);
-    const bool inside = value >= grid.low && value <= grid.high;
     const float q = clamped(grid, value);
-    out.dv = inside ? g * grid.scale : 0.0f;
-    out.dscale = g * (inside ? q - ratio : q);
-    out.dzero = inside ? 0.0f : -g * grid.scale;
+    const bool inside = q == value;
+    const float scaled = g * grid.scale;
+    out.dv = inside ? scaled : 0.0f;
+    out.dscale = g * (q - (inside ? ratio : 0.0f));
+    out.dzero = out.dv - scaled;
   }
   return out;
 }
@@ -242,11 +254,11 @@ struct RangeGradient {
 };
 
 // Chain rule from the group's sums of dscale and dzero to its two tuned scales.
-C10_HOST_DEVICE inline RangeGradient range_gradient(const GroupGrid& grid, float dscale, float dzero) {
+C10_HOST_DEVICE inline RangeGradient range_gradient(GroupGrid grid, float dscale, float dzero) {
   return {dscale * grid.dscale_dmin + dzero * grid.dzero_dmin, dscale * grid.dscale_dmax + dzero * grid.dzero_dmax};
 }
 
-C10_HOST_DEVICE inline float sign_of(float x) { return x > 0 ? 1.0f : (x < 0 ? -1.0f : 0.0f); }
+C10_HOST_DEVICE inline float sign_of(float x) { return static_cast<float>(x > 0) - static_cast<float>(x < 0); }
 
 // p - lr * sign(dL/dp), kept in [0, 1]: min_scale and max_scale.
 C10_HOST_DEVICE inline float stepped_scale(float value, float gradient, float lr) {

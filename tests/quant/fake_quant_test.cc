@@ -5,6 +5,9 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include <cmath>
+
+#include "quant/fake_quant_math.h"
 #include "tests/quant/plain_formula.h"
 
 namespace roundtable {
@@ -186,6 +189,25 @@ TEST_P(FakeQuantFloat4, RoundsToTheNearestLevelByHand) {
   for (std::size_t i = 0; i < levels.size(); ++i) {
     EXPECT_EQ(got[0][static_cast<std::int64_t>(i)].item<float>(), levels[i]) << weights[i];
   }
+}
+
+TEST(RoundHalf, IsTheConversionToHalf) {
+  const auto expect_half = [](float x) {
+    const float expected = static_cast<float>(c10::Half(x));
+    EXPECT_EQ(round_half(x), expected) << x;
+    EXPECT_EQ(std::signbit(round_half(x)), std::signbit(expected)) << x;
+  };
+  // Every half, what lies in the middle of two, and the fp32 numbers beside those.
+  for (std::uint32_t bits = 0; bits < 0x7c00; ++bits) {
+    const auto half = static_cast<float>(c10::Half(static_cast<unsigned short>(bits), c10::Half::from_bits()));
+    const auto next = static_cast<float>(c10::Half(static_cast<unsigned short>(bits + 1), c10::Half::from_bits()));
+    const float middle = bits + 1 < 0x7c00 ? (half + next) / 2 : 65520.0f;
+    for (const float x : {half, middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e9f)}) {
+      expect_half(x);
+      expect_half(-x);
+    }
+  }
+  for (const float x : {1e-8f, 1e-30f, 65519.0f, 1e9f, 3e38f}) expect_half(x);
 }
 
 TEST(GlobalScale, IsOneForAllWeights) {
