@@ -67,10 +67,11 @@ struct GroupSums {
   float dzero;
 };
 
-// Moves v, and sums up what min_scale and max_scale are moved by: at the point where v was.
-template <bool kFloat4, class W>
-RT_SIMD_CLONES void step_row(const W* __restrict weight, float* __restrict v, const float* __restrict gradient, Row row,
-                             float lr, GroupSums* __restrict sums) {
+// Sums up what min_scale's and max_scale's gradients come from. Moves v by the sign of its own gradient (kSteps), or
+// leaves that in `dv`.
+template <bool kFloat4, bool kSteps, class W>
+RT_SIMD_CLONES void gradients_row(const W* __restrict weight, float* __restrict v, const float* __restrict gradient,
+                                  Row row, float lr, float* __restrict dv, GroupSums* __restrict sums) {
   for (std::int64_t begin = 0, group = 0; begin < row.columns; begin = row.end(begin), ++group) {
     const GroupGrid grid = row.grids.get(group);
     float dscale = 0;
@@ -80,26 +81,11 @@ RT_SIMD_CLONES void step_row(const W* __restrict weight, float* __restrict v, co
       const WeightGradient one = weight_gradient<kFloat4>(grid, load(weight[i]), v[i], gradient[i]);
       dscale += one.dscale;
       dzero += one.dzero;
-      v[i] -= lr * sign_of(one.dv);
-    }
-    sums[group] = {dscale, dzero};
-  }
-}
-
-template <bool kFloat4, class W>
-RT_SIMD_CLONES void gradients_row(const W* __restrict weight, const float* __restrict v,
-                                  const float* __restrict gradient, Row row, float* __restrict out,
-                                  GroupSums* __restrict sums) {
-  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin = row.end(begin), ++group) {
-    const GroupGrid grid = row.grids.get(group);
-    float dscale = 0;
-    float dzero = 0;
-#pragma omp simd reduction(+ : dscale, dzero)
-    for (std::int64_t i = begin; i < row.end(begin); ++i) {
-      const WeightGradient one = weight_gradient<kFloat4>(grid, load(weight[i]), v[i], gradient[i]);
-      dscale += one.dscale;
-      dzero += one.dzero;
-      out[i] = one.dv;
+      if constexpr (kSteps) {
+        v[i] -= lr * sign_of(one.dv);
+      } else {
+        dv[i] = one.dv;
+      }
     }
     sums[group] = {dscale, dzero};
   }
@@ -198,7 +184,8 @@ void sign_step(const WeightArrays& a, const QuantScheme& scheme, const float* gr
   with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {
     const auto* weight = static_cast<const std::remove_pointer_t<decltype(typed)>*>(a.weight);
     for_each_row(a, scheme, [&](std::int64_t offset, std::int64_t first, const Row& row, GroupSums* sums) {
-      step_row<decltype(float4)::value>(weight + offset, a.v + offset, gradient + offset, row, size.lr, sums);
+      gradients_row<decltype(float4)::value, true>(weight + offset, a.v + offset, gradient + offset, row, size.lr, nullptr,
+                                                   sums);
       if (size.minmax_lr != 0) {
         step_ranges(row.grids, sums, a.groups, size.minmax_lr, a.min_scale + first, a.max_scale + first);
       }
@@ -211,7 +198,8 @@ void rounding_gradients(const WeightArrays& a, const QuantScheme& scheme, const 
   with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {
     const auto* weight = static_cast<const std::remove_pointer_t<decltype(typed)>*>(a.weight);
     for_each_row(a, scheme, [&](std::int64_t offset, std::int64_t first, const Row& row, GroupSums* sums) {
-      gradients_row<decltype(float4)::value>(weight + offset, a.v + offset, gradient + offset, row, out.v + offset, sums);
+      gradients_row<decltype(float4)::value, false>(weight + offset, a.v + offset, gradient + offset, row, 0, out.v + offset,
+                                                    sums);
       for (std::int64_t g = 0; g < a.groups; ++g) {
         const RangeGradient d = range_gradient(row.grids.get(g), sums[g].dscale, sums[g].dzero);
         out.min_scale[first + g] = d.dmin_scale;
