@@ -1,12 +1,14 @@
 // Wording of errors.
 #include "base/error.h"
 
+#include "base/escape.h"
+
 namespace roundtable {
 
 Error make_error(ExitCode code, std::string_view place, std::string_view problem, std::string_view mend) {
   std::string line = fmt::format("{}: {}", place, problem);
   if (!mend.empty()) line += fmt::format("; {}", mend);
-  return Error(code, line);
+  return Error(code, escape_control(line));  // what a file brought into it may hold a line's end
 }
 
 Error bad_input(std::string_view place, std::string_view problem, std::string_view mend) {

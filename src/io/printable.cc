@@ -1,7 +1,7 @@
 // Escapes and cuts what a file brought, before it reaches a terminal.
 #include "io/printable.h"
 
-#include <fmt/format.h>
+#include "base/escape.h"
 
 namespace roundtable {
 
@@ -10,17 +10,7 @@ constexpr std::size_t kMaxBytes = 160;  // tensor names of real models are short
 }
 
 std::string printable(std::string_view text) {
-  std::string out;
-  for (const char c : text.substr(0, kMaxBytes)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      out += fmt::format("\\x{:02x}", byte);
-    } else {
-      out += c;
-    }
-  }
-  if (text.size() > kMaxBytes) out += "...";
-  return out;
+  return escape_control(text.substr(0, kMaxBytes)) + (text.size() > kMaxBytes ? "..." : "");
 }
 
 }  // namespace roundtable

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "io/json_file.h"
+#include "io/printable.h"
 #include "model/families/family.h"
 
 namespace roundtable {
@@ -56,7 +57,7 @@ ModelConfig load_model_config(const std::string& directory) {
     }
     known.push_back(family.model_type);
   }
-  json.fail("model_type", fmt::format("'{}' is not supported", config.model_type),
+  json.fail("model_type", fmt::format("'{}' is not supported", printable(config.model_type)),
             fmt::format("supported are {}", fmt::join(known, ", ")));
 }
 

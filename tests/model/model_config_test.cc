@@ -67,6 +67,7 @@ TEST(ModelConfig, RefusesWhatItCannotRun) {
     return json;
   };
   expect_refused(with("model_type", "gpt_oss"), "llama, mistral, qwen2, qwen3, phi3, gemma2, gemma3_text, opt, gpt2");
+  expect_refused(with("model_type", "gpt\noss"), "'gpt\\x0aoss' is not supported");
   expect_refused(with("hidden_act", "quick_gelu"), "hidden_act");
   expect_refused(with("hidden_size", -4), "hidden_size");
   expect_refused(with("hidden_size", "big"), "hidden_size");

@@ -5,6 +5,8 @@
 
 #include <cmath>
 
+#include "io/printable.h"
+
 namespace roundtable {
 namespace {
 
@@ -58,7 +60,7 @@ Activation read_activation(const JsonObject& json, const std::string& key, const
     if (name == tanh) return Activation::kGeluTanh;
   }
   if (name == "relu") return Activation::kRelu;
-  json.fail(key, fmt::format("'{}' is not supported", name),
+  json.fail(key, fmt::format("'{}' is not supported", printable(name)),
             "supported are silu, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu");
 }
 
@@ -72,7 +74,7 @@ RopeConfig read_rope_object(const JsonObject& scaling, const JsonObject& json, c
   rope.type = scaling.get_string_or("rope_type", scaling.get_string_or("type", "default"));
   if (rope.type == "default") return rope;
   if (rope.type != "linear" && rope.type != "dynamic" && !keeps_original_length(rope.type)) {
-    scaling.fail("rope_type", fmt::format("'{}' is not supported", rope.type),
+    scaling.fail("rope_type", fmt::format("'{}' is not supported", printable(rope.type)),
                  "supported are default, linear, dynamic, llama3, yarn");
   }
   if (keeps_original_length(rope.type)) {
@@ -117,7 +119,7 @@ std::vector<bool> read_layer_types(const JsonObject& json, std::int64_t n_blocks
   }
   for (const std::string& type : json.get_strings("layer_types")) {
     if (type != "sliding_attention" && type != "full_attention") {
-      json.fail("layer_types", fmt::format("'{}' is not supported", type),
+      json.fail("layer_types", fmt::format("'{}' is not supported", printable(type)),
                 "supported are sliding_attention, full_attention");
     }
     sliding.push_back(type == "sliding_attention");

@@ -1,5 +1,6 @@
 // Phi-3 and Phi-4: Llama with fused projections, which stay fused: a row of a weight is quantized on its own, so that
 // nothing is gained by cutting them.
+#include "io/printable.h"
 #include "model/families/common.h"
 #include "model/families/family.h"
 
@@ -14,7 +15,7 @@ void read_phi3(const JsonObject& json, ModelConfig& config) {
   config.block_names.gate_up = "mlp.gate_up_proj";
   // configuration_phi3.py takes no other: its "su" and "yarn" mean LongRoPE.
   if (config.rope.type != "default") {
-    json.fail("rope_scaling", "type '" + config.rope.type + "' is not supported for phi3", "supported is default");
+    json.fail("rope_scaling", "type '" + printable(config.rope.type) + "' is not supported for phi3", "supported is default");
   }
 }
 
