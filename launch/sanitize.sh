@@ -1,14 +1,23 @@
 #!/usr/bin/env bash
-# Unit tests and those over two ranks under AddressSanitizer and UndefinedBehaviorSanitizer. Builds build-asan/.
-#   launch/sanitize.sh [arguments of ctest]
+# C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, those over MPI at two ranks. Builds build-asan/.
+#   launch/sanitize.sh         the folders that know no tensors: a few minutes, and a part of launch/test.sh
+#   launch/sanitize.sh --all   every C++ test and the fuzz test; LibTorch's headers take their time
 # Leaks are not looked for: Open MPI and LibTorch keep memory to the end.
 source "$(dirname "$0")/common.sh"
 cd "$root"
+
+targets=(base_test config_test io_test data_test comm_test cache_test)
+select=(-R '^(base|config|io|data|comm|cache)_test(\.|_2_ranks)')
+case "${1:-}" in
+  "") ;;
+  --all) targets=(sanitize_tests) select=() ;;
+  *) sed -n '2,5p' "$0" >&2; exit 2 ;;
+esac
 
 launch/setup.sh --no-build
 export ROUNDTABLE_PYTHON=${ROUNDTABLE_PYTHON:-$venv/bin/python}
 say "building in build-asan"
 cmake --preset asan >build-asan.log 2>&1 || { tail -30 build-asan.log; die "cmake failed; the whole log is build-asan.log"; }
-cmake --build --preset asan
+cmake --build build-asan --target "${targets[@]}"
 say "testing under sanitizers"
-exec ctest --preset asan -j "$(nproc)" "$@"
+exec ctest --preset asan -j "$(nproc)" ${select[@]+"${select[@]}"}
