@@ -122,10 +122,10 @@ class Watchdog::Thread {
 
   void run() {
     try {
-      for (double last = steady_seconds(); !ended_; last = steady_seconds()) {
+      last_look_ = steady_seconds();
+      while (!ended_) {
         std::this_thread::sleep_for(ending_ ? kLastTick : kTick);
-        // This process was stopped, and perhaps the whole job (a batch system suspends some): that was nobody's fault.
-        if (steady_seconds() - last > 1) forgive();
+        was_stopped();
         receive();
         rank_ == 0 ? lead() : follow();
       }
@@ -134,10 +134,18 @@ class Watchdog::Thread {
     }
   }
 
-  void forgive() {
+  // Whether this process was stopped since the last look, and perhaps the whole job (a batch system suspends some): that
+  // was nobody's fault, and all are given time. A stop can fall between any two lines, so that whoever finds another
+  // rank silent looks here again before it says so.
+  bool was_stopped() {
+    const double now = steady_seconds();
+    const bool stopped = now - last_look_ > 1;
+    last_look_ = now;
+    if (!stopped) return false;
     const std::lock_guard lock(peers_mutex_);
-    for (Peer& peer : peers_) peer.heard = steady_seconds();
-    no_checks_before_ = steady_seconds() + limit_;
+    for (Peer& peer : peers_) peer.heard = now;
+    no_checks_before_ = now + limit_;
+    return true;
   }
   bool checks() const { return limit_ > 0 && steady_seconds() > no_checks_before_; }
 
@@ -191,7 +199,9 @@ class Watchdog::Thread {
 
   void check_all() {
     for (int rank = 0; rank < size_; ++rank) {
-      if (silence(rank) > limit_ && !left(rank)) end_all(ExitCode::kMachine, silence_line(rank));
+      if (silence(rank) <= limit_ || left(rank)) continue;
+      if (was_stopped()) return;
+      end_all(ExitCode::kMachine, silence_line(rank));
     }
     double least_idle = 1e300;
     bool all_wait = true;
@@ -202,10 +212,12 @@ class Watchdog::Thread {
         const bool waits = !lane[1].get<std::string>().empty();
         least_idle = std::min(least_idle, idle);
         all_wait = all_wait && waits;
-        if (!waits && idle > limit_) end_for_hang(rank, lane[2], idle);
+        if (waits || idle <= limit_) continue;
+        if (was_stopped()) return;
+        end_for_hang(rank, lane[2], idle);
       }
     }
-    if (all_wait && least_idle > limit_) end_for_deadlock(least_idle);
+    if (all_wait && least_idle > limit_ && !was_stopped()) end_for_deadlock(least_idle);
   }
 
   std::string silence_line(int rank) const {
@@ -253,7 +265,7 @@ class Watchdog::Thread {
     }
     // One after the other, so that the first can end the job before the next reports the same.
     const double patience = limit_ + 3 * std::min(rank_ - 1, 3);
-    if (checks() && silence(0) > patience && !failed_.exchange(true)) {
+    if (checks() && silence(0) > patience && !was_stopped() && !failed_.exchange(true)) {
       report_and_abort(ExitCode::kMachine, silence_line(0));
     }
     const bool due = ending_ || steady_seconds() - last_sent_ >= sign_seconds();
@@ -275,6 +287,7 @@ class Watchdog::Thread {
   std::atomic<bool> ending_{false};
   std::atomic<bool> failed_{false};
   bool ended_ = false;
+  double last_look_ = 0;
   double no_checks_before_ = 0;
   bool said_goodbye_ = false;
   double last_sent_ = 0;

@@ -19,6 +19,8 @@ import tiny_model
 SLURM = pathlib.Path(__file__).resolve().parents[2] / "cluster" / "slurm"
 CLUSTER = SLURM / "local_cluster.sh"
 LIMITS_EVERY = 30  # seconds: slurmctld looks at time limits so often, counted from its start (PERIODIC_TIMEOUT)
+ITERATIONS = 300
+LONG = 20          # seconds of tuning that a time limit some seconds after the start is sure to interrupt
 
 
 def refusal():
@@ -43,7 +45,7 @@ class SlurmTest(program.Case):
             "calibration.n_samples": 16,
             "calibration.seqlen": 64,
             "quantization.group_size": 32,
-            "tuning.iters": 300,
+            "tuning.iters": ITERATIONS,
             "tuning.batch_size": 8,
             "parallel.shards": 2,  # one group over both nodes, as the two ranks of one node would be
             "parallel.threads": 1,
@@ -88,15 +90,22 @@ class SlurmTest(program.Case):
                 self.fail(f"job {job} is {state}\n" + self.slurm("squeue"))
             time.sleep(0.3)
 
+    def run_undisturbed(self, name, *arguments):
+        self.wait_for_state(self.submit(self.config, name, *arguments, ROUNDTABLE_LAUNCHER="mpirun"), "COMPLETED")
+        self.assertIn(": mpirun --bind-to none", self.log(name))
+
     @unittest.skipUnless(LEAVES_IN_TIME, "this build of the program knows no exit code 75")
     def test_a_job_that_meets_its_time_limit_goes_on_to_the_same_bytes(self):
-        undisturbed = self.submit(self.config, "undisturbed", ROUNDTABLE_LAUNCHER="mpirun")
-        self.wait_for_state(undisturbed, "COMPLETED")
-        self.assertIn(": mpirun --bind-to none", self.log("undisturbed"))
+        # As many iterations as make the job long on this machine, whatever it is.
+        self.run_undisturbed("measured")
+        seconds = float(re.search(r"^tune: done in ([\d.]+) s", self.log("measured"), re.MULTILINE)[1])
+        iterations = ("--set", f"tuning.iters={max(ITERATIONS, int(ITERATIONS * LONG / seconds))}")
+        self.run_undisturbed("undisturbed", *iterations)
         # Started some seconds before slurmctld looks at limits: it then finds that the signal is due.
         into = (time.time() - self.started) % LIMITS_EVERY
         time.sleep((LIMITS_EVERY - 7 - into) % LIMITS_EVERY)
-        job = self.submit(self.config, "interrupted", options="--time=1 --signal=B:USR1@60", ROUNDTABLE_LAUNCHER="pmix")
+        job = self.submit(self.config, "interrupted", *iterations, options="--time=1 --signal=B:USR1@60",
+                          ROUNDTABLE_LAUNCHER="pmix")
         self.wait_for_state(job, "COMPLETED")
         log = self.log("interrupted")
         self.assertIn("start 1 on node[1-2]: srun --mpi=pmix", log)
