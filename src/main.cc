@@ -2,13 +2,17 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <new>
+#include <system_error>
 
 #include "base/activity.h"
 #include "base/error.h"
+#include "base/full_disk.h"
 #include "base/log.h"
 #include "base/stop_signal.h"
 #include "comm/mpi_communicator.h"
@@ -51,9 +55,17 @@ void add_status(CLI::App& app, CommandLine& line) {
   command->callback([&line] { line.command = "status"; });
 }
 
+// What was printed is not lost unseen on a full disk.
+void flush_stdout() {
+  if (std::fflush(stdout) == 0) return;
+  const int number = errno;
+  throw machine_error("stdout", std::strerror(number), mend_of_full_disk(number));
+}
+
 int show_status(const CommandLine& line) {
   const nlohmann::json status = read_status(line.run_directory, EventLog::wall_clock());
   fmt::print("{}", line.json ? status.dump() + "\n" : describe_status(status));
+  flush_stdout();
   return static_cast<int>(ExitCode::kOk);
 }
 
@@ -124,6 +136,7 @@ int run(MpiRuntime& mpi, const CommandLine& line) {
   try {
     const nlohmann::json result = dispatch(world, watchdog, line);
     if (line.json && world.rank() == 0) fmt::print("{}\n", result.dump());
+    flush_stdout();
     return static_cast<int>(ExitCode::kOk);
   } catch (const AgreedError& error) {
     set_log_prefix("");
@@ -136,6 +149,10 @@ int run(MpiRuntime& mpi, const CommandLine& line) {
   } catch (const std::bad_alloc&) {
     return end(ExitCode::kMachine,
                fmt::format("{}: out of memory; lower tuning.micro_batch or raise parallel.shards", where()));
+  } catch (const std::system_error& error) {
+    // The standard library's and {fmt}'s: a print to a full disk, a folder that cannot be listed.
+    const Error told = machine_error(where(), first_line(error.what()), mend_of_full_disk(error.code().value()));
+    return end(told.code(), told.what());
   } catch (const std::exception& error) {
     return end(ExitCode::kInternal, fmt::format("{}: {}", where(), first_line(error.what())));
   }

@@ -10,8 +10,8 @@
 namespace roundtable {
 
 // The threads whose work is watched.
-enum class Lane : int { kMain = 0, kCoordinator = 1 };
-inline constexpr int kLanes = 2;
+enum class Lane : int { kMain = 0, kCoordinator = 1, kReader = 2, kWriter = 3 };
+inline constexpr int kLanes = 4;
 
 struct Activity {
   bool watched = false;      // a thread works in this lane

@@ -7,7 +7,13 @@
 // One binary serves every x86-64: a function marked so is compiled for AVX-512, AVX2 and the baseline, and the loader
 // picks one. Products and sums in such files are never contracted to FMA (see CMakeLists.txt): all three round alike.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define RT_SIMD_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+// AVX-512 whole: with its first part alone, 16-bit elements keep GCC from vectors. Compilers before 12 know that only.
+#if __GNUC__ >= 12
+#define RT_AVX512 "arch=x86-64-v4"
+#else
+#define RT_AVX512 "avx512f"
+#endif
+#define RT_SIMD_CLONES __attribute__((target_clones(RT_AVX512, "avx2", "default")))
 #else
 #define RT_SIMD_CLONES
 #endif

@@ -4,10 +4,13 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <vector>
 
 #include "base/activity.h"
+#include "base/full_disk.h"
 #include "base/hash.h"
 #include "cache/hdf5_layout.h"
 
@@ -16,6 +19,10 @@ namespace {
 
 constexpr const char* kStates = "hidden_states";
 constexpr const char* kChecksums = "checksums";
+
+Error file_error(const std::string& path, const char* problem, int number) {
+  return machine_error(path, fmt::format("{}: {}", problem, std::strerror(number)), mend_of_full_disk(number));
+}
 
 Hdf5Handle float_type(ElementType type, const std::string& path) {
   RT_CHECK(type == ElementType::kBF16 || type == ElementType::kF32);
@@ -169,8 +176,8 @@ void BoundaryWriter::finish(bool replace) {
     }
     const int fd = ::open(temporary_.c_str(), O_RDONLY);
     const bool synced = fd >= 0 && ::fsync(fd) == 0 && ::close(fd) == 0;
-    if (!synced) throw machine_error(temporary_, "cannot be brought to the disk");
-    if (std::rename(temporary_.c_str(), path_.c_str()) != 0) throw machine_error(path_, "cannot be put in place");
+    if (!synced) throw file_error(temporary_, "cannot be brought to the disk", errno);
+    if (std::rename(temporary_.c_str(), path_.c_str()) != 0) throw file_error(path_, "cannot be put in place", errno);
     return std::string();
   });
 }

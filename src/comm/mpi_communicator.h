@@ -35,7 +35,7 @@ class MpiCommunicator final : public Communicator {
   std::unique_ptr<MpiCommunicator> split(int color, int key) const;
   // The ranks that share memory with this one (a node). Collective.
   std::unique_ptr<MpiCommunicator> split_by_node() const;
-  // A separate context for point-to-point messages. Collective.
+  // The same ranks, apart from what goes on here: for messages of another kind, or for another thread. Collective.
   std::unique_ptr<MpiCommunicator> duplicate() const;
 
   MPI_Comm native() const { return comm_; }

@@ -24,7 +24,7 @@ constexpr int kTag = 0;  // on a communicator of the watchdogs' own
 constexpr double kSignSeconds = 1;
 constexpr double kReportSeconds = 4;  // how long a failed rank gives rank 0 to report for it
 
-constexpr const char* kLaneNames[kLanes] = {"", "its coordinator "};
+constexpr const char* kLaneNames[kLanes] = {"", "its coordinator ", "its reader ", "its writer "};
 
 // This process's state, as it is sent. Of a lane: {idle seconds, call in which it waits, name}.
 json own_sign(const char* type) {

@@ -6,6 +6,7 @@
 
 #include <string_view>
 
+#include "base/bounded_regex.h"
 #include "base/error.h"
 #include "config/text.h"
 #include "config/value.h"
@@ -117,7 +118,7 @@ std::string written(const WeightRules& rules) {
 LayerPattern::LayerPattern(const std::string& text, const std::string& place) : text_(text) {
   if (!is_regex(text)) return;
   try {
-    regex_ = std::make_shared<const std::regex>(regex_text(text));
+    regex_ = bounded_regex(regex_text(text), place);
   } catch (const std::regex_error& error) {
     throw bad_input(place, fmt::format("is not a regular expression: {}", error.what()));
   }

@@ -47,7 +47,8 @@ std::string written(const WeightRules& rules);
 // ends there: "layers.1" is no part of "layers.10".
 class LayerPattern {
  public:
-  // Throws Error (kBadInput), opened by `place`, where `text` is no regular expression (ECMAScript's).
+  // Throws Error (kBadInput), opened by `place`, where `text` is no regular expression (ECMAScript's), or too long for
+  // bounded_regex().
   LayerPattern(const std::string& text, const std::string& place);
 
   bool is_exactly(const std::string& layer) const { return layer == text_; }

@@ -84,7 +84,7 @@ class AutoGptq final : public GptqFormat {
   SchemeOf read_schemes(const nlohmann::json& config, const std::string& place) const override {
     const JsonObject json(config, place + ": quantization_config");
     const QuantScheme common = read_common_scheme(json);
-    const auto settings = std::make_shared<LayerSettings>(common);
+    const auto settings = std::make_shared<LayerSettings>(common, json.place() + ": dynamic");
     if (json.has("dynamic")) {
       const JsonObject dynamic = json.get_object("dynamic");
       for (const auto& [key, keys] : dynamic.json().items()) {

@@ -29,7 +29,7 @@ nlohmann::json auto_round_config(std::string_view packing_format, const Checkpoi
 SchemeOf read_auto_round_config(const nlohmann::json& config, const std::string& place) {
   const JsonObject json(config, place + ": quantization_config");
   const QuantScheme common = read_common_scheme(json);
-  const auto settings = std::make_shared<LayerSettings>(common);
+  const auto settings = std::make_shared<LayerSettings>(common, json.place() + ": extra_config");
   if (json.has("extra_config")) {
     const JsonObject extra = json.get_object("extra_config");
     for (const auto& [name, keys] : extra.json().items()) {

@@ -71,7 +71,7 @@ SchemeOf CompressedTensorsFormat::read_schemes(const nlohmann::json& config, con
     const QuantScheme scheme = read_weights(groups.get_object(name).get_object("weights"));
     const std::vector<std::string> targets = groups.get_object(name).get_strings("targets");
     if (!settings || std::find(targets.begin(), targets.end(), kClass) != targets.end()) {
-      settings = std::make_shared<LayerSettings>(scheme);
+      settings = std::make_shared<LayerSettings>(scheme, groups.place() + ": config_groups");
     }
   }
   if (!settings) groups.fail("group_0", "is missing");

@@ -16,6 +16,7 @@ namespace roundtable {
 class Float4Format : public CompressedTensorsFormat {
  public:
   bool has_place_for(WeightType type) const override { return type == type_; }
+  bool is_home_of(WeightType type) const override { return type == type_; }
   std::optional<std::string> scheme_obstacle(const QuantScheme&) const override { return std::nullopt; }
   std::vector<TensorSpec> layout(const LinearSpec& linear, const QuantScheme& scheme,
                                  torch::ScalarType float_type) const override;

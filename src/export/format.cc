@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 #include <torch/types.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "export/formats.h"
 
@@ -47,6 +49,14 @@ const CheckpointFormat& format_named(std::string_view name) {
 }
 
 const PackedFormat* as_packed(const CheckpointFormat& format) { return dynamic_cast<const PackedFormat*>(&format); }
+
+const PackedFormat& home_of(WeightType type) {
+  const std::vector<const PackedFormat*> packed = packed_formats();
+  const auto home =
+      std::find_if(packed.begin(), packed.end(), [&](const auto* format) { return format->is_home_of(type); });
+  RT_CHECK(home != packed.end());
+  return **home;
+}
 
 std::string names_of(const std::vector<const CheckpointFormat*>& formats) {
   std::vector<std::string_view> names;

@@ -87,6 +87,9 @@ class PackedFormat : public CheckpointFormat {
   virtual QuantizedWeight unpack(const TensorReader& reader, const LinearSpec& linear,
                                  const QuantScheme& scheme) const = 0;
 
+  // Whether home_of() is this one: of the formats that hold such weights, that with the fewest conditions.
+  virtual bool is_home_of(WeightType) const { return false; }
+
   bool holds(const TensorReader& reader, const LinearSpec& linear, const QuantizedWeight& weight,
              torch::ScalarType float_type) const final;
 };
@@ -98,6 +101,8 @@ std::vector<const PackedFormat*> packed_formats();
 const CheckpointFormat& format_named(std::string_view name);
 // Null for a format without integers.
 const PackedFormat* as_packed(const CheckpointFormat& format);
+// What a run tunes such weights into where its output's first format is not packed: one cannot go on from that.
+const PackedFormat& home_of(WeightType type);
 
 // "auto_round:auto_gptq, qdq"
 std::string names_of(const std::vector<const CheckpointFormat*>& formats);

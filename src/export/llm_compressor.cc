@@ -28,6 +28,7 @@ class LlmCompressor final : public CompressedTensorsFormat {
  public:
   LlmCompressor() : CompressedTensorsFormat("pack-quantized") {}
   std::string_view name() const override { return "llm_compressor"; }
+  bool is_home_of(WeightType type) const override { return type == WeightType::kInt; }
   std::optional<std::string> scheme_obstacle(const QuantScheme&) const override { return std::nullopt; }
 
   std::vector<TensorSpec> layout(const LinearSpec& linear, const QuantScheme& scheme,

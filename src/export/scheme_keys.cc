@@ -3,7 +3,8 @@
 
 #include <fmt/format.h>
 
-#include "base/error.h"
+#include "base/bounded_regex.h"
+#include "io/printable.h"
 
 namespace roundtable {
 
@@ -40,19 +41,14 @@ QuantScheme read_common_scheme(const JsonObject& json) {
   return scheme;
 }
 
-std::shared_ptr<const std::regex> regex_of(const std::string& text) {
-  constexpr std::size_t kLongest = 4096;  // std::regex goes down a level of the stack for each parenthesis
-  if (text.size() > kLongest) return nullptr;
-  try {
-    return std::make_shared<const std::regex>(text);
-  } catch (const std::regex_error&) {
-    return nullptr;
-  }
-}
-
 void LayerSettings::add(const std::string& name, const std::string& regex, const QuantScheme& scheme) {
+  Setting setting{name, nullptr, scheme};
+  try {
+    setting.regex = bounded_regex(regex, fmt::format("{}: '{}'", place_, printable(name)));
+  } catch (const std::regex_error&) {  // a name alone
+  }
   by_name_[name] = settings_.size();
-  settings_.push_back({name, regex_of(regex), scheme});
+  settings_.push_back(std::move(setting));
 }
 
 QuantScheme LayerSettings::of(const std::string& layer) const {

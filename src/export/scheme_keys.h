@@ -25,14 +25,13 @@ QuantScheme read_scheme(const JsonObject& json, QuantScheme scheme);
 // All three must be there, and bits below 16.
 QuantScheme read_common_scheme(const JsonObject& json);
 
-// Null where `text` is no regular expression: readers pass over those.
-std::shared_ptr<const std::regex> regex_of(const std::string& text);
-
 // The settings of single layers over a common scheme. A layer's very name goes before regular expressions, of which the
 // first that matches anywhere decides.
 class LayerSettings {
  public:
-  explicit LayerSettings(const QuantScheme& common) : common_(common) {}
+  // `place` opens errors: the file, and the key that holds the settings.
+  LayerSettings(const QuantScheme& common, const std::string& place) : common_(common), place_(place) {}
+  // Passes over what is no regular expression, as readers do. Throws Error (kBadInput) where it is too long a one.
   void add(const std::string& name, const std::string& regex, const QuantScheme& scheme);
   QuantScheme of(const std::string& layer) const;
 
@@ -43,6 +42,7 @@ class LayerSettings {
     QuantScheme scheme;
   };
   QuantScheme common_;
+  std::string place_;
   std::vector<Setting> settings_;
   std::map<std::string, std::size_t> by_name_;
 };

@@ -26,7 +26,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr std::int64_t kTileRows = 128;
-constexpr std::int64_t kGrainScores = 16384;  // elements a thread takes at least
+constexpr std::int64_t kGrainScores = 16384;       // elements a thread takes at least
+constexpr std::int64_t kScoresInCache = 200'000;   // of a thread, in fp32: less than its level 2 cache
 
 // Query rows [begin, end) and the keys [first_key, end) that any of them sees.
 struct Tile {
@@ -163,6 +164,26 @@ struct Heads {
   }
 };
 
+// Probabilities [n, shared * rows, keys] of a tile. Its scores are made a few heads at a time, so that the softmax finds
+// them in the cache.
+torch::Tensor tile_probabilities(const torch::Tensor& rows, const torch::Tensor& wide_keys, const Tile& tile,
+                                 std::int64_t window, double scale) {
+  const bool bf16 = rows.scalar_type() == torch::kBFloat16;
+  const torch::Tensor wide_rows = rows.to(torch::kFloat32);
+  torch::Tensor p = torch::empty({rows.size(0), rows.size(1), tile.keys()}, rows.options());
+  const std::int64_t at_once =
+      std::max<std::int64_t>(1, at::get_num_threads() * kScoresInCache / (rows.size(1) * tile.keys()));
+  torch::Tensor buffer = torch::empty({std::min(at_once, rows.size(0)), rows.size(1), tile.keys()}, wide_rows.options());
+  for (std::int64_t first = 0; first < rows.size(0); first += at_once) {
+    const std::int64_t n = std::min(at_once, rows.size(0) - first);
+    torch::Tensor scores = buffer.narrow(0, 0, n);
+    at::bmm_out(scores, wide_rows.narrow(0, first, n), wide_keys.narrow(0, first, n).transpose(1, 2));
+    torch::Tensor part = p.narrow(0, first, n);
+    (bf16 ? softmax_rows<std::uint16_t> : softmax_rows<float>)(tile, window, static_cast<float>(scale), scores, part);
+  }
+  return p;
+}
+
 struct TiledAttention : public torch::autograd::Function<TiledAttention> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& q, const torch::Tensor& k_in,
                                const torch::Tensor& v_in, double scale, std::int64_t window) {
@@ -170,15 +191,12 @@ struct TiledAttention : public torch::autograd::Function<TiledAttention> {
     const torch::Tensor k = heads.keys_of(k_in);
     const torch::Tensor v = heads.keys_of(v_in);
     const torch::Tensor wide_k = k.to(torch::kFloat32);
-    const bool bf16 = q.scalar_type() == torch::kBFloat16;
     const bool keep = q.requires_grad() || k_in.requires_grad() || v_in.requires_grad();
     variable_list kept{q, k, v};
     torch::Tensor out = heads.new_rows(q);
     for (const Tile& tile : make_tiles(heads.seqlen, window)) {
-      const torch::Tensor keys = wide_k.narrow(1, tile.first_key, tile.keys());
-      torch::Tensor scores = torch::bmm(heads.rows_of(q, tile).to(torch::kFloat32), keys.transpose(1, 2));
-      torch::Tensor p = torch::empty(scores.sizes(), q.options());
-      (bf16 ? softmax_rows<std::uint16_t> : softmax_rows<float>)(tile, window, static_cast<float>(scale), scores, p);
+      const torch::Tensor p =
+          tile_probabilities(heads.rows_of(q, tile), wide_k.narrow(1, tile.first_key, tile.keys()), tile, window, scale);
       heads.put_rows(torch::bmm(p, v.narrow(1, tile.first_key, tile.keys())), tile, out);
       if (keep) kept.push_back(p);
     }

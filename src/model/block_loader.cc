@@ -1,4 +1,4 @@
-// Reading ahead, and blocks from what was read.
+// Loading ahead, and blocks from what was read.
 #include "model/block_loader.h"
 
 #include <ATen/Parallel.h>
@@ -6,6 +6,8 @@
 #include <torch/types.h>
 
 #include <utility>
+
+#include "base/activity.h"
 
 namespace roundtable {
 namespace {
@@ -24,20 +26,31 @@ std::vector<ParameterSpec> BlockLoader::parameters(std::int64_t block) const {
   return wanted;
 }
 
-void BlockLoader::read_ahead(std::int64_t block, int root) {
-  if (comm_.rank() != root) return;
-  read_ = std::async(std::launch::async, [this, wanted = parameters(block)] {
+void BlockLoader::load_ahead(std::int64_t block, int root) {
+  drop();
+  loaded_ = std::async(std::launch::async, [this, root, wanted = parameters(block)] {
+    const WatchedThread watched(Lane::kReader);
     work_alone();
-    return read_tensors(source_, wanted);
+    return load_tensors(source_, wanted, comm_, root);
   });
   ahead_ = block;
 }
 
+// What nobody asked for is waited for all the same: the other ranks broadcast it, too.
+void BlockLoader::drop() {
+  if (std::exchange(ahead_, -1) >= 0) loaded_.wait();
+}
+
 BlockWeights BlockLoader::load(std::int64_t block, int root) {
-  const std::vector<ParameterSpec> wanted = parameters(block);
-  const bool have_it = std::exchange(ahead_, -1) == block;
-  const std::vector<torch::Tensor> tensors =
-      share_tensors([&] { return have_it ? read_.get() : read_tensors(source_, wanted); }, wanted, comm_, root);
+  std::vector<torch::Tensor> tensors;
+  if (ahead_ == block) {
+    const WaitsForOthers waits("the next block");  // the thread that loads it is watched itself
+    ahead_ = -1;
+    tensors = loaded_.get();
+  } else {
+    drop();
+    tensors = load_tensors(source_, parameters(block), comm_, root);
+  }
   BlockWeights weights;
   weights.block = block;
   auto next = tensors.begin();

@@ -1,4 +1,5 @@
-// Blocks of a checkpoint on all ranks of a communicator, the next one read while the present one is worked on.
+// Blocks of a checkpoint on all ranks of a communicator, the next one read and broadcast while the present one is worked
+// on.
 #pragma once
 
 #include <torch/types.h>
@@ -21,25 +22,28 @@ struct BlockWeights {
 
 class BlockLoader {
  public:
-  // All three outlive this. `source` is used on the reading ranks alone, from a second thread too.
+  // All three outlive this. `source` is used on the reading ranks alone, from a second thread too, and `comm` for nothing
+  // else while a block is under way.
   BlockLoader(const TensorSource& source, const ModelConfig& config, Communicator& comm)
       : source_(source), config_(config), comm_(comm) {}
 
-  // Rank `root` begins to read a block in a thread of its own, for the load() that comes next. An error shows there.
-  void read_ahead(std::int64_t block, int root);
+  // Begins what load() does, in a thread of its own, for the load() that comes next. Collective over the communicator. An
+  // error shows in load().
+  void load_ahead(std::int64_t block, int root);
 
-  // Broadcasts a block that rank `root` reads or has read ahead, so that the file system is asked once. Collective over
-  // the communicator; an Error on the root is thrown on all ranks.
+  // A block that rank `root` reads and broadcasts, so that the file system is asked once. Collective over the
+  // communicator; an Error on the root is thrown on all ranks.
   BlockWeights load(std::int64_t block, int root);
 
  private:
+  void drop();
   std::vector<ParameterSpec> parameters(std::int64_t block) const;
 
   const TensorSource& source_;
   const ModelConfig& config_;
   Communicator& comm_;
-  std::int64_t ahead_ = -1;                       // the block that `read_` is of
-  std::future<std::vector<torch::Tensor>> read_;  // its destructor waits
+  std::int64_t ahead_ = -1;                         // the block that `loaded_` is of
+  std::future<std::vector<torch::Tensor>> loaded_;  // its destructor waits
 };
 
 // A block that computes in `dtype` on `device`.

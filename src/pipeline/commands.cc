@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "io/checkpoint.h"
 #include "pipeline/convert.h"
+#include "pipeline/plan_checks.h"
 #include "pipeline/progress.h"
 #include "pipeline/setup.h"
 #include "pipeline/streaming_pass.h"

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "model/attention.h"
 #include "model/block_layout.h"
+#include "pipeline/run_paths.h"
 #include "pipeline/tune_settings.h"
 #include "tune/gradient_sum.h"
 
@@ -98,12 +99,19 @@ struct Sizes {
   double tokens;        // of the calibration set
   double state;         // bytes of a sample's hidden states
   double boundaries;    // bytes of the samples' states at the start of each stage
+  double on_disk;       // bytes of these in their files
   double in_step;       // samples of a rank in a step
   double in_pass;       // samples of a rank in a forward pass
   double table;         // bytes of what lies outside the blocks: the embedding, and a head of its own
 };
 
 double ceil_div(double a, double b) { return std::ceil(a / b); }
+
+// Bytes of a sample in a boundary's file: the next one begins at a multiple of storage.alignment.
+double aligned(const Config& config, double bytes) {
+  const auto alignment = static_cast<double>(std::max<std::int64_t>(1, file_layout(config).alignment));
+  return ceil_div(bytes, alignment) * alignment;
+}
 
 Sizes count_sizes(const Config& config, const ModelConfig& m, const Layout& layout) {
   Sizes s{};
@@ -114,6 +122,7 @@ Sizes count_sizes(const Config& config, const ModelConfig& m, const Layout& layo
   s.tokens = n * seqlen;
   s.state = seqlen * static_cast<double>(m.hidden_size) * s.element;
   s.boundaries = static_cast<double>(layout.stages) * n * s.state;
+  s.on_disk = static_cast<double>(layout.stages) * n * aligned(config, s.state);
   s.in_step = ceil_div(static_cast<double>(config.tuning.batch_size * config.tuning.gradient_accumulate_steps),
                        layout.shards);
   s.in_pass = std::min(static_cast<double>(micro_batch_of(config, layout.shards)), s.in_step);
@@ -167,7 +176,7 @@ std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfi
 }
 
 std::vector<Forecast::Bytes> count_disk(const ModelConfig& m, const BlockCost& block, const Sizes& s) {
-  return {{"boundaries", static_cast<std::int64_t>(s.boundaries)},
+  return {{"boundaries", static_cast<std::int64_t>(s.on_disk)},
           {"checkpoint", static_cast<std::int64_t>(block.packed_bytes * static_cast<double>(m.n_blocks) + s.table)}};
 }
 

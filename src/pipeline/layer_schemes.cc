@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "config/text.h"
 
 namespace roundtable {
 namespace {
@@ -20,11 +21,16 @@ struct Claim {
   std::int64_t layers = 0;
 };
 
+// What is wrong with a pattern may be its length: the error shows its beginning alone.
+LayerPattern pattern_of(const std::string& text, const char* key) {
+  return LayerPattern(text, fmt::format("{} {}", key, shown(text)));
+}
+
 std::vector<Claim> claims_of(const WeightRules& rules) {
   std::vector<Claim> claims;
   for (const WeightRule& rule : rules) {
     const std::string place = fmt::format("quantization.weight_config '{}'", rule.layers);
-    claims.push_back({place, rule.layers, LayerPattern(rule.layers, place), rule});
+    claims.push_back({place, rule.layers, pattern_of(rule.layers, "quantization.weight_config"), rule});
   }
   return claims;
 }
@@ -33,7 +39,7 @@ std::vector<Claim> claims_of(const std::vector<std::string>& ignored) {
   std::vector<Claim> claims;
   for (const std::string& name : ignored) {
     const std::string place = fmt::format("quantization.ignore_layers '{}'", name);
-    claims.push_back({place, name, LayerPattern(name, place), {}});
+    claims.push_back({place, name, pattern_of(name, "quantization.ignore_layers"), {}});
   }
   return claims;
 }

@@ -1,4 +1,4 @@
-// Planning: layout of ranks, stages and schemes; checks of everything that can be checked; forecasts.
+// Planning: layout of ranks, stages, schemes and files; forecasts.
 #include "pipeline/plan.h"
 
 #include <fmt/ranges.h>
@@ -9,11 +9,9 @@
 
 #include "base/error.h"
 #include "comm/rank_grid.h"
-#include "export/quantized_checkpoint.h"
-#include "io/checkpoint.h"
 #include "io/json_file.h"
-#include "model/tensor_source.h"
 #include "pipeline/layer_schemes.h"
+#include "pipeline/plan_checks.h"
 #include "pipeline/run_paths.h"
 #include "pipeline/shard_files.h"
 
@@ -21,10 +19,10 @@ namespace roundtable {
 namespace {
 
 // What the groups write while they tune: the first output format, or where that holds no integers (a restart needs
-// them), the one that has the fewest conditions.
-const PackedFormat& tuned_format(const std::vector<const CheckpointFormat*>& formats, const std::string& data_type) {
-  if (const PackedFormat* first = as_packed(*formats.front())) return *first;
-  return *as_packed(format_named(data_type == "mx_fp" ? "mxfp4" : data_type == "nv_fp" ? "nvfp4" : "llm_compressor"));
+// them), the home of such weights.
+const PackedFormat& tuned_format(const std::vector<const CheckpointFormat*>& formats, WeightType type) {
+  const PackedFormat* first = as_packed(*formats.front());
+  return first != nullptr ? *first : home_of(type);
 }
 
 std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
@@ -51,29 +49,6 @@ int count_shards(const Config& config, const Plan& plan) {
                                    sharded_strata(config, plan.batch));
   if (config.cluster.nodes == 0) return wanted;
   return choose_layout(config, plan.model, plan.schemes, world.ranks, world.ranks_a_node).shards;
-}
-
-// A vote is counted in a byte.
-void check_votes(const Config& config, int shards) {
-  if (config.parallel.gradient_dtype != "sign" || shards <= 127) return;
-  throw bad_input("parallel.gradient_dtype", fmt::format("sign holds the votes of 127 ranks, not of {}", shards),
-                  "choose fewer parallel.shards, or bf16");
-}
-
-// What run.reproducible cannot be promised for.
-void check_reproducible(const Config& config) {
-  if (!config.run.reproducible) return;
-  const std::int64_t shards = config.parallel.shards;
-  if (shards > 0 && (shards & (shards - 1)) != 0) {
-    throw bad_input("parallel.shards", fmt::format("{} is no power of two, which run.reproducible needs", shards));
-  }
-  if (config.tuning.sampler != "strata") {
-    throw bad_input("tuning.sampler", "run.reproducible needs strata: only they fix which rank has a step's samples");
-  }
-  if (config.parallel.gradient_dtype != "fp32") {
-    throw bad_input("parallel.gradient_dtype", "run.reproducible sums gradients in fp32",
-                    "leave it at fp32, or run.reproducible at false");
-  }
 }
 
 bool any_asymmetric(const Plan& plan) {
@@ -106,66 +81,7 @@ Forecast forecast_of(const Config& config, const Plan& plan, std::int64_t eval_t
   return make_forecast(config, plan.model, plan.schemes, layout, eval_tokens);
 }
 
-void check_samples(const Config& config, const Plan& plan) {
-  if (config.calibration.n_samples < plan.batch) {
-    throw bad_input("calibration.n_samples",
-                    fmt::format("{} samples cannot fill a batch of {} (tuning.batch_size * "
-                                "tuning.gradient_accumulate_steps)",
-                                config.calibration.n_samples, plan.batch),
-                    "ask for more samples or a smaller batch");
-  }
-}
-
-void check_tokens(const Config& config, Plan& plan) {
-  const auto& calibration = config.calibration;
-  load_tokens(calibration.tokens, calibration.n_samples, calibration.seqlen, plan.model.vocab_size);
-  check_length(plan.model, calibration.seqlen, "calibration.seqlen");
-  if (!config.run.eval_tokens.empty()) {
-    const TokenRows rows = load_tokens(config.run.eval_tokens, 0, 0, plan.model.vocab_size);
-    check_length(plan.model, rows.seqlen, config.run.eval_tokens);
-    plan.forecast = forecast_of(config, plan, rows.rows * rows.seqlen);
-  }
-  if (calibration.seqlen > plan.model.max_position_embeddings) {
-    plan.warnings.push_back(fmt::format("calibration.seqlen {} is beyond the model's max_position_embeddings {}",
-                                        calibration.seqlen, plan.model.max_position_embeddings));
-  }
-}
-
-// Every tensor of every block is there in the right shape, and none that we would drop unawares.
-void check_tensors(const Config& config, Plan& plan) {
-  const Checkpoint checkpoint(config.model.path);
-  std::set<std::string> expected;
-  const auto expect = [&](const std::string& name, const ParameterSpec& spec) {
-    const std::string stored = stored_name(checkpoint, name);
-    expected.insert(stored);
-    const TensorInfo& info = checkpoint.info(stored);
-    if (info.shape == spec.stored_shape()) return;
-    throw bad_input(fmt::format("{}/{}: tensor '{}'", config.model.path, checkpoint.file_of(stored), stored),
-                    fmt::format("has shape [{}] and config.json calls for [{}]", fmt::join(info.shape, ", "),
-                                fmt::join(spec.stored_shape(), ", ")));
-  };
-  for (std::int64_t block = 0; block < plan.model.n_blocks; ++block) {
-    for (const ParameterSpec& spec : block_parameters(plan.model)) {
-      expect(plan.model.block_name(block) + "." + spec.name, spec);
-    }
-  }
-  for (const ParameterSpec& spec : outside_parameters(plan.model)) expect(spec.name, spec);
-  for (const std::string& name : checkpoint.names()) {
-    if (expected.contains(name) || is_derived_table(name) || name == plan.model.names.head + ".weight") continue;
-    throw bad_input(fmt::format("{}/{}: tensor '{}'", config.model.path, checkpoint.file_of(name), name),
-                    fmt::format("is not part of a '{}' model", plan.model.model_type),
-                    "check model_type, the biases and the number of layers in config.json");
-  }
-}
-
 }  // namespace
-
-void check_length(const ModelConfig& model, std::int64_t seqlen, const std::string& place) {
-  if (model.names.positions.empty() || seqlen <= model.max_position_embeddings) return;
-  throw bad_input(place, fmt::format("{} tokens are more than the {} positions that the model has learned", seqlen,
-                                     model.max_position_embeddings),
-                  "make the token set with a smaller --seqlen");
-}
 
 std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages) {
   std::vector<Stage> cut;
@@ -283,7 +199,7 @@ Plan lay_out(const Config& config, const World& world) {
   // Rounding to nearest takes no steps: the batch need not be filled.
   if (config.tuning.iters == 0) plan.batch = std::min(plan.batch, config.calibration.n_samples);
   for (const std::string& name : config.output.formats) plan.formats.push_back(&format_named(name));
-  plan.tuned = &tuned_format(plan.formats, config.quantization.data_type);
+  plan.tuned = &tuned_format(plan.formats, scheme_of(config.quantization, plan.formats).type);
   LayerSchemes schemes = resolve_schemes(config.quantization, plan.model, plan.formats);
   plan.schemes = std::move(schemes.blocks);
   plan.head = schemes.head;
@@ -325,28 +241,6 @@ Plan lay_out(const Config& config, const World& world) {
   return plan;
 }
 
-namespace {
-
-// The checkpoint whose hidden states stages start from: this model's, quantized or not. Its tensors are checked when they
-// are read.
-void check_estimate(const Config& config, Plan& plan) {
-  const std::string& estimate = config.calibration.estimate;
-  if (estimate.empty()) return;
-  const ModelConfig other = load_model_config(estimate);
-  const ModelConfig& model = plan.model;
-  if (other.model_type != model.model_type || other.n_blocks != model.n_blocks || other.hidden_size != model.hidden_size ||
-      other.vocab_size != model.vocab_size) {
-    throw bad_input("calibration.estimate", fmt::format("{} is another model than {}", estimate, config.model.path),
-                    "give a quantized checkpoint of the same model");
-  }
-  open_tensor_source(estimate);  // a format that can be read
-  if (plan.stages.size() == 1) {
-    plan.warnings.push_back("calibration.estimate changes nothing: the only stage starts from the embeddings");
-  }
-}
-
-}  // namespace
-
 Plan make_plan(const Config& config, const World& world) {
   Plan plan = lay_out(config, world);
   check_tensors(config, plan);
@@ -357,7 +251,9 @@ Plan make_plan(const Config& config, const World& world) {
                       "leave this format out");
     }
   }
-  check_tokens(config, plan);
+  if (const std::int64_t held_out = check_tokens(config, plan); held_out > 0) {
+    plan.forecast = forecast_of(config, plan, held_out);
+  }
   return plan;
 }
 

@@ -68,7 +68,4 @@ std::string describe(const Plan& plan, const Config& config);
 // Cuts `blocks` blocks into `stages` runs of nearly equal length, the longer ones first.
 std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages);
 
-// Throws Error (kBadInput), opened by `place`, where the model has a learned position for fewer than `seqlen` tokens.
-void check_length(const ModelConfig& model, std::int64_t seqlen, const std::string& place);
-
 }  // namespace roundtable

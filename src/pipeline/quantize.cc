@@ -8,10 +8,10 @@
 #include "base/activity.h"
 #include "base/error.h"
 #include "base/hash.h"
-#include "cache/boundary_file.h"
 #include "export/quantized_checkpoint.h"
 #include "io/file.h"
 #include "pipeline/assemble.h"
+#include "pipeline/calibrate.h"
 #include "pipeline/commands.h"
 #include "pipeline/convert.h"
 #include "pipeline/coordinator.h"
@@ -54,7 +54,7 @@ class QuantizeRun {
     if (root()) vital_signs_.emplace(watchdog_, paths_.ranks());
     env_.emplace(make_environment(config_, plan_, world_));
     env_->boundaries = place_boundaries(*env_, print_);
-    phase("calibrate", [&] { calibrate(); });
+    phase("calibrate", [&] { calibrate(*env_, root() ? &*state_ : nullptr, progress_); });
     phase("tune", [&] { tune(); });
     phase("assemble", [&] { assemble_output(); });
     phase("prove", [&] { prove(); });
@@ -129,57 +129,6 @@ class QuantizeRun {
       print_summary(summary);
     }
     return summary;
-  }
-
-  // Boundaries that stand are used again; the float pass goes only as far as the last missing one.
-  void calibrate() {
-    const auto& c = config_.calibration;
-    const BoundaryShape shape{c.n_samples, c.seqlen, plan_.model.hidden_size, element_type_of(env_->dtype)};
-    const std::vector<BoundaryToMake> missing = boundaries_to_make(shape);
-    if (missing.empty()) return;
-    const std::int64_t last = missing.back().block;
-    progress_.begin_phase("calibrate", last + 1);
-    const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, plan_.model.vocab_size);
-    const SampleRange range = part_of(c.n_samples, world_.size(), world_.rank());
-    // The chain that enters each stage: the float model's, or near to what the stages before will make of it.
-    const auto source = open_tensor_source(c.estimate.empty() ? config_.model.path : c.estimate);
-    torch::Tensor hidden = embed_rows(*env_, *source, tokens, range);
-    if (config_.tuning.low_gpu_mem_usage) hidden = hidden.cpu();
-    run_blocks(*env_, *source, hidden, last, [&](std::int64_t block, const torch::Tensor& states) {
-      for (const BoundaryToMake& boundary : missing) {
-        if (boundary.block == block) write_boundary(boundary, shape, range, states);
-      }
-      progress_.advance(1);
-    });
-    progress_.end_phase();
-  }
-
-  // Of the stages that have work left. Collective.
-  std::vector<BoundaryToMake> boundaries_to_make(const BoundaryShape& shape) {
-    const bool shared = env_->boundaries.shared;
-    const std::vector<std::int64_t> blocks = nlohmann::json::parse(run_on_root(world_, [&] {
-      return nlohmann::json(shared ? state_->needed_boundaries() : state_->missing_boundaries()).dump();
-    }));
-    if (shared && !blocks.empty()) return shared_boundaries_to_make(*env_, shape, blocks);
-    std::vector<BoundaryToMake> own;
-    for (const std::int64_t block : blocks) own.push_back({block});
-    return own;
-  }
-
-  void write_boundary(const BoundaryToMake& boundary, const BoundaryShape& shape, const SampleRange& range,
-                      const torch::Tensor& states) {
-    const BoundaryPlace& place = env_->boundaries;
-    const std::string path = place.boundary(boundary.block);
-    BoundaryWriter writer(world_, path, shape, boundary.block, place.fingerprint, file_layout(config_), place.temporary);
-    const torch::Tensor host = states.cpu().contiguous();
-    writer.write(range, host.const_data_ptr());
-    writer.finish(boundary.replace);
-    if (place.shared) return;  // the journal vouches for the run's own alone
-    run_on_root(world_, [&] {
-      const std::uintmax_t bytes = std::filesystem::file_size(path);
-      state_->journal().append({{"type", "boundary"}, {"block", boundary.block}, {"bytes", bytes}});
-      return std::string();
-    });
   }
 
   void tune() {

@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "base/error.h"
+#include "base/full_disk.h"
 #include "cache/file_layout.h"
 #include "config/config.h"
 
@@ -19,7 +20,7 @@ namespace roundtable {
 inline void make_directory(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
-  if (error) throw machine_error(path, "cannot be made: " + error.message());
+  if (error) throw machine_error(path, "cannot be made: " + error.message(), mend_of_full_disk(error.value()));
 }
 
 // Whether nothing of anybody's lies there.

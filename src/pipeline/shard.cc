@@ -96,7 +96,7 @@ std::vector<std::optional<QuantizedWeight>> read_shard(const std::string& output
     if (!weights[i]) weights[i].emplace();
     const std::int64_t groups = schemes[i]->groups(linears[i].in);
     if (comm.rank() != 0) weights[i]->scheme = *schemes[i];
-    comm.broadcast(&weights[i]->scheme.global_scale, sizeof(float), 0);
+    if (schemes[i]->type == WeightType::kNvFp4) comm.broadcast(&weights[i]->scheme.global_scale, sizeof(float), 0);
     share(weights[i]->q, {linears[i].out, linears[i].in}, torch::kUInt8);
     share(weights[i]->scale, {linears[i].out, groups}, torch::kFloat32);
     share(weights[i]->zero_point, {linears[i].out, groups}, torch::kUInt8);

@@ -30,7 +30,7 @@ std::string device_text(const torch::Device& device) {
 // Tells this run's temporary files from those of others in the same folder; the same at each start of the run.
 std::string run_digest(const nlohmann::json& print, const std::string& directory) {
   Hasher hasher;
-  hasher.update(print.dump());
+  hasher.update(fingerprint_digest(print));
   hasher.update(fs::absolute(directory).lexically_normal().string());
   return hasher.digest();
 }

@@ -62,13 +62,14 @@ torch::Tensor run_blocks(const Environment& env, const TensorSource& source, tor
   const BlockContext context = make_block_context(env.plan.model, hidden.size(1), env.dtype, env.device);
   // Readers take turns, so that no single rank's link to the file system carries the whole model.
   const auto reader = [&](std::int64_t block) { return static_cast<int>(block % env.world.size()); };
-  BlockLoader loader(source, env.plan.model, env.world);
+  const std::unique_ptr<MpiCommunicator> loading = env.world.duplicate();
+  BlockLoader loader(source, env.plan.model, *loading);
   for (std::int64_t block = 0; block < last; ++block) {
     leave_if_asked(env.world);
     enter_block(block);
     before_block(block, hidden);
     const BlockWeights weights = loader.load(block, reader(block));
-    if (block + 1 < last) loader.read_ahead(block + 1, reader(block + 1));
+    if (block + 1 < last) loader.load_ahead(block + 1, reader(block + 1));
     hidden = run_block(make_block(env.plan.model, weights, env.dtype, env.device), hidden, context,
                        pass_width_of(env.config));
   }

@@ -9,7 +9,6 @@
 #include <filesystem>
 #include <map>
 #include <optional>
-#include <utility>
 
 #include "base/activity.h"
 #include "base/clock.h"
@@ -165,23 +164,23 @@ class Trial {
     for (const torch::Tensor& weight : weights.weights) original.push_back(weight.to(env_.device));
     const Sampler sampler(env_.config.tuning.sampler, c.n_samples, env_.plan.batch,
                           static_cast<std::uint64_t>(env_.config.tuning.seed), 0);
-    // Alone first: what this rank computes, without waiting for its group.
     std::array<double, 2> own{}, step{};
-    const auto time = [&](Communicator& group, std::array<double, 2>& seconds) {
+    const auto time = [&](const TuneSettings& how, Communicator& group, std::array<double, 2>& seconds) {
       Stopwatch watch;
       TuneObserver observer;
       observer.on_iteration = [&](std::int64_t iteration, float, float) {
         seconds[static_cast<std::size_t>(iteration)] = watch.seconds();
         watch = Stopwatch();
       };
-      tune_block(block, original, env_.plan.schemes.front(), {hidden, target, range}, context, sampler, settings, group,
+      tune_block(block, original, env_.plan.schemes.front(), {hidden, target, range}, context, sampler, how, group,
                  observer);
     };
-    const bool reproducible = std::exchange(settings.reproducible, false);
+    // Alone first: what this rank computes, without waiting for its group, whose order of sums it need not keep then.
+    TuneSettings by_itself = settings;
+    by_itself.reproducible = false;
     SelfCommunicator alone;
-    time(alone, own);
-    settings.reproducible = reproducible;
-    time(env_.gradient_group(), step);
+    time(by_itself, alone, own);
+    time(settings, env_.gradient_group(), step);
     enter_block(-1);
     return {{"first_seconds", of_all_ranks(env_.world, own[0])},
             {"seconds", of_all_ranks(env_.world, step[1])},

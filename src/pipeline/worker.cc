@@ -31,7 +31,8 @@ class StageWorker {
         range_(shard_samples(env.config.calibration.n_samples, env.plan.batch, env.plan.shards, env.grid.shard())),
         micro_batch_(micro_batch_of(env.config, env.plan.shards)),
         source_(env.config.model.path),
-        loader_(source_, env.plan.model, env.grid.group_comm()),
+        loading_(env.grid.group_comm().duplicate()),
+        loader_(source_, env.plan.model, *loading_),
         context_(make_block_context(env.plan.model, env.config.calibration.seqlen, env.dtype, env.device)) {}
 
   // `finished` blocks at the start are replayed from their shards: forward only.
@@ -93,7 +94,7 @@ class StageWorker {
     torch::Tensor target = float_chain_;
     for (std::int64_t block = unit.first; block < unit.last; ++block) {
       weights.push_back(loader_.load(block, 0));
-      if (block + 1 < env_.plan.stages[static_cast<std::size_t>(stage_)].last) loader_.read_ahead(block + 1, 0);
+      if (block + 1 < env_.plan.stages[static_cast<std::size_t>(stage_)].last) loader_.load_ahead(block + 1, 0);
       worked.push_back(make_block(env_.plan.model, weights.back(), env_.dtype, env_.device));
       target = run_block(worked.back(), target, context_, micro_batch_);
     }
@@ -236,6 +237,7 @@ class StageWorker {
   SampleRange range_;
   std::int64_t micro_batch_;
   CheckpointSource source_;
+  std::unique_ptr<MpiCommunicator> loading_;  // a block is broadcast while another is tuned
   BlockLoader loader_;
   BlockContext context_;
   torch::Tensor float_chain_;      // [range, seqlen, hidden]: what enters the present block of the float model

@@ -153,14 +153,20 @@ void for_each_row(const WeightArrays& a, const QuantScheme& scheme, const Body& 
   });
 }
 
-// The step of min_scale and max_scale of a row's groups.
-RT_SIMD_CLONES void step_ranges(GridArrays grids, const GroupSums* __restrict sums, std::int64_t groups, float lr,
-                                float* __restrict min_scale, float* __restrict max_scale) {
+// Moves min_scale and max_scale of a row's groups by the signs of their gradients (kSteps), or leaves those in them.
+template <bool kSteps>
+RT_SIMD_CLONES void range_gradients_row(GridArrays grids, const GroupSums* __restrict sums, std::int64_t groups,
+                                        float lr, float* __restrict min_scale, float* __restrict max_scale) {
 #pragma GCC ivdep
   for (std::int64_t g = 0; g < groups; ++g) {
     const RangeGradient d = range_gradient(grids.get(g), sums[g].dscale, sums[g].dzero);
-    min_scale[g] = stepped_scale(min_scale[g], d.dmin_scale, lr);
-    max_scale[g] = stepped_scale(max_scale[g], d.dmax_scale, lr);
+    if constexpr (kSteps) {
+      min_scale[g] = stepped_scale(min_scale[g], d.dmin_scale, lr);
+      max_scale[g] = stepped_scale(max_scale[g], d.dmax_scale, lr);
+    } else {
+      min_scale[g] = d.dmin_scale;
+      max_scale[g] = d.dmax_scale;
+    }
   }
 }
 
@@ -187,7 +193,7 @@ void sign_step(const WeightArrays& a, const QuantScheme& scheme, const float* gr
       gradients_row<decltype(float4)::value, true>(weight + offset, a.v + offset, gradient + offset, row, size.lr, nullptr,
                                                    sums);
       if (size.minmax_lr != 0) {
-        step_ranges(row.grids, sums, a.groups, size.minmax_lr, a.min_scale + first, a.max_scale + first);
+        range_gradients_row<true>(row.grids, sums, a.groups, size.minmax_lr, a.min_scale + first, a.max_scale + first);
       }
     });
   });
@@ -200,11 +206,7 @@ void rounding_gradients(const WeightArrays& a, const QuantScheme& scheme, const 
     for_each_row(a, scheme, [&](std::int64_t offset, std::int64_t first, const Row& row, GroupSums* sums) {
       gradients_row<decltype(float4)::value, false>(weight + offset, a.v + offset, gradient + offset, row, 0, out.v + offset,
                                                     sums);
-      for (std::int64_t g = 0; g < a.groups; ++g) {
-        const RangeGradient d = range_gradient(row.grids.get(g), sums[g].dscale, sums[g].dzero);
-        out.min_scale[first + g] = d.dmin_scale;
-        out.max_scale[first + g] = d.dmax_scale;
-      }
+      range_gradients_row<false>(row.grids, sums, a.groups, 0, out.min_scale + first, out.max_scale + first);
     });
   });
 }

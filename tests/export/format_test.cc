@@ -70,6 +70,17 @@ TEST(Formats, TheConfigKnowsThemAll) {
   EXPECT_EQ(names, kFormats);
 }
 
+TEST(Formats, EveryTypeOfWeightsHasOneHome) {
+  for (const WeightType type : {WeightType::kInt, WeightType::kMxFp4, WeightType::kNvFp4}) {
+    std::vector<const PackedFormat*> homes;
+    for (const PackedFormat* format : packed_formats()) {
+      if (format->is_home_of(type)) homes.push_back(format);
+    }
+    EXPECT_EQ(homes, std::vector{&home_of(type)}) << data_type_of(type);
+    EXPECT_TRUE(home_of(type).has_place_for(type)) << data_type_of(type);
+  }
+}
+
 TEST(Formats, WhatIsPackedHasTheLayoutAndIsReadBack) {
   torch::manual_seed(5);
   const TemporaryFolder folder;
@@ -131,6 +142,18 @@ TEST(Formats, SchemesAreReadAsTheyWereWritten) {
     }
   }
   EXPECT_EQ(held.size(), packed_formats().size());
+}
+
+TEST(Formats, AnExpressionThatWouldOverflowTheStackIsRefused) {
+  nlohmann::json config = {{"bits", 4}, {"group_size", 32}, {"sym", true}};
+  config["extra_config"]["(a?){5000}"] = {{"bits", 8}};
+  try {
+    as_packed(format_named("auto_round:auto_gptq"))->read_schemes(config, "config.json");
+    FAIL() << "it was taken";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("config.json: quantization_config: extra_config: '(a?){5000}': is a regular "
+                                        "expression of more than 4096 letters"));
+  }
 }
 
 TEST(Formats, AnObstacleNamesWhoHasNone) {

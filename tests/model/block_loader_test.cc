@@ -56,8 +56,8 @@ TEST_F(BlockLoaderTest, ReadsWhenAsked) {
   EXPECT_EQ(source_.read_ahead, 0);
 }
 
-TEST_F(BlockLoaderTest, ReadsAheadInAnotherThread) {
-  loader_.read_ahead(1, 0);
+TEST_F(BlockLoaderTest, LoadsAheadInAnotherThread) {
+  loader_.load_ahead(1, 0);
   expect_block(1);
   EXPECT_EQ(source_.read_ahead, tensors());
   expect_block(2);
@@ -65,15 +65,15 @@ TEST_F(BlockLoaderTest, ReadsAheadInAnotherThread) {
 }
 
 TEST_F(BlockLoaderTest, TheWrongGuessIsDropped) {
-  loader_.read_ahead(1, 0);
+  loader_.load_ahead(1, 0);
   expect_block(3);
-  loader_.read_ahead(2, 0);
+  loader_.load_ahead(2, 0);
   expect_block(2);
 }
 
 TEST_F(BlockLoaderTest, AnErrorShowsWhereTheBlockIsLoaded) {
   source_.broken = 2;
-  loader_.read_ahead(2, 0);
+  loader_.load_ahead(2, 0);
   EXPECT_THROW(loader_.load(2, 0), Error);
   expect_block(1);
 }

@@ -77,6 +77,20 @@ TEST(Forecast, CountsWeightsDiskAndTrafficByHand) {
   EXPECT_TRUE(f.phases.empty());  // no cluster, no time
 }
 
+TEST(Forecast, AlignedSamplesTakeMoreDiskAndNoMoreTraffic) {
+  const ModelConfig m = smollm2();
+  Config c = config_of(0, 1);
+  const auto forecast = [&] { return make_forecast(c, m, schemes_of(m), {4, 4, 2, 2}, 0); };
+  const Forecast packed = forecast();
+  const std::int64_t sample = 256 * 576 * 2;  // 288 KiB
+  ASSERT_EQ(item(packed.disk, "boundaries"), 2 * 128 * sample);
+  c.storage.alignment = "32KiB";  // which divides it
+  EXPECT_EQ(item(forecast().disk, "boundaries"), 2 * 128 * sample);
+  c.storage.alignment = "256KiB";
+  EXPECT_EQ(item(forecast().disk, "boundaries"), 2 * 128 * (512 << 10));
+  EXPECT_EQ(item(forecast().traffic, "file system, written"), item(packed.traffic, "file system, written"));
+}
+
 TEST(Forecast, TimeFollowsTheRateThatBoundsIt) {
   const ModelConfig m = smollm2();
   Config c = config_of(1, 2);
