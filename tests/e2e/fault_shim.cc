@@ -1,10 +1,11 @@
-// Faults from outside: a library for LD_PRELOAD that makes the n-th call of a function fail, hang or throw on one rank.
+// Faults from outside: a library for LD_PRELOAD that makes the n-th call of a function fail, hang, throw or dawdle on
+// one rank.
 //
 //   ROUNDTABLE_FAULT=RANK:CALL:N:ACTION[:PATH]
 //     RANK    of Open MPI's world; * for every rank
 //     CALL    write (with its kin pwrite, pwritev, writev), read (and pread), fsync, or an MPI call that is listed below
 //     N       the first is 1; the calls after it are let through, with + behind N they meet the same
-//     ACTION  EIO, ENOSPC, hang, throw
+//     ACTION  EIO, ENOSPC, hang, throw, slow (does what it should, after kSlow)
 //     PATH    only files whose name holds this text
 //   ROUNDTABLE_CLOCK=SECONDS   CLOCK_REALTIME is off by so much
 //
@@ -27,6 +28,8 @@
 #include <vector>
 
 namespace {
+
+constexpr useconds_t kSlow = 50000;  // microseconds
 
 struct Fault {
   std::string call;
@@ -76,7 +79,7 @@ void log_injection() {
   close(fd);
 }
 
-// Whether this call is to fail; a hang does not return, and a throw leaves.
+// Whether this call is to fail; a hang does not return, a throw leaves, and one that is slow does not fail.
 bool strikes(const char* call, int fd = -1) {
   static std::atomic<long> count{0};
   const Fault& f = fault();
@@ -88,6 +91,10 @@ bool strikes(const char* call, int fd = -1) {
     while (true) sleep(1000);
   }
   if (f.action == "throw") throw std::runtime_error("an injected exception");
+  if (f.action == "slow") {
+    usleep(kSlow);
+    return false;
+  }
   errno = f.action == "ENOSPC" ? ENOSPC : EIO;
   return true;
 }

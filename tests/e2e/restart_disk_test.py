@@ -1,31 +1,39 @@
-"""What a disk can do to a run: files cut short, left-overs, no space, read-only, and a clock that was set back. Nothing
-finished is lost, nothing half-finished is taken for finished, and the last start ends with undisturbed bytes."""
+"""What a disk can do to a run: files cut short, left-overs, and a clock that was set back (full_disk_test.py: no space,
+read-only). Nothing finished is lost, nothing half-finished is taken for finished, and the last start ends with
+undisturbed bytes."""
 
 import os
 import pathlib
 import shutil
 import struct
-import subprocess
 import unittest
 
 import program
 import tiny_model
 
-BAD_INPUT, MACHINE = 2, 3
+MACHINE = 3
 
 
 class DiskCase(program.Case):
+    ROWS = 64
+    SETTINGS = {}  # beside those of all classes
+
+    @classmethod
+    def prepare_model(cls, path):
+        """What a class changes of the model's directory."""
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        inputs = tiny_model.make_inputs(cls.folder, rows=64)
+        inputs = tiny_model.make_inputs(cls.folder, rows=cls.ROWS)
+        cls.prepare_model(cls.folder / "model")
         cls.config = program.write_config(cls.folder / "config.yaml", inputs | {
             "tuning.iters": 30,
             "parallel.shards": 1,
             "parallel.stages": 2,
             "run.keep_boundaries": True,
             "run.eval_tokens": str(cls.folder / "tokens.safetensors"),
-        })
+        } | cls.SETTINGS)
         cls.undisturbed = cls.folder / "undisturbed"
         result = program.run(["quantize", cls.config, "--set", f"output.path={cls.undisturbed}"])
         assert result.code == 0, result
@@ -137,60 +145,6 @@ class DamageTest(DiskCase):
         times = [e["time"] for e in program.events(f"{output}.run")]
         self.assertLess(times[-1], times[0], "the clock was not set back")
         self.assertIn("finished", self.succeed(["status", output]).out)
-
-
-class FullDiskTest(DiskCase):
-    """On a tmpfs of our own."""
-
-    def setUp(self):
-        self.disk = self.folder / "disk"
-        self.disk.mkdir(exist_ok=True)
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "roundtable-test", self.disk], capture_output=True)
-        if done.returncode != 0:
-            self.skipTest(f"a tmpfs cannot be mounted here: {done.stderr.decode().strip()}")
-        self.addCleanup(subprocess.run, ["umount", "-l", self.disk], check=True)
-
-    def grant(self, kilobytes):
-        """So much for the run in all; None: the whole disk."""
-        filler = self.disk / "filler"
-        filler.unlink(missing_ok=True)
-        if kilobytes is not None:
-            state = os.statvfs(self.disk)
-            filler.write_bytes(bytes(state.f_blocks * state.f_frsize - 1024 * kilobytes))
-
-    def runs_out(self, output, ranks, phase):
-        result = self.fail_with(self.command(output), ranks, MACHINE, "No space left on device" if phase != "calibrate" else "boundary-")
-        self.assertIn(f", {phase}", result.errors[0])
-
-    def test_no_space_in_each_phase(self):
-        for ranks in (1, 2):
-            output = self.disk / f"out-{ranks}"
-            # Two boundaries take 264 kB each, a block's shard 24 kB, the last one 260 kB.
-            for granted, phase in ((200, "calibrate"), (600, "tune"), (780, "assemble")):
-                with self.subTest(ranks=ranks, phase=phase):
-                    self.grant(granted)
-                    self.runs_out(output, ranks, phase)
-            self.grant(None)
-            self.finish(output, ranks)
-            self.assertEqual(sorted(self.tuned(output)), [0, 1, 2, 3], "a block was tuned twice")
-            shutil.rmtree(output)
-            shutil.rmtree(f"{output}.run")
-
-    def test_read_only(self):
-        output = self.disk / "read-only"
-        remount = lambda how: subprocess.run(["mount", "-o", f"remount,{how}", self.disk], check=True)
-        remount("ro")
-        self.fail_with(self.command(output), 2, MACHINE, output, "Read-only file system")
-        remount("rw")
-        job = program.start(self.command(output))
-        try:
-            program.wait_for(lambda: len(self.tuned(output)) >= 2, job)
-        finally:
-            program.kill(job)
-        remount("ro")
-        self.fail_with(self.command(output), 1, MACHINE, output, "Read-only file system")
-        remount("rw")
-        self.finish(output)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,15 @@ def save_tokenizer(path):
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>").save_pretrained(path)
 
 
+def save_byte_tokenizer(path):
+    """One that GGUF can hold, in place of the other: bytes, no merges."""
+    words = ["<s>", "</s>"] + sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(path)
+
+
 def make_model(path, family="llama", dtype=torch.float32, seed=1, shard_size="50GB", **changes):
     """Writes a model directory and returns its path. `changes` go to the family's config."""
     model = new_model(family, seed, **changes).to(dtype)
