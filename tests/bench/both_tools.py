@@ -1,6 +1,7 @@
 """Roundtable and auto-round, each started on the same model, token set and settings, and what it says of its time.
 
-Both give lists of seconds, a number a block:
+plan() and quantize() start Roundtable on any settings. run_ours() and run_peer() take a Task, and give lists of
+seconds, a number a block:
   tuning   inside the tuner: its parameters made, all steps, the best of them put in place
   whole    from the end of the block before to the block's own: besides tuning, the float outputs and the quantized
            outputs of the block before; with Roundtable also the block written, read back and compared
@@ -76,6 +77,31 @@ def run(name, command, log, env=None):
     return done.stdout
 
 
+def last_json(said):
+    """The object that a program's stdout ends with."""
+    return json.loads(said.strip().splitlines()[-1])
+
+
+def write_config(settings):
+    """`settings` {section: {key: value}} as a file beside the output that they name."""
+    path = pathlib.Path(settings["output"]["path"] + ".yaml")
+    path.write_text(json.dumps(settings))  # JSON is YAML
+    return path
+
+
+def plan(settings, ranks, *options):
+    """What `roundtable plan` says of these settings on `ranks` ranks of this machine."""
+    return last_json(run("roundtable plan", [*MPIRUN, "-n", str(ranks), BINARY, "plan", write_config(settings),
+                                             *options, "--json"], None))
+
+
+def quantize(settings, ranks, log=None):
+    """(summary, events) of a run on `ranks` ranks."""
+    said = run("roundtable", [*MPIRUN, "-n", str(ranks), BINARY, "quantize", write_config(settings), "--json"], log)
+    with open(f"{settings['output']['path']}.run/events.jsonl", encoding="utf-8") as lines:
+        return last_json(said), [json.loads(line) for line in lines]
+
+
 def seconds_of_blocks(events):
     """{tuning, whole, waiting} of the events of a run of one stage."""
     blocks = [e for e in events if e["event"] == "block"]
@@ -93,11 +119,7 @@ def run_ours(task, out, ranks, threads=0, log=None):
                 "quantization": {"bits": task.bits, "group_size": task.group_size},
                 "tuning": {"iters": task.iters, "batch_size": task.batch_size},
                 "parallel": {"shards": ranks, "threads": threads, "backend": "mpi"}, "output": {"path": str(out)}}
-    config = out.with_name(out.name + ".yaml")
-    config.write_text(json.dumps(settings))  # JSON is YAML
-    run("roundtable", [*MPIRUN, "-n", str(ranks), BINARY, "quantize", config], log)
-    with open(f"{out}.run/events.jsonl", encoding="utf-8") as lines:
-        return seconds_of_blocks([json.loads(line) for line in lines])
+    return seconds_of_blocks(quantize(settings, ranks, log)[1])
 
 
 def run_peer(task, out, threads=0, log=None):
@@ -107,7 +129,7 @@ def run_peer(task, out, threads=0, log=None):
         sys.executable, HERE / "peer_autoround.py", "--model", task.model, "--tokens", task.tokens, "--out", out,
         "--bits", str(task.bits), "--iters", str(task.iters), "--group-size", str(task.group_size),
         "--batch-size", str(task.batch_size), "--blocks", str(task.blocks)], log, env)
-    result = json.loads(said.strip().splitlines()[-1])
+    result = last_json(said)
     if threads and result["threads"] != threads:
         raise ToolFailed(f"auto-round took {result['threads']} threads where {threads} were asked for")
     return {"tuning": result["tuning_seconds"], "whole": result["seconds_per_block"], "version": result["auto_round"],

@@ -122,23 +122,23 @@ def run_round(products, operands):
     return seconds
 
 
-def run_rank(products, threads, rounds, barrier):
+def run_rank(products, threads, rounds, warm_up, barrier):
     torch.set_num_threads(threads)
     operands = [operands_of(product) for product in products]
     measured = []
-    for _ in range(WARM_UP + rounds):
+    for _ in range(warm_up + rounds):
         barrier.wait()  # so that all ranks want the machine at the same time
         measured.append(run_round(products, operands))
-    return {part: statistics.median(one[part] for one in measured[WARM_UP:]) for part in PARTS}
+    return {part: statistics.median(one[part] for one in measured[warm_up:]) for part in PARTS}
 
 
-def measure(block, ranks, threads, batch_size, seqlen, rounds=20):
+def measure(block, ranks, threads, batch_size, seqlen, rounds=20, warm_up=WARM_UP):
     """{part: seconds} of the slowest rank."""
     products = products_of_step(block, batch_size // ranks, seqlen)
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, concurrent.futures.ProcessPoolExecutor(ranks, mp_context=context) as pool:
         barrier = manager.Barrier(ranks)
-        started = [pool.submit(run_rank, products, threads, rounds, barrier) for _ in range(ranks)]
+        started = [pool.submit(run_rank, products, threads, rounds, warm_up, barrier) for _ in range(ranks)]
         return max((one.result() for one in started), key=lambda parts: sum(parts.values()))
 
 

@@ -16,7 +16,9 @@ import xml.etree.ElementTree
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 import both_tools
+import forecast
 import gemm_limit
+import scaling
 import speed
 import speed_report
 
@@ -98,6 +100,22 @@ class SpeedTest(unittest.TestCase):
         summed = [e | ({"reduction": {"seconds_waiting": 2}} if e["event"] == "block" else {}) for e in events]
         self.assertEqual(both_tools.seconds_of_blocks(summed)["waiting"], [2, 2])
 
+    def test_a_run_leaves_its_summary_and_events(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out, launcher = pathlib.Path(folder) / "out", pathlib.Path(folder) / "mpirun"
+            launcher.write_text(f"""#!/bin/sh
+mkdir {out}.run
+echo '{{"event": "start"}}' > {out}.run/events.jsonl
+echo progress
+echo "[\\"$*\\"]"
+""")
+            launcher.chmod(0o755)
+            with unittest.mock.patch.multiple(both_tools, BINARY="roundtable", MPIRUN=[launcher]):
+                summary, events = both_tools.quantize({"output": {"path": str(out)}}, 2)
+            self.assertEqual(summary, [f"-n 2 roundtable quantize {out}.yaml --json"])
+            self.assertEqual(events, [{"event": "start"}])
+            self.assertEqual(json.loads(pathlib.Path(f"{out}.yaml").read_text()), {"output": {"path": str(out)}})
+
     def test_a_failed_tool_is_one_line_with_its_log(self):
         with tempfile.TemporaryDirectory() as folder:
             log = pathlib.Path(folder) / "log"
@@ -130,6 +148,114 @@ class LimitTest(unittest.TestCase):
         seconds = gemm_limit.run_round(products, [gemm_limit.operands_of(p) for p in products])
         self.assertEqual(list(seconds), list(gemm_limit.PARTS))
         self.assertTrue(all(s > 0 for s in seconds.values()))
+
+
+def a_run(tune, waiting=None):
+    """(summary, events) of a run of two blocks; on several ranks the sums were 4 s on their way."""
+    sums = {"bytes": 600, "seconds_under_way": 2, "seconds_waiting": waiting}
+    reduction = {} if waiting is None else {"reduction": sums}
+    blocks = [{"event": "block", "seconds": tune / 4, "save_seconds": save} | reduction for save in (0.1, 0.3)]
+    return ({"seconds": {"calibrate": 1.0, "tune": tune}, "peak_bytes": {"plan": [1, 1], "tune": [5, 7]}},
+            [{"event": "start"}, *blocks])
+
+
+class ScalingTest(unittest.TestCase):
+    def rounds(self):
+        """Two ranks take 0.6 and 0.5 of one rank's time, and the machine's products half."""
+        found = []
+        for tune in (6.0, 5.0):
+            runs = {1: scaling.figures_of(*a_run(10.0), 3), 2: scaling.figures_of(*a_run(tune, 0.5), 3)}
+            found.append({ranks: run | {"machine_seconds": 4.0 / ranks} for ranks, run in runs.items()})
+        return found
+
+    def test_what_a_run_says(self):
+        found = scaling.figures_of(*a_run(10.0, 0.5), 3)
+        self.assertEqual(found["seconds"], {"calibrate": 1, "tune": 10, scaling.STEPS: 5})
+        self.assertEqual((found["reduced_bytes_a_step"], found["hidden_share"]), (200, 0.75))
+        self.assertAlmostEqual(found["save_seconds_a_block"], 0.2)
+        self.assertEqual(found["peak_bytes"], 7)
+        self.assertIsNone(scaling.figures_of(*a_run(10.0), 3)["hidden_share"])
+
+    def test_speed_ups_stand_beside_the_machines(self):
+        one, two = (scaling.row_of(self.rounds(), ranks) for ranks in (1, 2))
+        self.assertEqual(set(one["speedup"].values()) | set(one["over_machine"].values()), {1})
+        self.assertAlmostEqual(two["seconds"]["tune"], 5.5)
+        self.assertAlmostEqual(two["speedup"]["tune"], (10 / 6 + 10 / 5) / 2)
+        self.assertAlmostEqual(two["efficiency"]["tune"], (10 / 6 + 10 / 5) / 4)
+        self.assertEqual((two["machine"]["speedup"], two["machine"]["efficiency"]), (2, 1))
+        self.assertAlmostEqual(two["over_machine"]["tune"], (10 / 6 + 10 / 5) / 4)
+        self.assertIsNone(one["hidden_share"])
+        text = scaling.text_of([one, two])
+        self.assertRegex(text, r"(?m)^tune, s +10\.00 +5\.50$")
+        self.assertRegex(text, r"(?m)^reduction hidden by overlap +- +75 %$")
+
+    def test_what_does_not_fit_is_left_out(self):
+        with unittest.mock.patch.object(scaling, "available_bytes", return_value=10e9):
+            self.assertEqual(scaling.why_not({"bytes_a_rank": 4e9}, 2), "")
+            self.assertEqual(scaling.why_not({"bytes_a_rank": 4e9}, 4), "16.0 GB are needed and 10.0 GB free")
+
+    def run_main(self, *arguments):
+        """scaling.py from its arguments to its JSON, with made-up tools."""
+        made_up = {"make_inputs": lambda a, load, folder: ("model", "tokens"), "available_bytes": lambda: 64 << 30,
+                   "plan": lambda settings, ranks: {"bytes_a_rank": 8 << 30},
+                   "quantize": lambda settings, ranks: a_run(10.0 / ranks, 0.5 if ranks > 1 else None)}
+        products = {"read_block": lambda model: BLOCK,
+                    "measure": lambda *arguments: dict.fromkeys(gemm_limit.PARTS, 0.01)}
+        out = io.StringIO()
+        with unittest.mock.patch.multiple(scaling, **made_up), unittest.mock.patch.multiple(gemm_limit, **products), \
+                unittest.mock.patch.object(sys, "argv", ["scaling.py", *arguments]), \
+                contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+            scaling.main()
+        return json.loads(out.getvalue().splitlines()[-1])
+
+    def test_from_arguments_to_json(self):
+        found = self.run_main("--shape", "llama-8b", "--ranks", "1,2")
+        self.assertEqual([row["ranks"] for row in found["rows"]], [1, 2])
+        self.assertEqual([list(one) for one in found["rounds"]], [["1", "2"], ["2", "1"]])
+        self.assertEqual((found["settings"]["iters"], found["left_out"]), (3, []))
+        rows = self.run_main("--shape", "llama-70b")["rows"]
+        self.assertEqual([row["low_gpu_mem_usage"] for row in rows], [False, True])
+        self.assertTrue(all(row["below_limit"] for row in rows))
+
+    def test_what_it_cannot_read_is_refused(self):
+        for arguments in ([], ["--shape", "llama-8b", "--ranks", "2,4"], ["--shape", "llama-8b", "--ranks", "1,3"],
+                          ["--shape", "llama-8b", "--iters", "0"]):
+            with self.assertRaises(SystemExit) as ended:
+                self.run_main(*arguments)
+            self.assertEqual(ended.exception.code, 2, arguments)
+
+
+class ForecastTest(unittest.TestCase):
+    def test_the_median_of_the_runs_counts(self):
+        runs = [{"tune": seconds, "memory": 100} for seconds in (9, 4, 5)]
+        found = forecast.compare({"tune": 6, "memory": 110}, runs)
+        self.assertEqual(found["tune"], {"forecast": 6, "measured": 5, "least": 4, "most": 9, "ratio": 1.2})
+        self.assertAlmostEqual(found["memory"]["ratio"], 1.1)
+
+    def test_the_machine_is_measured_before_each_size_and_runs_are_repeated(self):
+        calls = []
+
+        def describe(name, command, log):
+            calls.append(name)
+            pathlib.Path(command[command.index("--out") + 1]).write_text("cluster:\n  matrix_rate: 0.2\n")
+
+        def quantize(settings, ranks, log=None):
+            calls.append("run")
+            return {"peak_bytes": {"tune": [100, 200]}, "seconds": {"tune": 8}}, []
+
+        planned = {"bytes_a_rank": 150, "disk": {"boundaries": 1, "checkpoint": 2}, "seconds": {"tune": 4}}
+        made_up = {"run": describe, "quantize": quantize, "plan": lambda settings, ranks, *options: planned,
+                   "bytes_below": lambda directory, pattern: 4, "cut_model": lambda *arguments: None,
+                   "make_model": lambda *arguments, **changes: None, "make_tokens": lambda *arguments, **changes: None}
+        out = io.StringIO()
+        with unittest.mock.patch.multiple(forecast, **made_up), contextlib.redirect_stdout(out), \
+                unittest.mock.patch.object(sys, "argv", ["forecast.py", "--model", "m", "--tokens", "t"]):
+            forecast.main()
+        self.assertEqual(calls, ["describe_machine.py", "run", "run", "run"] * 3)
+        found = json.loads(out.getvalue().splitlines()[-1])["sizes"]["2 wide blocks"]
+        self.assertEqual(found["cluster"], {"matrix_rate": 0.2})
+        self.assertEqual({what: figure["ratio"] for what, figure in found["figures"].items()},
+                         {"memory": 0.75, "boundaries": 0.25, "checkpoint": 0.5, "tune": 0.5})
 
 
 class ReportTest(unittest.TestCase):
