@@ -9,6 +9,7 @@ cache=${ROUNDTABLE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/roundtable}
 requirements_key() { cat "$@" | sha256sum | cut -c1-12; }
 venv=${ROUNDTABLE_VENV:-$cache/venv-$(requirements_key "$root/launch/requirements.txt")}
 peer_venv=$cache/peer-$(requirements_key "$root"/launch/requirements{,-peer,-gptqmodel}.txt)
+lm_eval_venv=$cache/lm-eval-$(requirements_key "$root"/launch/requirements{,-peer,-gptqmodel,-lm-eval}.txt)
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }

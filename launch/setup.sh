@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
 # Installs what the build and the helpers need, then configures and builds. Safe to run again.
-#   launch/setup.sh [--peer] [--slurm] [--no-build]
+#   launch/setup.sh [--peer] [--slurm] [--lm-eval] [--no-build]
 #     --peer      also make the environment of auto-round (tests, benchmarks)
 #     --slurm     also install Slurm and what else the tests of cluster/ and of the installed tree take
+#     --lm-eval   also make the environment of lm-evaluation-harness, over auto-round's (launch/lm_eval.sh)
 #     --no-build  stop after the installation
 # Environment: ROUNDTABLE_CACHE (environments and models; default ~/.cache/roundtable),
 #   ROUNDTABLE_VENV (an existing environment with torch), ROUNDTABLE_BUILD (default build/).
 source "$(dirname "$0")/common.sh"
 
-want_peer=0 want_slurm=0 want_build=1
+want_peer=0 want_slurm=0 want_lm_eval=0 want_build=1
 for arg in "$@"; do
   case "$arg" in
     --peer) want_peer=1 ;;
     --slurm) want_slurm=1 ;;
+    --lm-eval) want_peer=1 want_lm_eval=1 ;;
     --no-build) want_build=0 ;;
-    *) sed -n '2,8p' "$0"; exit 2 ;;
+    *) sed -n '2,9p' "$0"; exit 2 ;;
   esac
 done
 
@@ -30,6 +32,14 @@ make_venv() {
   rm -rf "$1"
   mkdir -p "$(dirname "$1")"
   /usr/bin/python3 -m venv "$1"
+}
+
+# layer DIR BELOW...: lets an environment see what those below it hold (torch above all), so that it is not installed twice.
+site_of() { "$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
+layer() {
+  local site below
+  site=$(site_of "$1")
+  for below in "${@:2}"; do site_of "$below"; done >"$site/roundtable_base.pth"
 }
 
 if [ ! -e "$venv/.complete" ] && [ -z "${ROUNDTABLE_VENV:-}" ]; then
@@ -48,14 +58,19 @@ fi
 if [ "$want_peer" = 1 ] && [ ! -e "$peer_venv/.complete" ]; then
   say "environment of auto-round in $peer_venv"
   make_venv "$peer_venv"
-  # Layered: what the main environment holds (torch above all) is seen here and not installed twice.
-  base_site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  peer_site=$("$peer_venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  echo "$base_site" > "$peer_site/roundtable_base.pth"
+  layer "$peer_venv" "$venv"
   "$peer_venv/bin/pip" install -q -r "$root/launch/requirements-peer.txt"
   BUILD_CUDA_EXT=0 "$peer_venv/bin/pip" install -q --no-deps --no-build-isolation --target "$peer_venv/gptqmodel" \
     -r "$root/launch/requirements-gptqmodel.txt"
   touch "$peer_venv/.complete"
+fi
+
+if [ "$want_lm_eval" = 1 ] && [ ! -e "$lm_eval_venv/.complete" ]; then
+  say "environment of lm-evaluation-harness in $lm_eval_venv"
+  make_venv "$lm_eval_venv"
+  layer "$lm_eval_venv" "$peer_venv" "$venv"
+  "$lm_eval_venv/bin/pip" install -q --use-pep517 -r "$root/launch/requirements-lm-eval.txt"
+  touch "$lm_eval_venv/.complete"
 fi
 
 [ "$want_build" = 1 ] || exit 0

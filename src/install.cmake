@@ -16,6 +16,7 @@ install(PROGRAMS launch/report.py launch/prepare_calibration.py launch/prepare_m
   DESTINATION ${share}/launch)
 install(FILES launch/report_charts.py launch/report_record.py launch/report_timeline.py launch/report_tensorboard.py
   launch/report.css launch/requirements.txt DESTINATION ${share}/launch)
+install(DIRECTORY launch/lm_eval DESTINATION ${share}/launch)
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 install(CODE "

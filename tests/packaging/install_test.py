@@ -70,6 +70,7 @@ class InstallTest(program.Case):
         done = call(self.share / "launch" / "lm_eval.sh", self.folder, env=os.environ | {"PYTHON": sys.executable})
         self.expect(done, 2)
         self.assertIn("holds no config.json", done.stderr)
+        self.assertTrue((self.share / "launch" / "lm_eval" / "heldout_perplexity.yaml").exists())
 
     @unittest.skipUnless(MODULECMD, "no Environment Modules here")
     def test_the_module_finds_the_tree_it_lies_in(self):
