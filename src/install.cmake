@@ -13,9 +13,10 @@ set(share ${CMAKE_INSTALL_DATADIR}/roundtable)
 install(DIRECTORY configs cluster DESTINATION ${share} USE_SOURCE_PERMISSIONS PATTERN __pycache__ EXCLUDE)
 # The scripts that work on a run or make its inputs; those that install and build stay in the source tree.
 install(PROGRAMS launch/report.py launch/prepare_calibration.py launch/prepare_model.py launch/lm_eval.sh
+  launch/describe_machine.py
   DESTINATION ${share}/launch)
 install(FILES launch/report_charts.py launch/report_record.py launch/report_timeline.py launch/report_tensorboard.py
-  launch/report.css launch/requirements.txt DESTINATION ${share}/launch)
+  launch/machine_rates.py launch/report.css launch/requirements.txt DESTINATION ${share}/launch)
 install(DIRECTORY launch/lm_eval DESTINATION ${share}/launch)
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 

@@ -254,8 +254,8 @@ class QuantizeRun {
       write_model_card(paths_.format(config_, std::string(format->name())), config_, plan_, perplexity_);
     }
     if (!plan_.tuned_in_place) write_model_card(paths_.tuned, config_, plan_, perplexity_);
-    state_->journal().append({{"type", "summary"}, {"summary", summary}});
     events_->append("summary", summary);
+    state_->journal().append({{"type", "summary"}, {"summary", summary}});  // last: with it nothing is done again
     print_summary(summary);
     return summary;
   }

@@ -113,19 +113,4 @@ QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme&
   return {scheme, torch::cat(q), torch::cat(scale), torch::cat(zero_point)};
 }
 
-torch::Tensor dequantize(const QuantizedWeight& weight, torch::ScalarType dtype) {
-  const std::int64_t columns = weight.q.size(1);
-  const std::int64_t width = weight.scheme.group_columns(columns);
-  const auto spread = [&](const torch::Tensor& of_groups) {
-    return of_groups.to(torch::kFloat32).repeat_interleave(width, 1).narrow(1, 0, columns);
-  };
-  if (weight.scheme.type != WeightType::kInt) {
-    std::vector<float> levels;
-    for (std::uint8_t bits = 0; bits < 16; ++bits) levels.push_back(e2m1_level(bits));
-    const torch::Tensor table = torch::tensor(levels, weight.scale.options());
-    return spread(weight.scale).mul(table.index({weight.q.to(torch::kInt64)})).to(dtype);
-  }
-  return spread(weight.scale).mul(weight.q.to(torch::kFloat32).sub(spread(weight.zero_point))).to(dtype);
-}
-
 }  // namespace roundtable

@@ -5,11 +5,11 @@
 
 The sizes: the model's first two blocks at 64 samples of 256 tokens; its first six at 128; and two random blocks of
 hidden size 1536 and 24 million weights. With --cluster measured, the default, launch/describe_machine.py measures this
-machine anew before each size, with the products of that size's blocks, so that forecast and runs are of the same
-minutes; --cluster configs/clusters/cpu-2-cores.yaml takes figures that stand. Each size is run --repeats times. Run it
-in the environment of launch/setup.sh, on an idle machine. Prints a line a figure: forecast, median of what was
-measured, ratio. The last line of stdout is a JSON object: sizes {name: {cluster {key: figure}, figures {what:
-{forecast, measured, least, most, ratio}}}}.
+machine before and after the runs of each size, with the products of that size's blocks, and the mean is taken: forecast
+and runs are of the same minutes; --cluster configs/clusters/cpu-2-cores.yaml takes figures that stand. Each size is run
+--repeats times. Run it in the environment of launch/setup.sh, on an idle machine. Prints a line a figure: forecast,
+median of what was measured, ratio. The last line of stdout is a JSON object: sizes {name: {cluster {key: figure},
+figures {what: {forecast, measured, least, most, ratio}}}}.
 """
 
 import argparse
@@ -63,15 +63,24 @@ def settings(size, out, ranks):
             "run": {"keep_boundaries": True}}
 
 
-def cluster_file(a, size, folder):
-    """The file that plan is given: of the machine as it is now, or the one that stands."""
+def read_cluster(path):
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["cluster"]
+
+
+def describe_cluster(a, size, folder):
+    """The machine as it is now, or as the file that was given has it."""
     if a.cluster != MEASURED:
-        return pathlib.Path(a.cluster)
-    path = folder / "cluster.yaml"
+        return read_cluster(pathlib.Path(a.cluster))
+    path = folder / "now.yaml"
     run("describe_machine.py", [sys.executable, DESCRIBE, "--device", "cpu", "--ranks", str(a.ranks), "--model",
                                 size.model, "--seqlen", str(SEQLEN), "--samples", str(max(1, BATCH_SIZE // a.ranks)),
                                 "--directory", folder, "--out", path], None)
-    return path
+    return read_cluster(path)
+
+
+def mean_of(clusters):
+    return {key: value if isinstance(value, int) else statistics.mean(one[key] for one in clusters)
+            for key, value in clusters[0].items()}
 
 
 def bytes_below(directory, pattern):
@@ -103,12 +112,16 @@ def compare(forecast, runs):
 
 
 def bench(a, size, folder):
-    path = cluster_file(a, size, folder)
     outs = [folder / f"out-{size.model.name}-{number}" for number in range(a.repeats)]
+    clusters = [describe_cluster(a, size, folder)]
+    runs = [measure(size, out, a.ranks) for out in outs]
+    clusters.append(describe_cluster(a, size, folder))
+    cluster = mean_of(clusters)
+    path = folder / "cluster.yaml"
+    path.write_text(json.dumps({"cluster": cluster}), encoding="utf-8")  # JSON is YAML
     planned = plan(settings(size, outs[0], a.ranks), 1, "--cluster", path, "--set", f"cluster.devices_a_node={a.ranks}")
-    cluster = yaml.safe_load(path.read_text(encoding="utf-8"))["cluster"]
     print(f"{size.name:24} cluster      " + ", ".join(f"{key} {value:g}" for key, value in cluster.items()), flush=True)
-    figures = compare(forecast_of(planned), [measure(size, out, a.ranks) for out in outs])
+    figures = compare(forecast_of(planned), runs)
     for what, f in figures.items():
         print(f"{size.name:24} {what:12} forecast {f['forecast']:15.1f}  measured {f['measured']:15.1f} "
               f"({f['least']:.1f}..{f['most']:.1f})  ratio {f['ratio']:.2f}", flush=True)

@@ -97,8 +97,8 @@ class EachWriteTest(FullDiskCase):
         ("evaluate", 1, 0, "write:2", "/journal"),  # the float model's perplexity is on record
         ("evaluate", 1, 0, "write:1", "/README.md"),
         ("evaluate", 2, 0, "write:1", "/gguf/README.md"),
-        ("evaluate", 1, 0, "write:1", "/journal"),
         ("evaluate", 1, 0, "write:14", "/events.jsonl"),
+        ("evaluate", 1, 0, "write:1", "/journal"),
     ]
 
     def test_no_space_for_each_file(self):

@@ -232,12 +232,13 @@ class ForecastTest(unittest.TestCase):
         self.assertEqual(found["tune"], {"forecast": 6, "measured": 5, "least": 4, "most": 9, "ratio": 1.2})
         self.assertAlmostEqual(found["memory"]["ratio"], 1.1)
 
-    def test_the_machine_is_measured_before_each_size_and_runs_are_repeated(self):
+    def test_the_machine_is_measured_before_and_after_each_size_and_runs_are_repeated(self):
         calls = []
 
         def describe(name, command, log):
+            rate = 0.3 if calls and calls[-1] == "run" else 0.1  # before, after
             calls.append(name)
-            pathlib.Path(command[command.index("--out") + 1]).write_text("cluster:\n  matrix_rate: 0.2\n")
+            pathlib.Path(command[command.index("--out") + 1]).write_text(f"cluster:\n  nodes: 1\n  matrix_rate: {rate}\n")
 
         def quantize(settings, ranks, log=None):
             calls.append("run")
@@ -251,9 +252,9 @@ class ForecastTest(unittest.TestCase):
         with unittest.mock.patch.multiple(forecast, **made_up), contextlib.redirect_stdout(out), \
                 unittest.mock.patch.object(sys, "argv", ["forecast.py", "--model", "m", "--tokens", "t"]):
             forecast.main()
-        self.assertEqual(calls, ["describe_machine.py", "run", "run", "run"] * 3)
+        self.assertEqual(calls, ["describe_machine.py", "run", "run", "run", "describe_machine.py"] * 3)
         found = json.loads(out.getvalue().splitlines()[-1])["sizes"]["2 wide blocks"]
-        self.assertEqual(found["cluster"], {"matrix_rate": 0.2})
+        self.assertEqual(found["cluster"], {"nodes": 1, "matrix_rate": 0.2})
         self.assertEqual({what: figure["ratio"] for what, figure in found["figures"].items()},
                          {"memory": 0.75, "boundaries": 0.25, "checkpoint": 0.5, "tune": 0.5})
 

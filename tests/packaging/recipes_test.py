@@ -72,19 +72,33 @@ class ContainersTest(unittest.TestCase):
 
 class SpackTest(unittest.TestCase):
     def test_the_recipe_runs_and_names_every_library(self):
+        """With Spack's own build systems, up to 0.23, and with those of the packages' repository, from 1.0."""
+        for since_1 in (False, True):
+            with self.subTest(since_1=since_1):
+                self.run_recipe(since_1)
+
+    def run_recipe(self, since_1):
         asked = []
         stand_in = types.ModuleType("spack.package")
-        stand_in.CMakePackage = type("CMakePackage", (), {
+        systems = {"cmake": types.ModuleType("cmake"), "cuda": types.ModuleType("cuda")}
+        (systems["cmake"] if since_1 else stand_in).CMakePackage = type("CMakePackage", (), {
             "define": lambda self, name, value: f"-D{name}={value}",
             "define_from_variant": lambda self, name, variant: f"-D{name}={variant}"})
-        stand_in.CudaPackage = type("CudaPackage", (), {})
+        (systems["cuda"] if since_1 else stand_in).CudaPackage = type("CudaPackage", (), {})
         stand_in.depends_on = lambda spec, **_: asked.append(re.split(r"[@+]", spec)[0])
         for directive in ("version", "variant", "conflicts"):
             setattr(stand_in, directive, lambda *_, **__: None)
-        stand_in.__all__ = ["CMakePackage", "CudaPackage", "depends_on", "version", "variant", "conflicts"]
+        stand_in.__all__ = [name for name in vars(stand_in) if not name.startswith("_")]
         recipe = CLUSTER / "spack" / "packages" / "roundtable" / "package.py"
         before = dict(sys.modules)
         sys.modules.update({"spack": types.ModuleType("spack"), "spack.package": stand_in})
+        if since_1:
+            folder = "spack_repo"
+            sys.modules |= {folder: types.ModuleType(folder)}
+            for name in ("builtin", "build_systems"):
+                folder += f".{name}"
+                sys.modules[folder] = types.ModuleType(folder)
+            sys.modules |= {f"{folder}.{name}": module for name, module in systems.items()}
         self.addCleanup(lambda: (sys.modules.clear(), sys.modules.update(before)))
         space = {}
         exec(compile(recipe.read_text(), recipe, "exec"), space)

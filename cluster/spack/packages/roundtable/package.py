@@ -6,6 +6,12 @@
 
 from spack.package import *
 
+try:  # Spack 1.0 moved the build systems to the packages' repository
+    from spack_repo.builtin.build_systems.cmake import CMakePackage
+    from spack_repo.builtin.build_systems.cuda import CudaPackage
+except ImportError:
+    pass
+
 
 class Roundtable(CMakePackage, CudaPackage):
     """Quantizes the weights of large language models over MPI (SignRound, arXiv 2309.05516)."""
