@@ -23,9 +23,9 @@ STYLE = (pathlib.Path(__file__).resolve().parent / "report.css").read_text
 
 
 def human_bytes(value):
-    for unit in ("B", "kB", "MB", "GB"):
+    for unit, digits in (("B", 0), ("kB", 1), ("MB", 1), ("GB", 2)):
         if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+            return f"{value:.{digits}f} {unit}"
         value /= 1000
     return f"{value:.2f} TB"
 
@@ -35,6 +35,15 @@ def human_seconds(value):
         return f"{value:.1f} s"
     minutes = round(value / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def counted(number_, name):
+    return f"{number_} {name}" + "s" * (number_ != 1)
+
+
+def key(kind, words):
+    """A coloured dot and what it stands for, on one line."""
+    return f'<span class="keyed"><i class="key {kind}"></i>{html.escape(words)}</span> '
 
 
 def section(title, body, note="", wide=False):
@@ -105,7 +114,7 @@ def tiles(run):
     start = run.start
     ranks, groups, shards = (whole(start.get(k)) for k in ("ranks", "groups", "shards"))
     if ranks and groups and shards:
-        found.append(tile("ranks", str(ranks), f"{groups} groups x {shards} shards"))
+        found.append(tile("ranks", str(ranks), f"{counted(groups, 'group')} x {counted(shards, 'shard')}"))
     return '<div class="tiles">' + "".join(found) + "</div>"
 
 
@@ -138,8 +147,8 @@ def losses(run):
                        f"{100 * (1 - l / f):.1f} %") for b, f, l in points])
     return section("Loss by block", charts.pairs_by_number(points, "block", "first and best loss of each block")
                    + details("all numbers", table_),
-                   '<i class="key before"></i>first step (rounded to nearest) <i class="key after"></i>best step: mean squared '
-                   f"error of the block's output; in the median {100 * gains:.0f} % lower.")
+                   key("before", "first step (rounded to nearest)") + key("after", "best step:") + "mean squared error of the "
+                   f"block's output; in the median {100 * gains:.0f} % lower.")
 
 
 def loss_curves(run):
@@ -150,9 +159,11 @@ def loss_curves(run):
             series[block] = [v / curve[0] for v in curve]
     if not series:
         return ""
+    highest = max(v for s in series.values() for _, v in charts.thin(s))
+    cut = f" Above {charts.CUT:g} they are cut; the highest reaches {charts.short(highest)}." if highest > charts.CUT else ""
     return section("Loss curves", charts.curves(series, "loss of each block over the iterations"),
                    "Each block's loss over its first. A step sees only its own samples, so a curve is rough; the thick "
-                   "line is the median of the blocks.")
+                   "line is the median of the blocks." + cut)
 
 
 def layers(run):
@@ -167,8 +178,8 @@ def layers(run):
     numbers_ = rows_of(["block", "layer", "nearest", "tuned"],
                        [(b, l, charts.short(n), charts.short(t)) for b, l, n, t in errors])
     return section("Error by kind of layer", charts.pairs_by_name([(k, *v) for k, v in kinds.items()], "error by layer"),
-                   '<i class="key before"></i>rounded to nearest <i class="key after"></i>tuned: squared error of a layer\'s '
-                   "output over the output's own square, on the inputs that the quantized model gives it; mean of all blocks. "
+                   key("before", "rounded to nearest") + key("after", "tuned:") + "squared error of a layer's output over the "
+                   "output's own square, on the inputs that the quantized model gives it; mean of all blocks. "
                    "Tuning lowers the block's error, not each layer's own: layers may lose, and make up for one another."
                    ) + section("Error of each layer, tuned",
                                charts.heat(shaded, list(kinds), sorted({e[0] for e in errors}), "error of each layer")
@@ -191,8 +202,9 @@ def phases(run):
     if not seconds:
         return ""
     whole_ = sum(seconds.values()) or 1
-    return section("Time by phase", charts.bars([(name, s, f"{human_seconds(s)}, {100 * s / whole_:.0f} %")
-                                                 for name, s in seconds.items()], "time by phase", ""))
+    return section("Time by phase", charts.bars([(name, s, f"{human_seconds(s)}, {100 * s / whole_:.0f} %",
+                                                  report_timeline.kind_of_phase(name)) for name, s in seconds.items()],
+                                                "time by phase"))
 
 
 def memory(run):
@@ -211,18 +223,33 @@ def memory(run):
                    f"Peak resident memory in GB, in {html.escape(fullest)}, the phase that took most.")
 
 
+def config(run):
+    """A piece a section of the file, so that columns do not cut one."""
+    pieces = re.split(r"(?m)^(?=[^\s#])", run.config)
+    body = "".join(f"<pre>{html.escape(p)}</pre>" for p in pieces if p.strip())
+    return f'<div class="columns">{body}</div>' if body else ""
+
+
+def side_by_side(timeline, phases_, memory_, tall):
+    """Three sections in two columns of much the same height: the time line grows with the groups."""
+    if not (timeline and phases_ and memory_):
+        return timeline + phases_ + memory_
+    stack = lambda *parts: f'<div class="stack">{"".join(parts)}</div>'
+    return timeline + stack(phases_, memory_) if tall else stack(timeline, phases_) + memory_
+
+
 def page(run):
     name = run.directory.resolve().name
     timeline = report_timeline.draw(run)
-    legend = "".join(f'<i class="key phase{i}"></i>{p} ' for i, p in enumerate(report_timeline.PHASES) if p != "plan")
+    legend = "".join(key(report_timeline.kind_of_phase(p), p) for p in report_timeline.PHASES if p in phase_seconds(run))
+    pauses = " Dashed lines: pauses." if timeline and 'class="pause"' in timeline else ""
+    timeline = section("Time line", timeline, f"{legend}Below, a row a group: its blocks, tinted by stage.{pauses}")
     body = "".join([
         f"<header><h1>{html.escape(name)}</h1>{tiles(run)}</header>",
         section("Warnings", warnings(run), wide=True),
         losses(run), loss_curves(run), layers(run),
-        section("Time line", timeline, legend + "– below, a row a group: its blocks, tinted by stage. Dashed lines: pauses."
-                if timeline else ""),
-        phases(run), memory(run),
-        section("Config", f'<div class="scroll"><pre>{html.escape(run.config)}</pre></div>' if run.config else "", wide=True),
+        side_by_side(timeline, phases(run), memory(run), tall=(whole(run.start.get("groups")) or 1) > 8),
+        section("Config", config(run), wide=True),
     ])
     return ('<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
             'initial-scale=1"><meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src '

@@ -1,14 +1,16 @@
 """Charts as inline SVG for launch/report.py. Colours are the page's CSS variables, so that they follow light and dark.
 
 Every chart is drawn 480 units wide and fills a phone's width or half a desktop's; report.css sets text of 13, on phones
-16, which the margins have room for.
+17, which the margins have room for.
 """
 
 import html
 import math
 import statistics
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 480, 66, 14, 12, 40
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 480, 66, 14, 12, 44
+CUT = 1.5  # relative losses above are cut off
+LETTER = 9.8  # room for a letter on a phone, where text is largest
 
 
 def nice_step(span, ticks):
@@ -18,8 +20,25 @@ def nice_step(span, ticks):
 
 
 def short(value):
-    """Three digits, as short as they go: 0.0123, 1.5e-05, 12000."""
-    return f"{value:.3g}" if 1e-4 <= abs(value) < 1e5 or value == 0 else f"{value:.1e}"
+    """As short as it goes: 0.0123, 1.5e-5, 12000, 2e6."""
+    if 1e-4 <= abs(value) < 1e5 or value == 0:
+        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+    digits, power = f"{value:.1e}".split("e")
+    return f"{digits.removesuffix('.0')}e{int(power)}"
+
+
+def fit(name, letters=21):
+    """A layer's name at most so long: without its first modules, then without its first letters. Titles have it whole."""
+    short_name = name
+    while len(short_name) > letters and "." in short_name:
+        short_name = short_name.partition(".")[2]
+    short_name = short_name.removeprefix("*.")
+    return short_name if len(short_name) <= letters else "…" + short_name[1 - letters:]
+
+
+def room_for(names):
+    """The width that names at the left take, with their margin."""
+    return 16 + LETTER * max(map(len, names))
 
 
 class Axis:
@@ -88,7 +107,7 @@ def frame(x, y, height, x_name):
     parts = [line(LEFT, y(t), WIDTH - RIGHT, y(t), "grid") + text(LEFT - 6, y(t) + 4, short(t), "end", "tick")
              for t in y.ticks()]
     parts += [text(x(t), height - BOTTOM + 18, short(t), kind="tick") for t in x.ticks(8)]
-    parts.append(text((LEFT + WIDTH - RIGHT) / 2, height - 3, x_name, kind="name"))
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, height - 5, x_name, kind="name"))
     return parts
 
 
@@ -125,7 +144,7 @@ def curves(series, label):
     thinned = {block: thin(values) for block, values in series.items()}
     flat = [v for points in thinned.values() for _, v in points]
     x = Axis(0, max(1, longest - 1), LEFT, WIDTH - RIGHT)
-    y = Axis(min(0.0, min(flat)), max(1.0, min(max(flat), 1.5)), height - BOTTOM, TOP)
+    y = Axis(min(0.0, min(flat)), max(1.0, min(max(flat), CUT)), height - BOTTOM, TOP)
     parts = frame(x, y, height, "iteration")
     parts.append(f'<clipPath id="plot"><rect x="{LEFT}" y="{TOP - 4}" width="{WIDTH}" height="{height - BOTTOM - TOP + 8}"/>'
                  '</clipPath><g clip-path="url(#plot)">')
@@ -135,16 +154,17 @@ def curves(series, label):
     return svg(height, parts, label)
 
 
-def bars(rows, label, unit):
-    """rows: (name, value, words)."""
-    row, widest = 30, max((v for _, v, _ in rows), default=0) or 1
-    left = 16 + min(150, 9.2 * max(len(n) for n, _, _ in rows))
-    room = WIDTH - left - 110
+def bars(rows, label):
+    """rows: (name, value, words, class)."""
+    row, widest = 30, max((v for _, v, _, _ in rows), default=0) or 1
+    names = [fit(n, 16) for n, *_ in rows]
+    left = room_for(names)
+    room = max(60, WIDTH - left - 8 - LETTER * max(len(words) for _, _, words, _ in rows))
     parts = []
-    for i, (name, value, words) in enumerate(rows):
+    for i, (name, value, words, kind) in enumerate(rows):
         y = i * row
-        parts.append(text(left - 8, y + 20, name, "end", "name"))
-        parts.append(box(left, y + 5, value / widest * room, row - 10, "bar", f"{name}: {words}{unit}"))
+        parts.append(text(left - 8, y + 20, names[i], "end", "name"))
+        parts.append(box(left, y + 5, value / widest * room, row - 10, kind, f"{name}: {words}"))
         parts.append(text(left + value / widest * room + 6, y + 20, words, "start", "tick"))
     return svg(len(rows) * row + 4, parts, label)
 
@@ -164,31 +184,31 @@ def columns(values, words, x_name, label):
 
 def pairs_by_name(rows, label):
     """rows: (name, before, after), above 0."""
-    row, left = 30, 16 + min(190, 9.2 * max(len(n) for n, _, _ in rows))
+    row, left = 30, room_for([fit(n) for n, _, _ in rows])
     values = [v for _, a, b in rows for v in (a, b)]
     height = len(rows) * row + BOTTOM
     x = axis_of(values, left, WIDTH - RIGHT - 8)
     parts = []
-    for t in x.ticks(4):
+    for t in x.ticks():
         parts.append(line(x(t), 4, x(t), height - BOTTOM, "grid") + text(x(t), height - BOTTOM + 18, short(t), kind="tick"))
     for i, (name, before, after) in enumerate(rows):
         y = i * row + 18
         title = f"{name}: {short(before)} -> {short(after)}"
-        parts.append(text(left - 8, y + 4, name, "end", "name") + line(x(before), y, x(after), y, "stem"))
+        parts.append(text(left - 8, y + 4, fit(name), "end", "name") + line(x(before), y, x(after), y, "stem"))
         parts.append(dot(x(before), y, "before", title) + dot(x(after), y, "after", title))
     return svg(height, parts, label)
 
 
 def heat(cells, names, blocks, label):
     """cells: {(name, block): (value in [0, 1], title)}: the darker, the larger."""
-    row, left = 22, 16 + min(190, 9.2 * max(len(n) for n in names))
+    row, left = 22, room_for([fit(n) for n in names])
     x = Axis(min(blocks) - 0.5, max(blocks) + 0.5, left, WIDTH - RIGHT, whole=True)
     width = (WIDTH - RIGHT - left) / (max(blocks) - min(blocks) + 1)
     height = len(names) * row + BOTTOM
-    parts = [text(left - 8, i * row + 16, name, "end", "name") for i, name in enumerate(names)]
+    parts = [text(left - 8, i * row + 16, fit(name), "end", "name") for i, name in enumerate(names)]
     for (name, block), (value, title) in cells.items():
         parts.append(box(x(block) - width / 2, names.index(name) * row, width * 0.94, row - 2, "cell", title,
                          0.06 + 0.94 * value))
     parts += [text(x(t), height - BOTTOM + 18, short(t), kind="tick") for t in x.ticks(8)]
-    parts.append(text((left + WIDTH - RIGHT) / 2, height - 3, "block", kind="name"))
+    parts.append(text((left + WIDTH - RIGHT) / 2, height - 5, "block", kind="name"))
     return svg(height, parts, label)

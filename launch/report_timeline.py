@@ -8,7 +8,12 @@ import html
 import report_charts as charts
 from report_record import number, whole
 
-PHASES = ["plan", "calibrate", "tune", "assemble", "prove", "evaluate"]
+PHASES = ["plan", "calibrate", "tune", "assemble", "prove", "formats", "evaluate"]
+
+
+def kind_of_phase(name):
+    """The class of its colour."""
+    return f"phase{PHASES.index(name)}" if name in PHASES else "phase0"
 
 
 def spans(run):
@@ -83,10 +88,9 @@ def draw(run):
     height = top + len(groups) * row + charts.BOTTOM
     x = charts.Axis(0, clock.total / size or 1, left, charts.WIDTH - charts.RIGHT)
     place = lambda time: x(clock(time) / size)
-    parts = [charts.text(left - 8, 15, "phase", "end", "name")]
+    parts = [charts.text(left - 8, 16, "phase", "end", "name")]
     for name, start, end in phases:
-        kind = f"phase{PHASES.index(name)}" if name in PHASES else "phase5"
-        parts.append(charts.box(place(start), 2, place(end) - place(start), 16, kind, f"{name}: {end - start:.1f} s"))
+        parts.append(charts.box(place(start), 2, place(end) - place(start), 16, kind_of_phase(name), f"{name}: {end - start:.1f} s"))
     labelled = len(groups) * row / max(1, len(groups)) >= 14
     for i, group in enumerate(groups):
         if labelled or i % 4 == 0:
@@ -99,5 +103,5 @@ def draw(run):
         parts.append(f'<line x1="{there:.1f}" y1="0" x2="{there:.1f}" y2="{height - charts.BOTTOM}" class="pause">'
                      f"<title>{html.escape(f'paused {seconds:.0f} s')}</title></line>")
     parts += [charts.text(x(t), height - charts.BOTTOM + 18, charts.short(t), kind="tick") for t in x.ticks(8)]
-    parts.append(charts.text((left + charts.WIDTH) / 2, height - 3, f"{unit} of work", kind="name"))
+    parts.append(charts.text((left + charts.WIDTH - charts.RIGHT) / 2, height - 5, f"{unit} of work", kind="name"))
     return charts.svg(height, parts, "time line of groups and stages")

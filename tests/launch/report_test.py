@@ -116,6 +116,32 @@ class ReportTest(ReportCase):
         run_directory.make(self.run_dir, blocks=2, groups=1, layers=[f"mlp.experts.{i}.up_proj" for i in range(64)])
         self.assertIn(">mlp.experts.*.up_proj</text>", self.page())
 
+    def test_long_names_are_cut_at_the_front_and_whole_in_titles(self):
+        name = "block_sparse_moe.experts.3.down_proj_of_a_long_name"
+        run_directory.make(self.run_dir, blocks=2, groups=1, layers=["block_sparse_moe.experts.3.w1", name])
+        page = self.page()
+        self.assertIn(">experts.*.w1</text>", page)
+        self.assertIn(">…_proj_of_a_long_name</text>", page)
+        self.assertIn("<title>block_sparse_moe.experts.*.down_proj_of_a_long_name: ", page)
+
+    def test_curves_that_leave_the_chart_are_named(self):
+        run_directory.make(self.run_dir, blocks=2, groups=1, iterations=10)
+        self.assertNotIn("they are cut", self.page())
+        path = self.run_dir / "events.jsonl"
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        next(e for e in events if e["event"] == "block")["losses"][3:4] = [1.0]
+        path.write_text("".join(json.dumps(e) + "\n" for e in events))
+        self.assertIn("Above 1.5 they are cut; the highest reaches 10000.", self.page())
+
+    def test_numbers_are_short(self):
+        for value, words in ((0, "0"), (0.0123, "0.0123"), (12000, "12000"), (1e-5, "1e-5"), (1.5e-5, "1.5e-5"), (2e6, "2e6")):
+            self.assertEqual(report.charts.short(value), words)
+
+    def test_the_time_line_stands_beside_what_is_as_tall(self):
+        for groups, first in ((2, '<div class="stack"><section><h2>Time line'), (16, '<div class="stack"><section><h2>Time by')):
+            run_directory.make(self.run_dir, blocks=32, groups=groups, ranks=32, iterations=2)
+            self.assertIn(first, self.page())
+
     def test_any_file_may_be_missing(self):
         for missing in ("events.jsonl", "journal", "config.yaml"):
             run_directory.make(self.run_dir)
