@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # The speed bench: installs, builds, and runs Roundtable and auto-round in turns on the first blocks of SmolLM2-135M.
 #   launch/bench.sh [--device cpu|cuda] [--json] [--iters N] [--repeats N] [--blocks N] [--out FILE]
-#     --device D   cpu (default): both tools, the matrix products alone, ranks, kernels; cuda: the kernels, on a GPU
+#     --device D   cpu (default): both tools, the matrix products alone, ranks, kernels; cuda: on this node's GPUs the
+#                  kernels, the matrix products of a step and the sum of the gradients over NCCL
 #     --json       stdout has one JSON object alone; all else goes to stderr
 #     --iters N    steps a block (40)
 #     --repeats N  rounds of all runs in turns (2)
 #     --blocks N   the model's first blocks, from 2; the first one is not counted (3)
+#     --memory-peak GB/S, --matrix-peak TFLOP/S  of the GPU's data sheet, dense bf16; known of H100, H200 and A100
 #     --out FILE   the JSON file (BUILD/bench/speed.json); beside it the plot (.svg) and the tools' logs (logs/)
 # Two cores and a quarter of an hour after installation; the machine must be idle. What is measured, and how:
 # tests/bench/README.md.
 source "$(dirname "$0")/common.sh"
 
-usage() { sed -n '2,11p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,13p' "${BASH_SOURCE[0]}"; }
 refuse() { printf 'error: %s (launch/bench.sh --help)\n' "$*" >&2; exit 2; }
 
 device=cpu out=$build/bench/speed.json options=()
@@ -24,6 +26,9 @@ while [ $# -gt 0 ]; do
       [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] || refuse "$1 takes a whole number from 1, not '${2:-}'"; options+=("$1" "$2") ;;
     --blocks)
       [[ "${2:-}" =~ ^([2-9]|[1-9][0-9]+)$ ]] || refuse "$1 takes a whole number from 2, not '${2:-}'"
+      options+=("$1" "$2") ;;
+    --memory-peak | --matrix-peak)
+      [[ "${2:-}" =~ ^[1-9][0-9]*(\.[0-9]+)?$ ]] || refuse "$1 takes a number from 1, not '${2:-}'"
       options+=("$1" "$2") ;;
     --out) [ -n "${2:-}" ] || refuse "--out takes a file"; out=$(realpath -m -- "$2") ;;
     *) refuse "unknown argument '$1'" ;;
@@ -48,9 +53,11 @@ make_inputs() {
 
 if [ "$device" = cuda ]; then
   launch/setup.sh >&2
-  say "the kernels' results on this GPU, before their speed"
-  ctest --test-dir "$build" --output-on-failure --no-tests=error -R '^fake_quant_cuda_test\.' >&2 ||
-    die "the CUDA kernels are wrong on this GPU, or not in this build: it needs a CUDA toolkit (nvcc)"
+  say "the results of the kernels and of NCCL on this GPU, before their speed"
+  ctest --test-dir "$build" --output-on-failure --no-tests=error -R '^(fake_quant_cuda_test\.|nccl_test_)' >&2 ||
+    die "the CUDA kernels or NCCL are wrong on this GPU, or not in this build: it needs a CUDA toolkit (nvcc)"
+  cmake --build "$build" --target nccl_bench >&2
+  options+=(--nccl "$build/tests/bench/nccl_bench")
   python=$venv/bin/python
 else
   launch/setup.sh --peer >&2

@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034  # its variables are those of the scripts that source it
 # Shared by the launch scripts: places, environments, messages. Sourced, not run.
 set -euo pipefail
 
@@ -8,6 +9,7 @@ cache=${ROUNDTABLE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/roundtable}
 # An environment is named by what it holds: clones share it, a changed requirement makes a new one.
 requirements_key() { cat "$@" | sha256sum | cut -c1-12; }
 venv=${ROUNDTABLE_VENV:-$cache/venv-$(requirements_key "$root/launch/requirements.txt")}
+lint_venv=$cache/lint-$(requirements_key "$root/launch/requirements-lint.txt")
 peer_venv=$cache/peer-$(requirements_key "$root"/launch/requirements{,-peer,-gptqmodel}.txt)
 lm_eval_venv=$cache/lm-eval-$(requirements_key "$root"/launch/requirements{,-peer,-gptqmodel,-lm-eval}.txt)
 
@@ -35,7 +37,7 @@ apt_install() {
   local missing
   missing=$(apt_missing "$@")
   [ -z "$missing" ] && return 0
-  say "installing" $missing
+  say "installing ${missing//$'\n'/ }"
   as_root apt-get update -qq
   # shellcheck disable=SC2086
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null

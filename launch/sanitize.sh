@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, those over MPI at two ranks. Builds build-asan/.
-#   launch/sanitize.sh         the folders that know no tensors: a few minutes, and a part of launch/test.sh
-#   launch/sanitize.sh --all   every C++ test and the fuzz test; LibTorch's headers take their time
+#   launch/sanitize.sh           every C++ test and the fuzz test, a part of launch/test.sh; LibTorch's headers take minutes
+#   launch/sanitize.sh --quick   the folders that know no tensors
 # Leaks are not looked for: Open MPI and LibTorch keep memory to the end.
 source "$(dirname "$0")/common.sh"
 cd "$root"
 
-targets=(base_test config_test io_test data_test comm_test cache_test)
-select=(-R '^(base|config|io|data|comm|cache)_test(\.|_2_ranks)')
+targets=(sanitize_tests) select=()
 case "${1:-}" in
   "") ;;
-  --all) targets=(sanitize_tests) select=() ;;
+  --quick)
+    targets=(base_test config_test io_test data_test comm_test cache_test)
+    select=(-R '^(base|config|io|data|comm|cache)_test(\.|_2_ranks)') ;;
   *) sed -n '2,5p' "$0" >&2; exit 2 ;;
 esac
 

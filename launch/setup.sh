@@ -65,6 +65,12 @@ if [ "$want_peer" = 1 ] && [ ! -e "$peer_venv/.complete" ]; then
   touch "$peer_venv/.complete"
 fi
 
+if [ "$want_slurm" = 1 ] && [ ! -e "$lint_venv/.complete" ]; then
+  make_venv "$lint_venv"
+  "$lint_venv/bin/pip" install -q -r "$root/launch/requirements-lint.txt"
+  touch "$lint_venv/.complete"
+fi
+
 if [ "$want_lm_eval" = 1 ] && [ ! -e "$lm_eval_venv/.complete" ]; then
   say "environment of lm-evaluation-harness in $lm_eval_venv"
   make_venv "$lm_eval_venv"
@@ -79,6 +85,7 @@ launchers=()
 command -v ccache >/dev/null && launchers=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
 # Unity: files of a folder are compiled together, so that LibTorch's headers are read a third as often.
 cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_UNITY_BUILD=ON "${launchers[@]}" \
-  -DROUNDTABLE_PYTHON="$venv/bin/python" -DROUNDTABLE_PEER_PYTHON="$peer_venv/bin/python" >"$build.log" 2>&1 \
+  -DROUNDTABLE_PYTHON="$venv/bin/python" -DROUNDTABLE_PEER_PYTHON="$peer_venv/bin/python" \
+  -DROUNDTABLE_LINTERS="$lint_venv/bin" >"$build.log" 2>&1 \
   || { tail -30 "$build.log"; die "cmake failed; the whole log is $build.log"; }
 cmake --build "$build"

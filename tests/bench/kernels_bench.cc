@@ -1,11 +1,16 @@
 // Bytes a second of the fake quantization kernels, beside a plain copy of as many bytes in the same run.
 //
-//   kernels_bench [--device cpu|cuda] [--shapes 4096x4096,...] [--bits 4] [--group-size 128] [--threads N] [--json]
+//   kernels_bench [--device cpu|cuda] [--kernels fake_quantize,...] [--shapes 4096x4096,...]
+//                 [--data-type int|mx_fp|nv_fp] [--bits 4] [--group-size 128] [--threads N] [--json]
 //
 // Counted is what a kernel must read and write once, for a weight W [out, in] in bf16 with v and dL/dWq in fp32, and
 // the four fp32 numbers of a group (wmin, wmax, min_scale, max_scale):
-//   fake_quantize   reads W, v; writes Wq in bf16      8 bytes a weight, 16 a group
-//   sign_step       reads W, v, dL/dWq; writes v       14 bytes a weight, 24 a group (min_scale and max_scale written)
+//   fake_quantize        reads W, v; writes Wq in bf16        8 bytes a weight, 16 a group
+//   sign_step            reads W, v, dL/dWq; writes v         14 bytes a weight, 24 a group (two of its four written)
+//   rounding_gradients   reads W, v, dL/dWq; writes dL/dv     14 bytes a weight, 24 a group
+//   quantize             reads W, v; writes q, a byte         7 bytes a weight, 21 a group
+// The last two make their results anew in each call, as in the program: on a CPU that is part of their time.
+//
 // The copy reads half of those bytes and writes the other half, as STREAM's does (McCalpin 1995). Everything is called
 // over and over on the same arrays, the copy too: what fits into a cache stays there.
 #include <fmt/format.h>
@@ -34,6 +39,8 @@ constexpr double kSampleSeconds = 0.02;  // long against the clock and the start
 
 struct Options {
   std::string device = "cpu";
+  std::vector<std::string> kernels = {"fake_quantize", "sign_step", "rounding_gradients", "quantize"};
+  std::string data_type = "int";
   std::vector<std::string> shapes = {"4096x4096"};
   QuantScheme scheme;
   int threads = 0;
@@ -78,6 +85,18 @@ double seconds_to_copy(std::int64_t bytes, const torch::Device& device) {
   return seconds_a_call([&] { to.copy_(from); }, device);
 }
 
+// What --data-type, --bits and --group-size ask for. Floats of 4 bits have groups of their own.
+QuantScheme scheme_of(const Options& options) {
+  QuantScheme scheme = options.scheme;
+  for (const WeightType type : {WeightType::kMxFp4, WeightType::kNvFp4}) {
+    if (options.data_type != data_type_of(type)) continue;
+    scheme.type = type;
+    scheme.bits = 4;
+    scheme.group_size = group_size_of(type);
+  }
+  return scheme;
+}
+
 // One weight with what is tuned of it, away from its start.
 class Layer {
  public:
@@ -86,29 +105,36 @@ class Layer {
     torch::manual_seed(1);
     weight_ = torch::randn({shape.rows, shape.columns}).to(torch::kBFloat16).to(device);
     gradient_ = torch::randn({shape.rows, shape.columns}).to(device);
-    parameters_ = make_rounding_parameters(weight_, scheme);
+    scheme_ = with_global_scale(scheme, {weight_});
+    parameters_ = make_rounding_parameters(weight_, scheme_);
     parameters_.v.uniform_(-0.5, 0.5);
     result_ = torch::empty_like(weight_);
   }
 
-  nlohmann::json fake_quantize() {
-    return measure("fake_quantize", 8, 16,
-                   [&] { roundtable::fake_quantize(weight_, parameters_, scheme_, result_); });
-  }
-
-  // The steps are so small that many of them leave the parameters where they are.
-  nlohmann::json sign_step() {
-    return measure("sign_step", 14, 24,
-                   [&] { roundtable::sign_step(weight_, parameters_, scheme_, gradient_, StepSize{1e-9f, 1e-9f}); });
+  nlohmann::json run(const std::string& kernel) {
+    if (kernel == "fake_quantize") {
+      return measure(kernel, 8, 16, [&] { fake_quantize(weight_, parameters_, scheme_, result_); });
+    }
+    if (kernel == "sign_step") {
+      // The steps are so small that many of them leave the parameters where they are.
+      const StepSize size{1e-9f, 1e-9f};
+      return measure(kernel, 14, 24, [&] { sign_step(weight_, parameters_, scheme_, gradient_, size); });
+    }
+    if (kernel == "rounding_gradients") {
+      return measure(kernel, 14, 24, [&] { rounding_gradients(weight_, parameters_, scheme_, gradient_); });
+    }
+    return measure(kernel, 7, 21, [&] { quantize(weight_, parameters_, scheme_); });
   }
 
  private:
-  nlohmann::json measure(const char* name, std::int64_t bytes_a_weight, std::int64_t bytes_a_group,
+  nlohmann::json measure(const std::string& kernel, std::int64_t bytes_a_weight, std::int64_t bytes_a_group,
                          const std::function<void()>& call) const {
     const std::int64_t bytes = bytes_a_weight * weight_.numel() + bytes_a_group * groups_;
     const double seconds = seconds_a_call(call, weight_.device());
     const double copy = seconds_to_copy(bytes, weight_.device());
     const auto rate = [bytes](double taken) { return static_cast<double>(bytes) / taken / 1e9; };
+    const bool is_int = scheme_.type == WeightType::kInt;
+    const std::string name = is_int ? kernel : fmt::format("{} {}", kernel, data_type_of(scheme_.type));
     return {{"kernel", name},           {"rows", weight_.size(0)},         {"columns", weight_.size(1)},
             {"bytes", bytes},           {"seconds", seconds},              {"gb_per_s", rate(seconds)},
             {"copy_gb_per_s", rate(copy)}, {"share_of_copy", copy / seconds}};
@@ -121,7 +147,7 @@ class Layer {
 };
 
 void print_row(const nlohmann::json& row) {
-  fmt::print("{:14} {:>5}x{:<6} {:10.1f} us {:8.1f} GB/s, a copy {:8.1f} GB/s: {:3.0f} %\n",
+  fmt::print("{:25} {:>5}x{:<6} {:10.1f} us {:8.1f} GB/s, a copy {:8.1f} GB/s: {:3.0f} %\n",
              row["kernel"].get<std::string>(), row["rows"].get<std::int64_t>(), row["columns"].get<std::int64_t>(),
              1e6 * row["seconds"].get<double>(), row["gb_per_s"].get<double>(), row["copy_gb_per_s"].get<double>(),
              100 * row["share_of_copy"].get<double>());
@@ -137,8 +163,9 @@ void run(const Options& options) {
   for (const std::string& text : options.shapes) shapes.push_back(parse_shape(text));
   nlohmann::json rows = nlohmann::json::array();
   for (const Shape& shape : shapes) {
-    Layer layer(shape, options.scheme, device);
-    for (const nlohmann::json& row : {layer.fake_quantize(), layer.sign_step()}) {
+    Layer layer(shape, scheme_of(options), device);
+    for (const std::string& kernel : options.kernels) {
+      const nlohmann::json row = layer.run(kernel);
       if (!options.json) print_row(row);
       rows.push_back(row);
     }
@@ -156,6 +183,13 @@ int main(int argc, char** argv) {
   roundtable::Options options;
   CLI::App app("Bytes a second of the fake quantization kernels, beside a plain copy.");
   app.add_option("--device", options.device, "where the tensors are")->check(CLI::IsMember({"cpu", "cuda"}));
+  app.add_option("--kernels", options.kernels, "what is measured")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"fake_quantize", "sign_step", "rounding_gradients", "quantize"}))
+      ->capture_default_str();
+  app.add_option("--data-type", options.data_type, "what a weight becomes: int, or floats of 4 bits")
+      ->check(CLI::IsMember({"int", "mx_fp", "nv_fp"}))
+      ->capture_default_str();
   app.add_option("--shapes", options.shapes, "weights, OUTxIN each")->delimiter(',')->capture_default_str();
   app.add_option("--bits", options.scheme.bits, "bits a weight")
       ->check(CLI::IsMember({2, 3, 4, 8}))

@@ -3,12 +3,15 @@
 
   tests/bench/speed.py --model DIR --tokens FILE --kernels FILE --out FILE [--iters 40] [--repeats 2] [--blocks 3]
                        [--json]
-  tests/bench/speed.py --device cuda --kernels FILE --out FILE [--json]
+  tests/bench/speed.py --device cuda --kernels FILE [--nccl FILE] --out FILE [--memory-peak GB/S]
+                       [--matrix-peak TFLOP/S] [--json]
 
 Roundtable and auto-round tune the same first blocks of a model in turns, on two threads in all: seconds a step of
 each, their ratio, and how far Roundtable is from the time of a step's matrix products alone (gemm_limit.py), which is
 measured in each round beside them. Then where a step goes, ranks 1, 2 and 4 of one thread, and the kernels of fake
-quantization beside a copy (kernels_bench.cc). With --device cuda the latter alone, on the GPU.
+quantization beside a copy (kernels_bench.cc). With --device cuda no tool is run: the kernels, the matrix products of a
+step (gemm_limit.py) and the sum of the gradients over all GPUs of this node (nccl_bench.cc), with percent of what the
+GPU's data sheet promises, by its name (gpu_peaks.py) or by --memory-peak and --matrix-peak.
 
 A step's seconds are those of the tuner over its iterations, with either tool, in the median of the blocks after the
 first, which holds auto-round's compilation and both tools' first touch of memory. Writes --out (JSON) and beside it a
@@ -29,15 +32,19 @@ import time
 import torch
 
 import gemm_limit
+import gpu_peaks
 import speed_report
-from both_tools import BINARY, MPIRUN, Task, ToolFailed, cut_model, run_ours, run_peer, token_shape
+from both_tools import BINARY, MPIRUN, Task, ToolFailed, cut_model, last_json, run, run_ours, run_peer, token_shape
 
 # (ranks, threads a rank). The first is what the report is about: a rank a core, as demo.sh runs it.
 COMPARED = ((2, 1), (1, 2))
 SCALING = ((1, 1), (2, 1), (4, 1))
 PEER = "auto-round"
 THREADS = 2  # of the peer: as many as each of COMPARED has
+OF_STEP = "fake_quantize,sign_step"  # the kernels that a step runs
 CUDA_SHAPES = "4096x4096,14336x4096,4096x14336"  # Llama-3.1-8B's: far larger than a GPU's cache
+DATA_TYPES = ("int", "mx_fp", "nv_fp")  # each has instructions of its own
+CUDA_LOAD = (8, 2048)  # samples and tokens of a step's products: the defaults of tuning and calibration
 
 
 def layout_name(layout):
@@ -211,7 +218,7 @@ def describe_machine():
 def kernels_of_block(a, task, block):
     """(the measurements of the kernels on all threads, {kernel: seconds} of a step in the first layout)"""
     layers = [f"{out}x{into}" for _, out, into in block.linears]
-    arguments = ["--shapes", ",".join(dict.fromkeys(layers)), "--bits", str(task.bits),
+    arguments = ["--kernels", OF_STEP, "--shapes", ",".join(dict.fromkeys(layers)), "--bits", str(task.bits),
                  "--group-size", str(task.group_size)]
     ranks, threads = COMPARED[0]
     of_ranks = run_kernels(a.kernels, [*arguments, "--threads", str(threads)], ranks)
@@ -236,10 +243,41 @@ def bench_cpu(a):
                                          "kernels": kernels, "settings": settings, "rounds": rounds}
 
 
-def bench_cuda(a):
-    """The kernels alone: what is compared with auto-round is not measured, and null."""
-    kernels, = run_kernels(a.kernels, ["--device", "cuda", "--shapes", CUDA_SHAPES])
-    return dict.fromkeys(("seconds_per_step", "ratio", "limit_ratio", "scaling_2_ranks")) | {"kernels": kernels}
+def kernels_on_gpu(binary, peak):
+    """All kernels, as integers and as both floats of 4 bits, with their share of the memory's bandwidth."""
+    rows = []
+    for data_type in DATA_TYPES:
+        measured, = run_kernels(binary, ["--device", "cuda", "--shapes", CUDA_SHAPES, "--data-type", data_type])
+        rows += [row | {"share_of_peak": gpu_peaks.share(row["gb_per_s"] * 1e9, peak)} for row in measured]
+    return rows
+
+
+def sums_on_gpus(binary):
+    """What nccl_bench says of a rank on each GPU of this node: {ranks, reductions}; None without the program."""
+    ranks = str(torch.cuda.device_count())
+    return last_json(run("nccl_bench", [*MPIRUN, "-n", ranks, binary, "--json"], None)) if binary else None
+
+
+def bench_cuda(a, name):
+    """No tool is run: what is compared with auto-round is not measured, and null."""
+    peak = gpu_peaks.peak_of(name, a.memory_peak, a.matrix_peak)
+    batch_size, seqlen = CUDA_LOAD
+    return dict.fromkeys(("seconds_per_step", "ratio", "limit_ratio", "scaling_2_ranks")) | {
+        "kernels": kernels_on_gpu(a.kernels, peak.memory),
+        "products": gemm_limit.measure_on_gpu(gemm_limit.LLAMA_8B, batch_size, seqlen, peak.matrix),
+        "sums": sums_on_gpus(a.nccl), "settings": {"batch_size": batch_size, "seqlen": seqlen},
+        "peaks": {"memory_gb_per_s": peak.memory and peak.memory / 1e9,
+                  "matrix_tflops": peak.matrix and peak.matrix / 1e12}}
+
+
+def positive(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"takes a number above 0, not '{text}'")
+    return value
 
 
 def whole_from(least):
@@ -256,6 +294,9 @@ def read_arguments():
     parser.add_argument("--model", type=pathlib.Path)
     parser.add_argument("--tokens", type=pathlib.Path)
     parser.add_argument("--kernels", required=True, type=pathlib.Path, help="the program kernels_bench")
+    parser.add_argument("--nccl", type=pathlib.Path, help="the program nccl_bench")
+    parser.add_argument("--memory-peak", type=positive, help="GB/s of the GPU's data sheet")
+    parser.add_argument("--matrix-peak", type=positive, help="dense bf16 TFLOP/s of the GPU's data sheet")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="the JSON file")
     parser.add_argument("--iters", type=whole_from(1), default=40, help="steps a block")
     parser.add_argument("--repeats", type=whole_from(1), default=2, help="rounds of both tools in turns")
@@ -275,7 +316,8 @@ def main():
     if machine["busy_before"] > 0.1:
         say(f"warning: others keep {100 * machine['busy_before']:.0f} % of this machine busy: the figures will be off")
     a.out.parent.mkdir(parents=True, exist_ok=True)
-    results = (bench_cuda(a) if a.device == "cuda" else bench_cpu(a)) | {"device": a.device, "machine": machine}
+    measured = bench_cuda(a, machine["gpu"]) if a.device == "cuda" else bench_cpu(a)
+    results = measured | {"device": a.device, "machine": machine}
     a.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     plot = a.out.with_suffix(".svg")
     speed_report.draw(results, plot)

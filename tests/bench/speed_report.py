@@ -1,5 +1,6 @@
 """What speed.py has measured, as text and as a plot."""
 
+import gpu_peaks
 import matplotlib
 
 matplotlib.use("Agg")
@@ -50,9 +51,44 @@ def shares(results):
 
 
 def kernels(results):
-    return table(["", "weight", "microseconds", "GB/s", "copy, GB/s", "of the copy"],
-                 [[k["kernel"], f"{k['rows']}x{k['columns']}", f"{1e6 * k['seconds']:.1f}", f"{k['gb_per_s']:.1f}",
-                   f"{k['copy_gb_per_s']:.1f}", f"{100 * k['share_of_copy']:.0f} %"] for k in results["kernels"]])
+    header = ["", "weight", "microseconds", "GB/s", "copy, GB/s", "of the copy"]
+    rows = [[k["kernel"], f"{k['rows']}x{k['columns']}", f"{1e6 * k['seconds']:.1f}", f"{k['gb_per_s']:.1f}",
+             f"{k['copy_gb_per_s']:.1f}", f"{100 * k['share_of_copy']:.0f} %"] for k in results["kernels"]]
+    if results["device"] == "cuda":  # a CPU's peak is not known
+        header.append("of the memory's peak")
+        for row, k in zip(rows, results["kernels"]):
+            row.append(gpu_peaks.percent(k["share_of_peak"]))
+    return table(header, rows)
+
+
+def products(results):
+    return table(["", "s", "TFLOP/s", "of the matrix peak"],
+                 [[part, f"{row['seconds']:.4f}", f"{row['tflops']:.1f}", gpu_peaks.percent(row["share_of_peak"])]
+                  for part, row in results["products"].items()])
+
+
+def sums(results):
+    def rate(row, key):
+        return "-" if row[key] is None else f"{row[key]:.1f}"
+
+    return table(["", "MB", "microseconds", "GB/s", "on the bus, GB/s"],
+                 [[row["what"], f"{row['bytes'] / 1e6:.1f}", f"{1e6 * row['seconds']:.1f}", rate(row, "gb_per_s"),
+                   rate(row, "bus_gb_per_s")] for row in results["sums"]["reductions"]])
+
+
+def on_gpu(results):
+    """The products and sums of `--device cuda`, and what percent are of."""
+    peaks, settings, lines = results["peaks"], results["settings"], []
+    known = " and ".join(f"{value:g} {unit}" for value, unit in
+                         ((peaks["memory_gb_per_s"], "GB/s"), (peaks["matrix_tflops"], "TFLOP/s")) if value)
+    lines += ["", f"Peaks by the data sheet: {known or 'not known of this GPU; give --memory-peak and --matrix-peak'}",
+              "", f"Matrix products of a step of Llama-3.1-8B's block, bf16, {settings['batch_size']} samples of "
+              f"{settings['seqlen']} tokens (gemm_limit.py)", *products(results)]
+    if results["sums"]:
+        ranks = results["sums"]["ranks"]
+        lines += ["", f"Sum of a block's gradients over {ranks} GPU{'s' * (ranks > 1)} by NCCL (nccl_bench.cc)"
+                  + (": one has no bus, and pays for the calls alone" if ranks == 1 else ""), *sums(results)]
+    return lines
 
 
 def comparison(results):
@@ -78,7 +114,7 @@ def text(results):
     title = ", ".join([*(machine[key] for key in said if machine[key]), f"torch {machine['torch']}"])
     lines = [title, *(comparison(results) if results["seconds_per_step"] else []), "",
              f"Kernels on {results['device']}, beside a copy of as many bytes in the same run (kernels_bench.cc)",
-             *kernels(results)]
+             *kernels(results), *(on_gpu(results) if results["device"] == "cuda" else [])]
     return "\n".join(lines)
 
 

@@ -28,10 +28,12 @@ RECIPES = {
 # Parameters as the models' cards give them (Hugging Face, "model size"; to the last one from their safetensors).
 PARAMETERS = {
     "gpt2": 124_439_808,
+    "llama-3.1-405b": 405_853_388_800,
     "llama-3.1-70b": 70_553_706_496,
     "llama-3.1-8b": 8_030_261_248,
     "mixtral-8x7b": 46_702_792_704,
     "qwen2.5-72b": 72_706_203_648,
+    "qwen3-235b-a22b": 235_093_634_560,
     "qwen3-32b": 32_762_123_264,
     "smollm2-135m": 134_515_008,
 }
@@ -61,6 +63,19 @@ class RecipesTest(program.Case):
                 self.assertEqual(plan["layers_in_16_bits"], [])
                 self.assertGreater(plan["seconds"]["tune"], 0)
                 self.check_size(plan, recipe, model)
+
+    def test_the_largest_models_are_forecast_from_config_json_alone(self):
+        """By the recipe of another model: only the path is changed. Both fit into devices of 80 GB."""
+        for model in ("llama-3.1-405b", "qwen3-235b-a22b"):
+            for cluster in ("h100-8x8", "a100-8"):
+                with self.subTest(model, cluster=cluster):
+                    plan = self.succeed(["plan", ROOT / "configs" / "llama-3.1-70b-w4g128.yaml", "--json",
+                                         "--cluster", ROOT / "configs" / "clusters" / f"{cluster}.yaml",
+                                         "--set", f"model.path={MODELS / model}"]).json
+                    self.assertLess(plan["bytes_a_rank"], 80e9)
+                    self.check_size(plan, "any-w4g128", model)
+                    for phase in ("calibrate", "tune", "prove"):
+                        self.assertGreater(plan["seconds"][phase], 0)
 
     def check_size(self, plan, recipe, model):
         """The forecast of the checkpoint against bits and scales counted by hand."""

@@ -18,6 +18,9 @@ sys.path.insert(0, str(ROOT / "tests" / "bench"))
 import both_tools
 import forecast
 import gemm_limit
+import gpu_peaks
+import kernel_counts
+import machine_code
 import scaling
 import speed
 import speed_report
@@ -145,9 +148,139 @@ class LimitTest(unittest.TestCase):
     def test_every_part_is_timed(self):
         block = gemm_limit.Block((("q_proj", 32, 32), ("down_proj", 32, 64)), 2, 1, 16)
         products = gemm_limit.products_of_step(block, 2, 16)
-        seconds = gemm_limit.run_round(products, [gemm_limit.operands_of(p) for p in products])
+        seconds = gemm_limit.run_round(products, [gemm_limit.operands_of(p, "cpu") for p in products])
         self.assertEqual(list(seconds), list(gemm_limit.PARTS))
         self.assertTrue(all(s > 0 for s in seconds.values()))
+
+
+    def test_rates_stand_against_the_peak(self):
+        flops, seconds = {"a": 1e12, gemm_limit.SQUARE: 2e12}, {"a": 0.01, gemm_limit.SQUARE: 0.01}
+        found = gemm_limit.rates_of(seconds | {"b": 0.03}, flops | {"b": 1e12}, 400e12)
+        self.assertEqual(found[gemm_limit.SQUARE]["share_of_peak"], 0.5)
+        self.assertAlmostEqual(found[gemm_limit.STEP]["tflops"], 50)  # the one product beside it is none of the step's
+        self.assertAlmostEqual(found[gemm_limit.STEP]["share_of_peak"], 0.125)
+        self.assertIsNone(gemm_limit.rates_of(seconds, flops, None)["a"]["share_of_peak"])
+
+
+class PeakTest(unittest.TestCase):
+    def test_by_name_or_as_given(self):
+        self.assertEqual(gpu_peaks.peak_of("NVIDIA H100 80GB HBM3").memory, 3.35e12)
+        self.assertEqual(gpu_peaks.peak_of("NVIDIA H100 80GB HBM3", matrix_tflops=500).matrix, 500e12)
+        self.assertEqual(gpu_peaks.peak_of("NVIDIA H100 80GB HBM3 MIG 1g.10gb"), gpu_peaks.Peak(None, None))
+        self.assertEqual(gpu_peaks.peak_of(None, 100), gpu_peaks.Peak(100e9, None))
+        self.assertEqual((gpu_peaks.percent(gpu_peaks.share(1, 4)), gpu_peaks.percent(None)), ("25 %", "?"))
+
+
+# A weight is two loads, which are waited for together, a division and a store; a group a load that is waited for, and a
+# branch of which one side is dearer. A single weight may go before, then a loop of one an iteration, then one of two.
+SASS = """
+\t.section\t.text._Z4stepv,"ax",@progbits
+.text._Z4stepv:
+        /*0000*/                   LDG.E R0, desc[UR6][R2.64] ;
+        /*0010*/              @!P1 EXIT ;
+        /*0020*/              @!P0 BRA `(.L_x_1) ;
+        /*0030*/                   FADD R0, R0, 1 ;
+        /*0040*/                   FFMA R0, R0, R0, R0 ;
+.L_x_1:
+        /*0050*/                   MUFU.RCP R1, R0 ;
+        /*0060*/               @P2 BRA `(.L_x_2) ;
+        /*0070*/                   LDG.E R4, desc[UR6][R8.64] ;
+        /*0080*/                   FADD R4, R4, 1 ;
+        /*0090*/                   STG.E desc[UR6][R8.64], R4 ;
+.L_x_2:
+        /*00a0*/               @P3 BRA `(.L_x_5) ;
+        /*00a1*/               @P4 BRA `(.L_x_3) ;
+.L_x_6:
+        /*00a2*/                   LDG.E R4, desc[UR6][R8.64] ;
+        /*00a3*/                   FMUL R4, R4, R4 ;
+        /*00a4*/                   FMUL R4, R4, R4 ;
+        /*00a5*/                   STG.E desc[UR6][R8.64], R4 ;
+        /*00a6*/              @!P4 BRA `(.L_x_6) ;
+.L_x_3:
+        /*00b0*/                   LDG.E R4, desc[UR6][R8.64] ;
+        /*00c0*/                   LDG.E R5, desc[UR6][R8.64+0x80] ;
+        /*00d0*/               @P0 BRA `(.L_x_4) ;
+        /*00e0*/                   CALL.REL.NOINC `(slow) ;
+.L_x_4:
+        /*00f0*/                   F2F.F32.F64 R4, R4 ;
+        /*0100*/                   STG.E desc[UR6][R8.64], R4 ;
+        /*0110*/                   STG.E desc[UR6][R8.64+0x80], R5 ;
+        /*0120*/               @P0 BRA `(.L_x_3) ;
+.L_x_5:
+        /*0130*/                   STG.E.U8 desc[UR6][R2.64], R0 ;
+        /*0140*/                   EXIT ;
+slow:
+        /*0150*/                   IADD3 R4, R4, R4, R4 ;
+        /*0160*/                   RET.REL.NODEC R2 `(_Z4stepv) ;
+"""
+PTX = """
+.visible .entry _Z4stepv(
+\t.param .u64 _Z4stepv_param_0
+)
+{
+\tld.param.u64 \t%rd1, [_Z4stepv_param_0];
+\tld.global.f32 \t%f1, [%rd1];
+$L__BB0_1:
+\tld.global.v2.u16 \t{%rs1, %rs2}, [%rd1];
+\tfma.rn.f32 \t%f2, %f1, %f1, %f1;
+\tsetp.gt.f32 \t%p1, %f2, 0f00000000;
+\tst.global.u8 \t[%rd1], %rs1;
+\t@%p1 bra \t$L__BB0_1;
+\tret;
+}
+"""
+
+
+class MachineCodeTest(unittest.TestCase):
+    def executed(self, text, language, weights):
+        code, = machine_code.kernels_in(text, language).values()
+        return machine_code.executed(code, weights)
+
+    def test_of_all_ways_that_with_the_fewest_iterations_and_then_the_longest(self):
+        four = self.executed(SASS, "sass", 4)
+        kinds = {"global load": 5, "global store": 5, "fp arithmetic": 2, "conversion": 2, "special": 1, "branch": 10}
+        self.assertEqual(machine_code.counts_of(four.code), {"instructions": kinds, "flops": 3, "slow": 3})
+        three = machine_code.counts_of(self.executed(SASS, "sass", 3).code)["instructions"]
+        self.assertEqual((three["global load"], three["global store"], three["fp arithmetic"]), (4, 4, 4))
+
+    def test_bytes_are_the_weights_or_the_groups(self):
+        for weights in (1, 2, 3, 4):
+            done = self.executed(SASS, "sass", weights)
+            self.assertEqual((done.weight_read, done.weight_written, done.group_read, done.group_written),
+                             (4, 4, 4, 1), weights)
+
+    def test_loads_side_by_side_are_one_wait(self):
+        self.assertEqual([machine_code.waits_of(self.executed(SASS, "sass", n).code) for n in (1, 2, 3)], [2, 2, 3])
+
+    def test_ptx(self):
+        done = self.executed(PTX, "ptx", 2)
+        self.assertEqual((done.weight_read, done.weight_written, done.group_read, done.group_written), (4, 1, 4, 0))
+        kinds = {"global load": 3, "global store": 2, "fp arithmetic": 2, "fp compare": 2, "move": 1, "branch": 3}
+        self.assertEqual(machine_code.counts_of(done.code), {"instructions": kinds, "flops": 4, "slow": 0})
+
+    def test_what_takes_longest_bounds(self):
+        weight = {"bytes_read": 6.0, "bytes_written": 2.0, "flops": 16, "all_instructions": 40, "slow": 0,
+                  "instructions": {"integer": 20}}
+        self.assertEqual(kernel_counts.bound_of(weight, gpu_peaks.H100)["by"], "memory")
+        for change, by, most in (({"all_instructions": 160}, "issue", 0.5), ({"slow": 20}, "conversions", 0.5),
+                                 ({"instructions": {"integer": 60, "fp compare": 20}}, "integers", 0.5)):
+            found = kernel_counts.bound_of(weight | change, gpu_peaks.H100)
+            self.assertEqual(found["by"], by)
+            self.assertAlmostEqual(found["most_of_bandwidth"], most)
+
+    def test_ptxas_and_names(self):
+        said = ("ptxas info    : Compiling entry function '_Zf' for 'sm_90'\n"
+                "    0 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads\n"
+                "ptxas info    : Used 35 registers, used 1 barriers, 64 bytes smem, 400 bytes cmem[0]\n")
+        self.assertEqual(kernel_counts.resources_of(said),
+                         {"_Zf": {"registers": 35, "spill_bytes": 12, "shared_bytes": 64}})
+        self.assertEqual([kernel_counts.warps_of(n) for n in (32, 35, 46)], [64, 48, 40])
+        name = kernel_counts.plain_name("void a::(anonymous namespace)::f_kernel<(bool)1, __nv_bfloat16>(a::B, int*)")
+        self.assertEqual((name, kernel_counts.short_name(name)), ("f_kernel<true, __nv_bfloat16>", "f, fp4, bf16"))
+
+    def test_options_are_the_projects(self):
+        command = "nvcc -I/src -O3 --generate-code=arch=compute_80,code=[sm_80] --fmad=false -x cu -c a.cu -o b/a.o"
+        self.assertEqual(kernel_counts.options_of(command), ["-I/src", "-O3", "--fmad=false", "-x", "cu", "a.cu"])
 
 
 def a_run(tune, waiting=None):
@@ -268,6 +401,19 @@ class ReportTest(unittest.TestCase):
         self.assertRegex(text, r"the rest +0\.1100 +31\.4 %")
         self.assertRegex(text, r"(?m)^2 +0\.3500 +2\.00 +2\.00\.\.2\.00 +100 %$")
 
+    def test_on_a_gpu_percent_of_the_peaks(self):
+        one = {"seconds": 0.01, "flops": 5e12, "tflops": 500.0, "share_of_peak": 0.506}
+        sum_ = {"what": "all-reduce fp32", "bytes": 8e8, "seconds": 0.004, "gb_per_s": 200.0, "bus_gb_per_s": 350.0}
+        found = results() | {
+            "seconds_per_step": None, "device": "cuda",
+            "kernels": [kernel("quantize", "8x16", 1e-6) | {"share_of_peak": 0.75}],
+            "products": {"a step": one}, "sums": {"ranks": 8, "reductions": [sum_]},
+            "peaks": {"memory_gb_per_s": 3350.0, "matrix_tflops": None}}
+        text = speed_report.text(found)
+        for line in (r"quantize +8x16 +1\.0 +10\.0 +20\.0 +50 % +75 %", r"a step +0\.0100 +500\.0 +51 %",
+                     r"all-reduce fp32 +800\.0 +4000\.0 +200\.0 +350\.0", "Peaks by the data sheet: 3350 GB/s"):
+            self.assertRegex(text, f"(?m)^{line}$")
+
     def test_the_plot_is_written(self):
         with tempfile.TemporaryDirectory() as folder:
             for name, device in (("all", "cpu"), ("kernels", "cuda")):
@@ -292,8 +438,10 @@ class WholeTest(unittest.TestCase):
             "run_peer": lambda task, out, threads, log: seconds | {"version": "0", "compiled": True},
             "cut_model": lambda source, target, blocks: None, "token_shape": lambda path: [128, 512],
             "describe_machine": lambda: MACHINE}
+        rate = {"seconds": 0.01, "flops": 1e12, "tflops": 100.0, "share_of_peak": None}
         products = {"read_block": lambda model: BLOCK,
-                    "measure": lambda block, ranks, threads, batch, seqlen: dict.fromkeys(gemm_limit.PARTS, 0.01)}
+                    "measure": lambda block, ranks, threads, batch, seqlen: dict.fromkeys(gemm_limit.PARTS, 0.01),
+                    "measure_on_gpu": lambda block, batch, seqlen, peak: {gemm_limit.STEP: rate}}
         argv = ["speed.py", "--kernels", str(kernels), "--out", str(folder / "new" / "speed.json"), *arguments]
         out = io.StringIO()
         patch = unittest.mock.patch
@@ -316,11 +464,15 @@ class WholeTest(unittest.TestCase):
         said, _ = self.run_main("--model", "m", "--tokens", "t", "--repeats", "1")
         self.assertIn("Where a step goes", said)
 
-    def test_on_a_gpu_the_kernels_alone(self):
-        said, _ = self.run_main("--device", "cuda", "--json")
+    def test_on_a_gpu_no_tool_is_run(self):
+        sums = {"ranks": 1, "reductions": [{"what": "buckets fp32", "bytes": 8, "seconds": 1, "gb_per_s": None,
+                                            "bus_gb_per_s": None}]}
+        with unittest.mock.patch.object(speed, "run", lambda name, command, log: json.dumps(sums)):
+            said, _ = self.run_main("--device", "cuda", "--nccl", "nccl_bench", "--memory-peak", "100", "--json")
         found = json.loads(said)
         self.assertIsNone(found["ratio"])
-        self.assertEqual(len(found["kernels"]), 2)
+        self.assertEqual([row["share_of_peak"] for row in found["kernels"]], [0.1] * 2 * len(speed.DATA_TYPES))
+        self.assertEqual((found["sums"], found["peaks"]["matrix_tflops"]), (sums, None))
 
 
 class ScriptTest(unittest.TestCase):
@@ -333,12 +485,13 @@ class ScriptTest(unittest.TestCase):
     def test_help(self):
         code, out, _ = self.call("--help")
         self.assertEqual(code, 0)
-        for option in ("--device", "--json", "--iters", "--repeats", "--blocks", "--out"):
+        for option in ("--device", "--json", "--iters", "--repeats", "--blocks", "--memory-peak", "--matrix-peak",
+                       "--out"):
             self.assertIn(option, out)
 
     def test_what_it_cannot_read_is_refused_before_anything_is_installed(self):
         for arguments in (["--iters", "0"], ["--iters"], ["--repeats", "x"], ["--blocks", "1"], ["--device", "tpu"],
-                          ["--nonsense"], ["--out", ""]):
+                          ["--nonsense"], ["--out", ""], ["--memory-peak", "0"], ["--matrix-peak"]):
             code, out, err = self.call(*arguments)
             self.assertEqual((code, out, err.count("\n")), (2, "", 1), (arguments, err))
             self.assertTrue(err.startswith("error: "), err)

@@ -1,10 +1,11 @@
 """The container and package recipes, as far as they can be held here: their syntax, and that they name what the build
 and the installation need. No image is built and nothing is concretized: that takes registries and Spack.
 
-Apptainer definition, Dockerfile: parsed, and held against launch/setup.sh and the source tree.
-Spack recipe: run against stand-ins of Spack's directives. Shell scripts: bash -n.
+Apptainer definition, Dockerfile: parsed, held against launch/setup.sh and the source tree, and by spython and hadolint.
+Spack recipe: run against stand-ins of Spack's directives. Shell scripts: shellcheck.
 """
 
+import os
 import pathlib
 import re
 import subprocess
@@ -13,6 +14,7 @@ import types
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+LINTERS = pathlib.Path(os.environ.get("ROUNDTABLE_LINTERS", ""))  # launch/setup.sh --slurm makes them
 CLUSTER = ROOT / "cluster"
 
 # Debian packages of the build, without what only tests, ccache and the graphical tools need.
@@ -68,6 +70,28 @@ class ContainersTest(unittest.TestCase):
     def check_shell(self, text):
         done = subprocess.run(["sh", "-n"], input=text, capture_output=True, text=True)
         self.assertEqual((done.returncode, done.stderr), (0, ""), text)
+
+
+@unittest.skipUnless((LINTERS / "hadolint").exists(), f"no linters in '{LINTERS}': launch/setup.sh --slurm")
+class LintersTest(unittest.TestCase):
+    def lint(self, name, *arguments):
+        done = subprocess.run([LINTERS / name, *arguments], cwd=ROOT, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout
+
+    def test_the_dockerfile(self):
+        self.lint("hadolint", "--ignore", "DL3008", "cluster/docker/Dockerfile")  # Debian 12 fixes the versions
+
+    def test_the_apptainer_definition(self):
+        dockerfile = self.lint("spython", "recipe", "--parser", "singularity", "cluster/apptainer/roundtable.def")
+        self.assertRegex(dockerfile, r"(?m)^FROM debian:\S+ ")
+        self.assertRegex(dockerfile, r"(?m)^RUN cmake --install ")
+
+    def test_every_shell_script(self):
+        found = [path.relative_to(ROOT) for folder in ("launch", "cluster") for path in (ROOT / folder).rglob("*.s*")
+                 if path.suffix in (".sh", ".sbatch")]
+        self.assertGreater(len(found), 15)
+        self.lint("shellcheck", *found)
 
 
 class SpackTest(unittest.TestCase):

@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+"""What the compiled CUDA kernels execute and move a weight, and what bounds them. Nothing is run on a GPU.
+
+  tests/bench/kernel_counts.py [--build build] [--arch sm_90,sm_80] [--group-size 128] [--nvcc FILE] [--nvdisasm FILE]
+
+Compiles the .cu files of the build's compile_commands.json with its options for each of --arch, and counts in the
+machine code (SASS) where nvdisasm is at hand, else in PTX, in which a division is one instruction. nvcc is that of
+--nvcc, $CUDA_HOME, PATH or /usr/local/cuda; nvdisasm that of --nvdisasm, nvcc's folder or PATH. For a toolkit without
+it `pip install nvidia-cuda-nvdisasm` into an environment of your own brings it, as nvidia/cu13/bin/nvdisasm.
+
+Instructions are those that a warp's lanes execute for a group, by machine_code.py's rules, over the group's weights.
+Bytes are those of the loads and stores in that code; what a whole group shares counts once a group.
+
+What bounds a kernel is what takes longest on the GPU that the code is for, if all else were hidden behind it:
+  memory        3.35 TB/s, H100 SXM; 2.04 TB/s, A100 SXM 80 GB (gpu_peaks.py has the sources of all figures)
+  fp32          additions and multiplications at 67 and 19.5 TFLOP/s: the ridge is at 20 and 9.6 operations a byte
+  issue         instructions of any kind at 128 lanes a clock and multiprocessor: 10 and 9.6 a byte
+  integers      integers, comparisons and selections, at 64 lanes
+  conversions   conversions other than to bf16, and reciprocals, at 16 lanes
+The rates a clock are those of the CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions". "At
+most" is the share of the memory's bandwidth that the bound leaves. "Hides" is the latency of memory, in clocks, that
+so many warps hide at full bandwidth while each waits as often as "waits" says, a group: where memory takes longer to
+answer, waiting bounds the kernel (400 clocks on an idle H100: PMC10448217, table 3; more under load).
+
+Stdout has two tables an architecture, as README.md has them, and in the last line a JSON object: nvcc, code,
+group_size, kernels [{kernel, arch, registers, spill_bytes, shared_bytes, warps, group_size, a_weight, bound, code (all
+of the kernel's instructions by kind), waits, latency_hidden}].
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import machine_code
+from gpu_peaks import A100, H100
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GPUS = {"sm_80": ("A100 SXM 80 GB", A100)}
+OTHERWISE = ("H100 SXM", H100)
+LANES = 128             # that a multiprocessor issues to in a clock: four warps
+HALF_RATE, SLOW = 2, 8  # times as long: 64 lanes, 16 lanes
+HALVES = ("integer", "fp compare")
+# What the program never launches: a weight is tuned in its own type (TuningState of src/tune/block_tuner.cc).
+UNUSED = re.compile(r"fake_quantize_kernel<\w+, (?:float, __nv_bfloat16|__nv_bfloat16, float)>")
+
+
+class CannotCount(Exception):
+    """One line for the user."""
+
+
+# --- compiling ---------------------------------------------------------------------------------------------------
+
+def find_tool(name, given, *folders):
+    """The program `name`: `given`, or in one of the folders, or in PATH; None."""
+    if given:
+        if not shutil.which(given):
+            raise CannotCount(f"{given} is no program; --{name} takes the file")
+        return given
+    return next(filter(None, (shutil.which(name, path=str(folder)) for folder in folders if folder)), None)
+
+
+def find_nvcc(given):
+    home = os.environ.get("CUDA_HOME")
+    nvcc = find_tool("nvcc", given, home and pathlib.Path(home) / "bin", os.environ.get("PATH"), "/usr/local/cuda/bin")
+    if nvcc is None:
+        raise CannotCount("no nvcc in CUDA_HOME, PATH or /usr/local/cuda; install a CUDA toolkit or give --nvcc")
+    return nvcc
+
+
+def options_of(command):
+    """A compile command's options that make the code what it is: without outputs and architectures."""
+    words = shlex.split(command)[1:]
+    outputs = {i for i, word in enumerate(words) if word in ("-o", "-MF", "-MT")}
+    return [word for i, word in enumerate(words) if i not in outputs and i - 1 not in outputs
+            and word not in ("-c", "-MD") and not word.startswith(("--generate-code", "-gencode", "-arch"))]
+
+
+def sources_of(build):
+    """[(directory, options and file)] of the project's .cu files."""
+    database = build / "compile_commands.json"
+    if not database.is_file():
+        raise CannotCount(f"{database} is not there; configure the build (launch/setup.sh) or give --build")
+    entries = [(one["directory"], options_of(one["command"])) for one in json.loads(database.read_text())
+               if one["file"].endswith(".cu")]
+    if not entries:
+        raise CannotCount(f"{database} has no .cu file: that build has no CUDA")
+    return entries
+
+
+def run(command, directory=None):
+    """(stdout, stderr)"""
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    if done.returncode != 0:
+        why = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
+        raise CannotCount(f"{command[0]} ended with {done.returncode}: {why}")
+    return done.stdout, done.stderr
+
+
+def compile_file(nvcc, nvdisasm, directory, options, arch):
+    """(text of the code, what ptxas says of its resources)"""
+    with tempfile.TemporaryDirectory(prefix="roundtable-counts-") as folder:
+        cubin, ptx = pathlib.Path(folder) / "code.cubin", pathlib.Path(folder) / "code.ptx"
+        _, said = run([nvcc, *options, f"-arch={arch}", "-cubin", "-Xptxas", "-v", "-o", str(cubin)], directory)
+        if nvdisasm:
+            return run([nvdisasm, "-c", str(cubin)])[0], said
+        run([nvcc, *options, f"-arch={arch.replace('sm', 'compute')}", "-ptx", "-o", str(ptx)], directory)
+        return ptx.read_text(), said
+
+
+def resources_of(said):
+    """{mangled name: {registers, spill_bytes, shared_bytes}} of what `ptxas -v` says."""
+    found, name = {}, None
+    for line in said.splitlines():
+        if entry := re.search(r"Compiling entry function '([^']+)'", line):
+            name = entry[1]
+            found[name] = {"registers": 0, "spill_bytes": 0, "shared_bytes": 0}
+        elif name and (spills := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line)):
+            found[name]["spill_bytes"] = int(spills[1]) + int(spills[2])
+        elif name and (used := re.search(r"Used (\d+) registers", line)):
+            shared = re.search(r"(\d+) bytes smem", line)
+            found[name] |= {"registers": int(used[1]), "shared_bytes": int(shared[1]) if shared else 0}
+    return found
+
+
+def demangled(names):
+    """{mangled name: the function with its template arguments}"""
+    text = "\n".join(names)
+    if shutil.which("c++filt"):
+        text = subprocess.run(["c++filt"], input=text, capture_output=True, text=True, check=True).stdout
+    return {name: plain_name(full) for name, full in zip(names, text.splitlines())}
+
+
+def plain_name(full):
+    """'void a::(anonymous namespace)::f<true, b>(c)' without what goes before and after f<true, b>."""
+    found = re.search(r"(\w+)(<[^()]*>)?\(", full.replace("(anonymous namespace)", "").replace("(bool)", ""))
+    name = "".join(part or "" for part in found.groups()) if found else full
+    return re.sub(r"\b[01]\b", lambda bit: ("false", "true")[int(bit[0])], name)
+
+
+# --- counting ----------------------------------------------------------------------------------------------------
+
+def warps_of(registers):
+    """Warps of a multiprocessor that its 64 Ki registers allow, in blocks of 8 (fake_quant_cuda.cu): at most 64."""
+    of_warp = -(-max(registers, 1) * machine_code.WARP // 256) * 256  # handed out by 256
+    return min(64, 65536 // of_warp // 8 * 8)
+
+
+def a_weight(done, group_size):
+    """What is executed for a group, a weight: by all 32 lanes of its warp, those without a weight too."""
+    counts, lanes = machine_code.counts_of(done.code), machine_code.WARP / group_size
+    return {"instructions": {kind: round(n * lanes, 3) for kind, n in counts["instructions"].items()},
+            "all_instructions": len(done.code) * lanes, "flops": counts["flops"] * lanes,
+            "slow": counts["slow"] * lanes, "bytes_read": done.weight_read + done.group_read / group_size,
+            "bytes_written": done.weight_written + done.group_written / group_size}
+
+
+def bound_of(weight, peak):
+    """What takes longest on a GPU, in units of the time for the bytes."""
+    moved = weight["bytes_read"] + weight["bytes_written"]
+    slots = moved * peak.fp32 / 2 * LANES / peak.fp32_lanes / peak.memory  # that are issued in the time for the bytes
+    halves = sum(weight["instructions"].get(kind, 0) for kind in HALVES)
+    times = {"memory": 1.0, "fp32": weight["flops"] / moved / (peak.fp32 / peak.memory),
+             "issue": weight["all_instructions"] / slots, "integers": HALF_RATE * halves / slots,
+             "conversions": SLOW * weight["slow"] / slots}
+    longest = max(times, key=times.get)
+    return {"by": longest, "flops_a_byte": weight["flops"] / moved,
+            "instructions_a_byte": weight["all_instructions"] / moved, "times": times,
+            "most_of_bandwidth": 1 / times[longest]}
+
+
+def latency_hidden(weight, group_size, warps, waits, peak):
+    """Clocks that a wait may take before `warps` of them, each with a group under way, leave the memory idle."""
+    bytes_a_clock = peak.memory / (peak.fp32 / 2 / peak.fp32_lanes)  # of a multiprocessor
+    return warps * (weight["bytes_read"] + weight["bytes_written"]) * group_size / waits / bytes_a_clock
+
+
+def group_sizes(kernel, of_integers):
+    """Floats of 4 bits, the kernels of <true, ...>, have the groups of mx_fp and nv_fp (src/quant/scheme.h)."""
+    return (32, 16) if "<true" in kernel else (of_integers,)
+
+
+def count_kernel(name, code, group_size, resources, arch):
+    try:
+        done = machine_code.executed(code, -(-group_size // machine_code.WARP))
+    except ValueError as error:
+        raise CannotCount(f"{name}: {error}: it is no kernel of the kind that machine_code.py counts") from error
+    peak, warps, weight = GPUS.get(arch, OTHERWISE)[1], warps_of(resources["registers"]), a_weight(done, group_size)
+    row = {"kernel": name, "arch": arch} | resources | {
+        "warps": warps, "group_size": group_size, "a_weight": weight, "bound": bound_of(weight, peak),
+        "code": machine_code.counts_of(code)["instructions"], "waits": None, "latency_hidden": None}
+    if code[0].opcode.isupper():  # the order of PTX is not that of execution
+        row["waits"] = machine_code.waits_of(done.code)
+        row["latency_hidden"] = latency_hidden(weight, group_size, warps, row["waits"], peak)
+    return row
+
+
+def count_file(nvcc, nvdisasm, entry, arch, group_size):
+    """A row for each kernel that the program launches, and each of its sizes of group."""
+    text, said = compile_file(nvcc, nvdisasm, *entry, arch)
+    codes = machine_code.kernels_in(text, "sass" if nvdisasm else "ptx")
+    resources, names = resources_of(said), demangled(list(codes))
+    used = sorted((name for name in codes if name in resources and not UNUSED.search(names[name])), key=names.get)
+    return [count_kernel(names[name], codes[name], size, resources[name], arch)
+            for name in used for size in group_sizes(names[name], group_size)]
+
+
+# --- text --------------------------------------------------------------------------------------------------------
+
+def short_name(kernel):
+    """fake_quantize_kernel<false, float, float> as 'fake_quantize, int, fp32'."""
+    name, _, arguments = kernel.rstrip(">").partition("<")
+    words = {"false": "int", "true": "fp4", "float": "fp32", "__nv_bfloat16": "bf16"}
+    kinds = dict.fromkeys(words.get(one, one) for one in arguments.split(", ") if one)
+    return ", ".join([name.removesuffix("_kernel"), *kinds])
+
+
+def bound_row(row):
+    weight, bound = row["a_weight"], row["bound"]
+    waits = ["-", "-"] if row["waits"] is None else [f"{row['waits']:.0f}", f"{row['latency_hidden']:.0f}"]
+    return [short_name(row["kernel"]), str(row["group_size"]), str(row["registers"]), str(row["warps"]),
+            str(row["spill_bytes"]), str(row["shared_bytes"]), f"{weight['bytes_read']:.2f}",
+            f"{weight['bytes_written']:.2f}", f"{bound['flops_a_byte']:.1f}", f"{bound['instructions_a_byte']:.1f}",
+            bound["by"], f"{100 * bound['most_of_bandwidth']:.0f} %", *waits]
+
+
+def kinds_row(row):
+    weight = row["a_weight"]
+    kinds = [f"{weight['instructions'].get(kind, 0):.1f}" for kind in machine_code.KINDS]
+    return [short_name(row["kernel"]), str(row["group_size"]), f"{weight['all_instructions']:.1f}", *kinds]
+
+
+def table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def text_of(arch, rows):
+    bounds = ["kernel", "group", "registers", "warps", "spilled, B", "shared, B", "read, B", "written, B", "FLOP/B",
+              "instructions/B", "bound by", "at most", "waits", "hides, clocks"]
+    kinds = ["instructions a weight", "group", "all", *machine_code.KINDS]
+    return "\n\n".join([f"{arch}, on {GPUS.get(arch, OTHERWISE)[0]}", table(bounds, map(bound_row, rows)),
+                        table(kinds, map(kinds_row, rows))])
+
+
+def read_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build", help="with a compile_commands.json")
+    parser.add_argument("--arch", default="sm_90,sm_80")
+    parser.add_argument("--group-size", type=int, default=128, help="of integers; mx_fp has 32, nv_fp 16")
+    parser.add_argument("--nvcc")
+    parser.add_argument("--nvdisasm")
+    a = parser.parse_args()
+    if not re.fullmatch(r"sm_\d+[af]?(,sm_\d+[af]?)*", a.arch):
+        parser.error(f"--arch takes sm_90,sm_80, not '{a.arch}'")
+    if a.group_size < 1:
+        parser.error("--group-size takes a whole number from 1")
+    return a
+
+
+def main():
+    a = read_arguments()
+    nvcc = find_nvcc(a.nvcc)
+    nvdisasm = find_tool("nvdisasm", a.nvdisasm, pathlib.Path(nvcc).resolve().parent, os.environ.get("PATH"))
+    version = re.search(r"release [^,]+, (\S+)", run([nvcc, "--version"])[0])
+    version = f"nvcc {version[1]}" if version else nvcc
+    code = "SASS" if nvdisasm else "PTX"
+    print(f"Nothing was run on a GPU: counts of {code}, {version}; a weight")
+    entries, kernels = sources_of(a.build), []
+    for arch in a.arch.split(","):
+        rows = [row for entry in entries for row in count_file(nvcc, nvdisasm, entry, arch, a.group_size)]
+        print(f"\n{text_of(arch, rows)}\n")
+        kernels += rows
+    print(json.dumps({"nvcc": version, "code": code, "group_size": a.group_size, "kernels": kernels}))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CannotCount as error:
+        sys.exit(f"error: {error}")
