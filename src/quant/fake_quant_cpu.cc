@@ -96,21 +96,24 @@ RT_SIMD_CLONES void quantize_row(const W* __restrict weight, const float* __rest
                                  std::uint8_t* __restrict q) {
   for (std::int64_t begin = 0, group = 0; begin < row.columns; begin = row.end(begin), ++group) {
     const GroupGrid grid = row.grids.get(group);
-#pragma omp simd
+#pragma omp simd simdlen(16)  // and not as many as fit in a vector of bytes: a group may have no more
     for (std::int64_t i = begin; i < row.end(begin); ++i) q[i] = bits_of<kFloat4>(grid, load(weight[i]), v[i]);
   }
 }
 
 // What a loop is not vectorized over, when it is a condition in it, are constants here.
-template <bool kSymmetric, bool kFp16Scale>
-RT_SIMD_CLONES void integer_grids(QuantScheme scheme, const float* __restrict wmin, const float* __restrict wmax,
-                                  const float* __restrict min_scale, const float* __restrict max_scale,
-                                  std::int64_t groups, GridArrays grids) {
+template <WeightType kType, bool kSymmetric, bool kFp16Scale>
+RT_SIMD_CLONES void grids_of(QuantScheme scheme, const float* __restrict wmin, const float* __restrict wmax,
+                             const float* __restrict min_scale, const float* __restrict max_scale, std::int64_t groups,
+                             GridArrays grids) {
+  scheme.type = kType;
   scheme.fp16_scale = kFp16Scale;
 #pragma GCC ivdep  // and not omp simd, which gives every lane structs of its own in memory
   for (std::int64_t g = 0; g < groups; ++g) {
     const GroupRange range{wmin[g], wmax[g], min_scale[g], max_scale[g]};
-    if constexpr (kSymmetric) {
+    if constexpr (kType != WeightType::kInt) {
+      grids.set(g, float4_grid(scheme, range));
+    } else if constexpr (kSymmetric) {
       grids.set(g, symmetric_grid(scheme, range));
     } else {
       grids.set(g, asymmetric_grid(scheme, range));
@@ -121,16 +124,14 @@ RT_SIMD_CLONES void integer_grids(QuantScheme scheme, const float* __restrict wm
 // The grids of `groups` groups from `first` on.
 void make_grids(const WeightArrays& a, const QuantScheme& scheme, std::int64_t first, std::int64_t groups,
                 const GridArrays& grids) {
-  if (scheme.type == WeightType::kInt) {
-    const auto make = scheme.symmetric ? (scheme.fp16_scale ? integer_grids<true, true> : integer_grids<true, false>)
-                                       : (scheme.fp16_scale ? integer_grids<false, true> : integer_grids<false, false>);
-    make(scheme, a.wmin + first, a.wmax + first, a.min_scale + first, a.max_scale + first, groups, grids);
-    return;
-  }
-  for (std::int64_t g = 0; g < groups; ++g) {
-    const std::int64_t i = first + g;
-    grids.set(g, group_grid(scheme, {a.wmin[i], a.wmax[i], a.min_scale[i], a.max_scale[i]}));
-  }
+  const auto make = [&] {
+    constexpr auto kInt = WeightType::kInt;
+    if (scheme.type == WeightType::kMxFp4) return grids_of<WeightType::kMxFp4, true, false>;
+    if (scheme.type == WeightType::kNvFp4) return grids_of<WeightType::kNvFp4, true, false>;
+    if (scheme.symmetric) return scheme.fp16_scale ? grids_of<kInt, true, true> : grids_of<kInt, true, false>;
+    return scheme.fp16_scale ? grids_of<kInt, false, true> : grids_of<kInt, false, false>;
+  }();
+  make(scheme, a.wmin + first, a.wmax + first, a.min_scale + first, a.max_scale + first, groups, grids);
 }
 
 // Calls body(offset of the row's first weight, index of its first group, row, sums) for every row, in parallel; `sums`

@@ -25,7 +25,6 @@
 #pragma once
 
 #include <c10/macros/Macros.h>
-#include <c10/util/Float8_e4m3fn.h>
 
 #include <cmath>
 #include <cstdint>
@@ -134,17 +133,43 @@ C10_HOST_DEVICE inline GroupGrid asymmetric_grid(const QuantScheme& scheme, Grou
 constexpr float kLargestE2m1 = 6.0f;
 constexpr float kLargestE4m3 = 448.0f;
 
+// floor(log2(x)) of a positive x; of a denormal one, a number below -126. frexp would keep loops from being vectorized.
+C10_HOST_DEVICE inline int exponent_of(float x) {
+  std::int32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return (bits >> 23) - 127;
+}
+
+// 2^exponent, of -127 to 127.
+C10_HOST_DEVICE inline float power_of_two(int exponent) {
+  const std::int32_t bits = exponent < -126 ? 1 << 22 : (exponent + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof(power));
+  return power;
+}
+
+// To E4M3 and back, half to even; x in [0, 448]. In the form of round_half, for the same reason.
+C10_HOST_DEVICE inline float round_e4m3(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  bits = (bits + 0x7ffffu + ((bits >> 20) & 1u)) & ~0xfffffu;  // 3 of 23 bits of mantissa stay
+  float normal;
+  std::memcpy(&normal, &bits, sizeof(normal));
+  constexpr float kUlps = 24576.0f;  // an ulp here is E4M3's least number, 2^-9
+  return x < 0.015625f ? (x + kUlps) - kUlps : normal;
+}
+
 C10_HOST_DEVICE inline GroupGrid mx_fp4_grid(float largest, float max_scale) {
   constexpr int kLargestExponent = 127;  // of E8M0
   GroupGrid grid{};
-  int exponent = 2;  // quant_mx's for a group of zeros: floor(log2) is then 1
   const float reach = largest * max_scale;
-  if (reach > 0) frexpf(reach, &exponent);
-  exponent -= 3;  // reach = f * 2^exponent with f in [1/2, 1), and 6 = 1.5 * 2^2
-  const bool held = exponent < -kLargestExponent || exponent > kLargestExponent;
-  if (held) exponent = exponent < 0 ? -kLargestExponent : kLargestExponent;
-  grid.scale = ldexpf(1.0f, exponent);
-  grid.inverse_scale = ldexpf(1.0f, -exponent);
+  // 6 = 1.5 * 2^2; quant_mx's floor(log2) for a group of zeros is 1.
+  const int exponent = (reach > 0 ? exponent_of(reach) : 1) - 2;
+  const int raised = exponent < -kLargestExponent ? -kLargestExponent : exponent;
+  const int in_range = raised > kLargestExponent ? kLargestExponent : raised;
+  const bool held = in_range != exponent;
+  grid.scale = power_of_two(in_range);
+  grid.inverse_scale = power_of_two(-in_range);
   grid.dscale_dmax = held || reach == 0 ? 0.0f : grid.scale / max_scale;
   grid.own_exponent = 1;
   return grid;
@@ -154,16 +179,13 @@ C10_HOST_DEVICE inline GroupGrid nv_fp4_grid(float global_scale, float largest, 
   GroupGrid grid{};
   const float wanted = global_scale * (largest * max_scale * (1.0f / kLargestE2m1));
   const bool held = wanted > kLargestE4m3;
-  grid.scale = static_cast<float>(c10::Float8_e4m3fn(held ? kLargestE4m3 : wanted)) / global_scale;
+  grid.scale = round_e4m3(held ? kLargestE4m3 : wanted) / global_scale;
   grid.inverse_scale = grid.scale > 0 ? 1.0f / grid.scale : 0.0f;
   grid.dscale_dmax = held ? 0.0f : largest / kLargestE2m1;
   return grid;
 }
 
-C10_HOST_DEVICE inline GroupGrid group_grid(const QuantScheme& scheme, GroupRange range) {
-  if (scheme.type == WeightType::kInt) {
-    return scheme.symmetric ? symmetric_grid(scheme, range) : asymmetric_grid(scheme, range);
-  }
+C10_HOST_DEVICE inline GroupGrid float4_grid(const QuantScheme& scheme, GroupRange range) {
   const float largest = range.wmax > -range.wmin ? range.wmax : -range.wmin;
   GroupGrid grid = scheme.type == WeightType::kMxFp4 ? mx_fp4_grid(largest, range.max_scale)
                                                      : nv_fp4_grid(scheme.global_scale, largest, range.max_scale);
@@ -172,10 +194,16 @@ C10_HOST_DEVICE inline GroupGrid group_grid(const QuantScheme& scheme, GroupRang
   return grid;
 }
 
+C10_HOST_DEVICE inline GroupGrid group_grid(const QuantScheme& scheme, GroupRange range) {
+  if (scheme.type != WeightType::kInt) return float4_grid(scheme, range);
+  return scheme.symmetric ? symmetric_grid(scheme, range) : asymmetric_grid(scheme, range);
+}
+
 C10_HOST_DEVICE inline float round_e2m1(float x) {
   const float magnitude = fabsf(x);
   const float steps = magnitude < 2 ? 2.0f : (magnitude < 4 ? 1.0f : 0.5f);  // a unit
-  return rintf(x * steps) / steps;
+  const float step = magnitude < 2 ? 0.5f : (magnitude < 4 ? 1.0f : 2.0f);
+  return rintf(x * steps) * step;
 }
 
 // E2M1's bits: the sign, two of exponent, one of mantissa; and back.

@@ -1,6 +1,7 @@
 // Fake quantization against the plain formula and LibTorch's autograd of it.
 #include "quant/fake_quant.h"
 
+#include <c10/util/Float8_e4m3fn.h>
 #include <gtest/gtest.h>
 #include <torch/types.h>
 #include <torch/utils.h>
@@ -208,6 +209,30 @@ TEST(RoundHalf, IsTheConversionToHalf) {
     }
   }
   for (const float x : {1e-8f, 1e-30f, 65519.0f, 1e9f, 3e38f}) expect_half(x);
+}
+
+TEST(RoundE4m3, IsTheConversionToE4m3) {
+  const auto expect_e4m3 = [](float x) { EXPECT_EQ(round_e4m3(x), static_cast<float>(c10::Float8_e4m3fn(x))) << x; };
+  // Every number of E4M3 up to 448, what lies in the middle of two, and the fp32 numbers beside those.
+  for (std::uint8_t bits = 0; bits < 0x7e; ++bits) {
+    const auto number = static_cast<float>(c10::Float8_e4m3fn(bits, c10::Float8_e4m3fn::from_bits()));
+    const auto next =
+        static_cast<float>(c10::Float8_e4m3fn(static_cast<std::uint8_t>(bits + 1), c10::Float8_e4m3fn::from_bits()));
+    const float middle = (number + next) / 2;
+    for (const float x : {number, middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e9f), next}) expect_e4m3(x);
+  }
+  for (const float x : {1e-30f, 1e-5f, 447.9f}) expect_e4m3(x);
+}
+
+TEST(PowersOfTwo, AreThoseOfTheLibrary) {
+  for (int exponent = -127; exponent <= 127; ++exponent) {
+    EXPECT_EQ(power_of_two(exponent), std::ldexp(1.0f, exponent));
+    const float power = std::ldexp(1.0f, exponent);
+    if (exponent >= -126) {
+      for (const float x : {power, 1.5f * power, std::nextafter(2 * power, 0.0f)}) EXPECT_EQ(exponent_of(x), exponent) << x;
+    }
+  }
+  for (const float x : {1e-40f, 1e-45f}) EXPECT_LT(exponent_of(x), -126) << x;
 }
 
 TEST(GlobalScale, IsOneForAllWeights) {
