@@ -36,7 +36,7 @@ PY
 
 # Kinds of errors that valgrind.supp calls Any. Not among them: jumps to nowhere, which are the caller's fault.
 kinds=(Cond Overlap Free Value{1,2,4,8,16,32} Addr{1,2,4,8,16,32})
-for call in 'write(buf)' 'writev(vector[...])' 'pwrite64(buf)' 'pwritev(vector[...])' 'process_vm_writev(lvec[...])' \
+for call in 'write(buf)' 'writev(vector[...])' 'pwrite64(buf)' 'process_vm_writev(lvec[...])' \
   'sendmsg(msg.msg_iov[0])' 'socketcall.send(msg)' 'socketcall.sendto(msg)'; do
   kinds+=("Param\\n  $call")
 done
