@@ -208,7 +208,7 @@ class Watchdog::Thread {
     for (int rank = 0; rank < size_; ++rank) {
       if (left(rank)) continue;
       for (const json& lane : peers_[static_cast<std::size_t>(rank)].sign["lanes"]) {
-        const double idle = lane[0].get<double>() + silence(rank);
+        const double idle = lane[0].get<double>();  // when it last gave a sign: of a silent rank no more is known
         const bool waits = !lane[1].get<std::string>().empty();
         least_idle = std::min(least_idle, idle);
         all_wait = all_wait && waits;
