@@ -6,7 +6,6 @@
 
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <vector>
 
 #include "base/activity.h"
@@ -19,10 +18,6 @@ namespace {
 
 constexpr const char* kStates = "hidden_states";
 constexpr const char* kChecksums = "checksums";
-
-Error file_error(const std::string& path, const char* problem, int number) {
-  return machine_error(path, fmt::format("{}: {}", problem, std::strerror(number)), mend_of_full_disk(number));
-}
 
 Hdf5Handle float_type(ElementType type, const std::string& path) {
   RT_CHECK(type == ElementType::kBF16 || type == ElementType::kF32);
@@ -176,8 +171,8 @@ void BoundaryWriter::finish(bool replace) {
     }
     const int fd = ::open(temporary_.c_str(), O_RDONLY);
     const bool synced = fd >= 0 && ::fsync(fd) == 0 && ::close(fd) == 0;
-    if (!synced) throw file_error(temporary_, "cannot be brought to the disk", errno);
-    if (std::rename(temporary_.c_str(), path_.c_str()) != 0) throw file_error(path_, "cannot be put in place", errno);
+    if (!synced) throw call_error(temporary_, "cannot be brought to the disk", errno);
+    if (std::rename(temporary_.c_str(), path_.c_str()) != 0) throw call_error(path_, "cannot be put in place", errno);
     return std::string();
   });
 }

@@ -36,20 +36,14 @@ std::string describe_types(const std::vector<torch::Tensor>& tensors) {
 
 }  // namespace
 
-std::vector<torch::Tensor> read_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted) {
-  std::vector<torch::Tensor> tensors;
-  for (const ParameterSpec& spec : wanted) tensors.push_back(source.read(spec));
-  return tensors;
-}
-
-std::vector<torch::Tensor> share_tensors(const std::function<std::vector<torch::Tensor>()>& read,
-                                         const std::vector<ParameterSpec>& wanted, Communicator& comm, int root) {
+std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
+                                        Communicator& comm, int root) {
   std::vector<torch::Tensor> tensors;
   std::string types;
   std::optional<Error> failure;
   if (comm.rank() == root) {
     try {
-      tensors = read();
+      for (const ParameterSpec& spec : wanted) tensors.push_back(source.read(spec));
       types = describe_types(tensors);
     } catch (const Error& error) {
       failure = error;
@@ -66,11 +60,6 @@ std::vector<torch::Tensor> share_tensors(const std::function<std::vector<torch::
     comm.broadcast(tensors[i].data_ptr(), static_cast<std::int64_t>(tensors[i].nbytes()), root);
   }
   return tensors;
-}
-
-std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
-                                        Communicator& comm, int root) {
-  return share_tensors([&] { return read_tensors(source, wanted); }, wanted, comm, root);
 }
 
 std::string stored_name(const Checkpoint& checkpoint, const std::string& name) {

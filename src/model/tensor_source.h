@@ -3,7 +3,6 @@
 
 #include <torch/types.h>
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,17 +50,10 @@ class CheckpointSource : public TensorSource {
   Checkpoint checkpoint_;
 };
 
-// Reads tensors, in the order of `wanted`.
-std::vector<torch::Tensor> read_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted);
-
 // Reads tensors on rank `root` of `comm` and broadcasts them, so that the file system is asked once; in the order of
 // `wanted`. `source` is used on the root alone. Collective over `comm`; an Error on the root is thrown on all ranks.
 std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
                                         Communicator& comm, int root);
-
-// The same for what `read` gives on the root.
-std::vector<torch::Tensor> share_tensors(const std::function<std::vector<torch::Tensor>()>& read,
-                                         const std::vector<ParameterSpec>& wanted, Communicator& comm, int root);
 
 // The element type of a torch dtype, for files and messages.
 ElementType element_type_of(torch::ScalarType dtype);

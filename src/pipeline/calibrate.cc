@@ -27,12 +27,12 @@ class Calibration {
         progress_(progress),
         shape_{env.config.calibration.n_samples, env.config.calibration.seqlen, env.plan.model.hidden_size,
                element_type_of(env.dtype)},
-        range_(part_of(shape_.n_samples, env.world.size(), env.world.rank())),
-        writing_comm_(env.world.duplicate()) {}
+        range_(part_of(shape_.n_samples, env.world.size(), env.world.rank())) {}
 
   void run() {
     const std::vector<BoundaryToMake> missing = boundaries_to_make();
     if (missing.empty()) return;
+    writing_comm_ = env_.world.duplicate();
     progress_.begin_phase("calibrate", missing.back().block + 1);
     try {
       pass(missing);

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <utility>
 
 #include "base/error.h"
@@ -22,11 +21,7 @@ double EventLog::wall_clock() {
 
 EventLog::EventLog(const std::string& path, std::function<double()> clock) : path_(path), clock_(std::move(clock)) {
   file_ = ::open(path.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-  if (file_ < 0) {
-    const int cause = errno;
-    throw machine_error(path, fmt::format("cannot open the event log: {}", std::strerror(cause)),
-                        mend_of_full_disk(cause));
-  }
+  if (file_ < 0) throw call_error(path, "cannot open the event log", errno);
   struct stat status;
   if (::fstat(file_, &status) == 0 && S_ISREG(status.st_mode)) {
     regular_ = true;
@@ -67,8 +62,7 @@ void EventLog::append(std::string_view event, const nlohmann::ordered_json& fiel
     if (step <= 0) {
       const int cause = step < 0 ? errno : ENOSPC;
       const bool undone = regular_ && ::ftruncate(file_, size_) == 0;
-      throw machine_error(path_, fmt::format("cannot write{}: {}", undone ? "" : " a whole line", std::strerror(cause)),
-                          mend_of_full_disk(cause));
+      throw call_error(path_, undone ? "cannot write" : "cannot write a whole line", cause);
     }
     written += step;
   }

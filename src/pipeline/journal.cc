@@ -21,12 +21,6 @@ constexpr std::uint32_t kMaxRecord = 64u << 20;
 constexpr const char* kDamaged = "the file was damaged; remove the run directory and the output to start anew";
 constexpr std::uint64_t kMaxJournal = std::uint64_t{1} << 30;
 
-// With the system's reason, by errno.
-Error journal_error(const std::string& path, const char* problem) {
-  const int number = errno;
-  return machine_error(path, fmt::format("{}: {}", problem, std::strerror(number)), mend_of_full_disk(number));
-}
-
 struct Head {
   std::uint32_t size;
   std::uint32_t not_size;
@@ -85,7 +79,7 @@ bool journal_is_held(const std::string& path) {
 
 // Once the other constructor is done the destructor closes the file, whatever is thrown here.
 Journal::Journal(const std::string& path) : Journal(path, ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
-  if (fd_ < 0) throw journal_error(path, "cannot be opened");
+  if (fd_ < 0) throw call_error(path, "cannot be opened", errno);
   lock();
   JournalContent content = read_journal(path);
   records_ = std::move(content.records);
@@ -117,8 +111,8 @@ void Journal::lock() {
 
 void Journal::cut_torn_tail(std::size_t whole) {
   const auto end = static_cast<off_t>(whole);
-  if (::ftruncate(fd_, end) != 0) throw journal_error(path_, "its torn last record cannot be cut off");
-  if (::lseek(fd_, end, SEEK_SET) < 0) throw journal_error(path_, "cannot be positioned");
+  if (::ftruncate(fd_, end) != 0) throw call_error(path_, "its torn last record cannot be cut off", errno);
+  if (::lseek(fd_, end, SEEK_SET) < 0) throw call_error(path_, "cannot be positioned", errno);
 }
 
 void Journal::append(const nlohmann::json& record) {
@@ -131,10 +125,10 @@ void Journal::append(const nlohmann::json& record) {
   for (std::size_t done = 0; done < bytes.size();) {
     const ssize_t n = ::write(fd_, bytes.data() + done, bytes.size() - done);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw journal_error(path_, "cannot be written");
+    if (n < 0) throw call_error(path_, "cannot be written", errno);
     done += static_cast<std::size_t>(n);
   }
-  if (::fsync(fd_) != 0) throw journal_error(path_, "cannot be brought to the disk");
+  if (::fsync(fd_) != 0) throw call_error(path_, "cannot be brought to the disk", errno);
   records_.push_back(record);
 }
 

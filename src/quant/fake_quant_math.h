@@ -62,13 +62,21 @@ struct GroupGrid {
   float own_exponent = 0;    // kMxFp4: 1, else 0
 };
 
-// To fp16 and back, half to even. c10::Half's conversion is exact, too, but keeps loops from being vectorized.
-C10_HOST_DEVICE inline float round_half(float x) {
+// x without the last kDropped of its mantissa's 23 bits, half to even.
+template <int kDropped>
+C10_HOST_DEVICE inline float round_mantissa(float x) {
+  constexpr std::uint32_t kLast = 1u << kDropped;  // of the bits that stay
   std::uint32_t bits;
   std::memcpy(&bits, &x, sizeof(bits));
-  bits = (bits + 0xfffu + ((bits >> 13) & 1u)) & ~0x1fffu;  // 10 of 23 bits of mantissa stay
-  float normal;
-  std::memcpy(&normal, &bits, sizeof(normal));
+  bits = (bits + (kLast / 2 - 1) + ((bits >> kDropped) & 1u)) & ~(kLast - 1);
+  float rounded;
+  std::memcpy(&rounded, &bits, sizeof(rounded));
+  return rounded;
+}
+
+// To fp16 and back, half to even. c10::Half's conversion is exact, too, but keeps loops from being vectorized.
+C10_HOST_DEVICE inline float round_half(float x) {
+  const float normal = round_mantissa<13>(x);
   constexpr float kUlps = 0.75f;  // an ulp here is fp16's least number, 2^-24
   const float magnitude = fabsf(x);
   const float rounded = magnitude < 6.103515625e-5f ? copysignf((magnitude + kUlps) - kUlps, x) : normal;
@@ -150,11 +158,7 @@ C10_HOST_DEVICE inline float power_of_two(int exponent) {
 
 // To E4M3 and back, half to even; x in [0, 448]. In the form of round_half, for the same reason.
 C10_HOST_DEVICE inline float round_e4m3(float x) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, sizeof(bits));
-  bits = (bits + 0x7ffffu + ((bits >> 20) & 1u)) & ~0xfffffu;  // 3 of 23 bits of mantissa stay
-  float normal;
-  std::memcpy(&normal, &bits, sizeof(normal));
+  const float normal = round_mantissa<20>(x);
   constexpr float kUlps = 24576.0f;  // an ulp here is E4M3's least number, 2^-9
   return x < 0.015625f ? (x + kUlps) - kUlps : normal;
 }
