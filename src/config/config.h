@@ -117,6 +117,7 @@ struct TuningSection {
   std::string lr_scheduler = "linear";
   std::string optimizer = "signround";
   double momentum = 0;
+  std::string init_scale = "search";
   bool use_quant_input = true;
   bool enable_minmax_tuning = true;
   bool not_use_mse = false;
@@ -143,6 +144,9 @@ struct TuningSection {
     v("optimizer", optimizer, "signround: the gradient's sign (AutoRound); adamw: AdamW (AutoOPTRound, AutoAdamRound)",
       one_of<std::string>({"signround", "adamw"}));
     v("momentum", momentum, "signround: part of the steps before that the gradient keeps", finite_in(0, 1));
+    v("init_scale", init_scale,
+      "where scales start: at the least error of rounding to nearest, weighed by each layer's inputs, or at 1 (AutoRound)",
+      one_of<std::string>({"search", "one"}));
     v("use_quant_input", use_quant_input, "feed a block the quantized output of the blocks before it, inside a stage",
       true_or_false());
     v("enable_minmax_tuning", enable_minmax_tuning, "tune the scales too", true_or_false());

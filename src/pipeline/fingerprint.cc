@@ -73,6 +73,7 @@ nlohmann::json fingerprint(const Config& config, const Plan& plan) {
           {"tuning.lr_scheduler", t.lr_scheduler},
           {"tuning.optimizer", t.optimizer},
           {"tuning.momentum", t.momentum},
+          {"tuning.init_scale", t.init_scale},
           {"tuning.use_quant_input", t.use_quant_input},
           {"tuning.enable_minmax_tuning", t.enable_minmax_tuning},
           {"tuning.not_use_mse", t.not_use_mse},

@@ -16,6 +16,7 @@
 #include "pipeline/shard.h"
 #include "pipeline/tune_settings.h"
 #include "tune/block_tuner.h"
+#include "tune/importance.h"
 #include "tune/layer_error.h"
 
 namespace roundtable {
@@ -91,17 +92,19 @@ class StageWorker {
   void run_unit(const Stage& unit, bool finished, bool last_of_stage) {
     std::vector<BlockWeights> weights;
     std::vector<DecoderBlock> worked;
+    std::vector<torch::Tensor> importance;
     torch::Tensor target = float_chain_;
     for (std::int64_t block = unit.first; block < unit.last; ++block) {
       weights.push_back(loader_.load(block, 0));
       if (block + 1 < env_.plan.stages[static_cast<std::size_t>(stage_)].last) loader_.load_ahead(block + 1, 0);
       worked.push_back(make_block(env_.plan.model, weights.back(), env_.dtype, env_.device));
-      target = run_block(worked.back(), target, context_, micro_batch_);
+      target = finished ? run_block(worked.back(), target, context_, micro_batch_)
+                        : run_float(worked.back(), target, importance);
     }
     if (finished) {
       for (std::int64_t i = 0; i < unit.size(); ++i) set_weights(worked[static_cast<std::size_t>(i)], unit.first + i);
     } else {
-      tune(unit, weights, worked, target);
+      tune(unit, weights, worked, target, importance);
     }
     // Nobody reads the chains after the stage's last block.
     if (last_of_stage) return;
@@ -110,6 +113,15 @@ class StageWorker {
         quantized_chain_ = run_block(block, quantized_chain_, context_, micro_batch_);
     }
     float_chain_ = target;
+  }
+
+  // The float block's output for `hidden`; where scales are to be searched, what enters its layers is weighed meanwhile.
+  torch::Tensor run_float(DecoderBlock& block, const torch::Tensor& hidden, std::vector<torch::Tensor>& importance) {
+    if (env_.config.tuning.init_scale != "search") return run_block(block, hidden, context_, micro_batch_);
+    const Importance inputs(block);
+    torch::Tensor out = run_block(block, hidden, context_, micro_batch_);
+    for (torch::Tensor& layer : inputs.sum(env_.grid.group_comm())) importance.push_back(std::move(layer));
+    return out;
   }
 
   // Replay: the weights of a block that an earlier start of this run has tuned.
@@ -121,7 +133,7 @@ class StageWorker {
   }
 
   void tune(const Stage& unit, const std::vector<BlockWeights>& weights, std::vector<DecoderBlock>& worked,
-            const torch::Tensor& target) {
+            const torch::Tensor& target, const std::vector<torch::Tensor>& importance) {
     const Stopwatch watch;
     std::vector<DecoderBlock*> blocks;
     std::vector<torch::Tensor> original;
@@ -134,7 +146,7 @@ class StageWorker {
     }
     const Sampler sampler(env_.config.tuning.sampler, env_.config.calibration.n_samples, env_.plan.batch,
                           static_cast<std::uint64_t>(env_.config.tuning.seed), unit.first);
-    const BlockSamples samples{quantized_chain_, target, range_};
+    const BlockSamples samples{quantized_chain_, target, range_, importance};
     for (DecoderBlock& block : worked) block.clear_expert_tokens();
     const TunedBlock tuned = tune_blocks(blocks, original, schemes, samples, context_, sampler,
                                          tune_settings(env_.config, env_.plan.shards), env_.gradient_group(), observer(unit.first));

@@ -65,6 +65,13 @@ RoundingParameters make_rounding_parameters(const torch::Tensor& weight, const Q
   return p;
 }
 
+void search_scales(const torch::Tensor& weight, RoundingParameters& parameters, const QuantScheme& scheme,
+                   const torch::Tensor& importance) {
+  RT_CHECK(importance.dim() == 1 && importance.size(0) == weight.size(1) && importance.is_contiguous());
+  const auto kernel = weight.is_cuda() ? cuda::search_scales : cpu::search_scales;
+  kernel(arrays_of(weight, parameters, scheme), scheme, importance.const_data_ptr<float>());
+}
+
 void fake_quantize(const torch::Tensor& weight, const RoundingParameters& parameters, const QuantScheme& scheme,
                    torch::Tensor& result) {
   RT_CHECK(result.sizes() == weight.sizes() && result.is_contiguous());

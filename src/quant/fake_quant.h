@@ -48,6 +48,13 @@ QuantScheme with_global_scale(const QuantScheme& scheme, const std::vector<torch
 // For kNvFp4 the functions below need the global scale; round_to_nearest takes the weight's own where there is none.
 RoundingParameters make_rounding_parameters(const torch::Tensor& weight, const QuantScheme& scheme);
 
+// Sets min_scale and max_scale of each group, both to the one of kScaleCandidates numbers that gives rounding to nearest
+// the least sum of importance[j] * (Wq[i, j] - W[i, j])^2; of equals the greatest. `importance` [in], fp32: how much each
+// input of the layer weighs in its output's error. The search of auto-round 0.16.1 (search_scales in data_type/int.py),
+// for scales up to 1 and every type of weight.
+void search_scales(const torch::Tensor& weight, RoundingParameters& parameters, const QuantScheme& scheme,
+                   const torch::Tensor& importance);
+
 // `result` [out, in], fp32 or bf16, = the dequantized weight under the present parameters.
 void fake_quantize(const torch::Tensor& weight, const RoundingParameters& parameters, const QuantScheme& scheme,
                    torch::Tensor& result);

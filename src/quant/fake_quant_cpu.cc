@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -121,9 +122,15 @@ RT_SIMD_CLONES void grids_of(QuantScheme scheme, const float* __restrict wmin, c
   }
 }
 
-// The grids of `groups` groups from `first` on.
-void make_grids(const WeightArrays& a, const QuantScheme& scheme, std::int64_t first, std::int64_t groups,
-                const GridArrays& grids) {
+// What the grids of some groups come from.
+struct RangeArrays {
+  const float* wmin;
+  const float* wmax;
+  const float* min_scale;
+  const float* max_scale;
+};
+
+void make_grids(const RangeArrays& from, const QuantScheme& scheme, std::int64_t groups, const GridArrays& grids) {
   const auto make = [&] {
     constexpr auto kInt = WeightType::kInt;
     if (scheme.type == WeightType::kMxFp4) return grids_of<WeightType::kMxFp4, true, false>;
@@ -131,22 +138,26 @@ void make_grids(const WeightArrays& a, const QuantScheme& scheme, std::int64_t f
     if (scheme.symmetric) return scheme.fp16_scale ? grids_of<kInt, true, true> : grids_of<kInt, true, false>;
     return scheme.fp16_scale ? grids_of<kInt, false, true> : grids_of<kInt, false, false>;
   }();
-  make(scheme, a.wmin + first, a.wmax + first, a.min_scale + first, a.max_scale + first, groups, grids);
+  make(scheme, from.wmin, from.wmax, from.min_scale, from.max_scale, groups, grids);
 }
 
+// Rows whose grids are made at a time: a row may have few groups.
+std::int64_t rows_at_once(const WeightArrays& a) { return std::max<std::int64_t>(1, 16384 / a.columns); }
+
 // Calls body(offset of the row's first weight, index of its first group, row, sums) for every row, in parallel; `sums`
-// is room for one a group. Grids are made for some rows at a time: a row may have few groups.
+// is room for one a group.
 template <class Body>
 void for_each_row(const WeightArrays& a, const QuantScheme& scheme, const Body& body) {
   const std::int64_t width = scheme.group_columns(a.columns);
-  const std::int64_t some = std::max<std::int64_t>(1, 16384 / a.columns);
+  const std::int64_t some = rows_at_once(a);
   at::parallel_for(0, a.rows, some, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> numbers(static_cast<std::size_t>(GridArrays::kNumbers * some * a.groups));
     const GridArrays grids{numbers.data(), some * a.groups};
     std::vector<GroupSums> sums(static_cast<std::size_t>(a.groups));
     for (std::int64_t first = begin; first < end; first += some) {
       const std::int64_t last = std::min(first + some, end);
-      make_grids(a, scheme, first * a.groups, (last - first) * a.groups, grids);
+      const std::int64_t at = first * a.groups;
+      make_grids({a.wmin + at, a.wmax + at, a.min_scale + at, a.max_scale + at}, scheme, (last - first) * a.groups, grids);
       for (std::int64_t row = first; row < last; ++row) {
         body(row * a.columns, row * a.groups, Row{a.columns, width, {grids.first + (row - first) * a.groups, grids.stride}}, sums.data());
       }
@@ -171,7 +182,62 @@ RT_SIMD_CLONES void range_gradients_row(GridArrays grids, const GroupSums* __res
   }
 }
 
+// Where the error of a row's groups is less than the least so far, `candidate` becomes their scale.
+template <bool kFloat4, class W>
+RT_SIMD_CLONES void try_scale_row(const W* __restrict weight, const float* __restrict importance, Row row,
+                                  float candidate, float* __restrict least, float* __restrict scale) {
+  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin = row.end(begin), ++group) {
+    const GroupGrid grid = row.grids.get(group);
+    float error = 0;
+#pragma omp simd reduction(+ : error)
+    for (std::int64_t i = begin; i < row.end(begin); ++i) {
+      error += importance[i] * nearest_error<kFloat4>(grid, load(weight[i]));
+    }
+    const bool better = error < least[group];
+    least[group] = better ? error : least[group];
+    scale[group] = better ? candidate : scale[group];
+  }
+}
+
+// The best candidates for the groups of the rows [first, first + rows), into `scale`.
+template <bool kFloat4, class W>
+void search_rows(const WeightArrays& a, const QuantScheme& scheme, const float* importance, std::int64_t first,
+                 std::int64_t rows, float* scale) {
+  const std::int64_t width = scheme.group_columns(a.columns);
+  const std::int64_t groups = rows * a.groups;
+  const auto* weight = static_cast<const W*>(a.weight) + first * a.columns;
+  std::vector<float> numbers(static_cast<std::size_t>(GridArrays::kNumbers * groups));
+  const GridArrays grids{numbers.data(), groups};
+  std::vector<float> tried(static_cast<std::size_t>(groups));
+  std::vector<float> least(static_cast<std::size_t>(groups), std::numeric_limits<float>::infinity());
+  std::fill(scale, scale + groups, 1.0f);
+  for (int i = 0; i < kScaleCandidates; ++i) {
+    std::fill(tried.begin(), tried.end(), scale_candidate(i));
+    make_grids({a.wmin + first * a.groups, a.wmax + first * a.groups, tried.data(), tried.data()}, scheme, groups, grids);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t at = r * a.groups;
+      try_scale_row<kFloat4>(weight + r * a.columns, importance, Row{a.columns, width, {grids.first + at, grids.stride}},
+                             scale_candidate(i), least.data() + at, scale + at);
+    }
+  }
+}
+
 }  // namespace
+
+void search_scales(const WeightArrays& a, const QuantScheme& scheme, const float* importance) {
+  with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {
+    using W = std::remove_pointer_t<decltype(typed)>;
+    const std::int64_t some = rows_at_once(a);
+    at::parallel_for(0, a.rows, some, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t first = begin; first < end; first += some) {
+        const std::int64_t rows = std::min(some, end - first);
+        float* scale = a.max_scale + first * a.groups;
+        search_rows<decltype(float4)::value, W>(a, scheme, importance, first, rows, scale);
+        std::copy(scale, scale + rows * a.groups, a.min_scale + first * a.groups);
+      }
+    });
+  });
+}
 
 void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* result, bool result_is_bf16) {
   with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {

@@ -89,6 +89,32 @@ __global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, std::int64_t
 }
 
 template <bool kFloat4, class W>
+__global__ void search_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, const float* importance) {
+  const Group group = group_of_warp(a, width);
+  if (group.size == 0) return;
+  const W* weight = static_cast<const W*>(a.weight);
+  const float* inputs = importance + group.offset % a.columns;
+  float best = 1;
+  float least = INFINITY;
+  for (int candidate = 0; candidate < kScaleCandidates; ++candidate) {
+    const float scale = scale_candidate(candidate);
+    const GroupGrid grid = group_grid(scheme, {a.wmin[group.index], a.wmax[group.index], scale, scale});
+    float error = 0;
+    for (std::int64_t i = group.lane; i < group.size; i += kWarp) {
+      error += inputs[i] * nearest_error<kFloat4>(grid, load(weight[group.offset + i]));
+    }
+    error = warp_sum(error);
+    if (error < least) {
+      least = error;
+      best = scale;
+    }
+  }
+  if (group.lane != 0) return;
+  a.min_scale[group.index] = best;
+  a.max_scale[group.index] = best;
+}
+
+template <bool kFloat4, class W>
 __global__ void quantize_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, std::uint8_t* q, float* scale,
                                 std::uint8_t* zero_point) {
   const Group group = group_of_warp(a, width);
@@ -122,6 +148,17 @@ void launch_gradient(const WeightArrays& a, const QuantScheme& scheme, const flo
 }
 
 }  // namespace
+
+void search_scales(const WeightArrays& a, const QuantScheme& scheme, const float* importance) {
+  const std::int64_t width = scheme.group_columns(a.columns);
+  const auto stream = c10::cuda::getCurrentCUDAStream().stream();
+  with_types<__nv_bfloat16>(a, scheme, [&](auto* weight, auto float4) {
+    using W = std::remove_pointer_t<decltype(weight)>;
+    search_kernel<decltype(float4)::value, W>
+        <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, importance);
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
 
 void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* result, bool result_is_bf16) {
   const std::int64_t width = scheme.group_columns(a.columns);

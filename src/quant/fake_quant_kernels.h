@@ -48,6 +48,7 @@ void with_types(const WeightArrays& arrays, const QuantScheme& scheme, const Bod
 }
 
 #define ROUNDTABLE_DECLARE_KERNELS                                                                              \
+  void search_scales(const WeightArrays& arrays, const QuantScheme& scheme, const float* importance);           \
   void fake_quantize(const WeightArrays& arrays, const QuantScheme& scheme, void* result, bool result_is_bf16); \
   void sign_step(const WeightArrays& arrays, const QuantScheme& scheme, const float* gradient,                  \
                  const StepSize& size);                                                                         \

@@ -237,6 +237,17 @@ C10_HOST_DEVICE inline float level_of(const GroupGrid& grid, float weight, float
   return clamped(grid, rintf(weight / grid.scale + v));
 }
 
+// What scales are searched among: 1, 0.975, ... 0.4.
+constexpr int kScaleCandidates = 25;
+C10_HOST_DEVICE inline float scale_candidate(int i) { return 1.0f - 0.025f * static_cast<float>(i); }
+
+// Squared error of a weight that is rounded to nearest.
+template <bool kFloat4>
+C10_HOST_DEVICE inline float nearest_error(const GroupGrid& grid, float weight) {
+  const float error = grid.scale * level_of<kFloat4>(grid, weight, 0.0f) - weight;
+  return error * error;
+}
+
 // As it is stored.
 template <bool kFloat4>
 C10_HOST_DEVICE inline std::uint8_t bits_of(const GroupGrid& grid, float weight, float v) {

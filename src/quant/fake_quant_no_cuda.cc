@@ -4,6 +4,7 @@
 
 namespace roundtable::cuda {
 
+void search_scales(const WeightArrays&, const QuantScheme&, const float*) { RT_CHECK(false && "no CUDA"); }
 void fake_quantize(const WeightArrays&, const QuantScheme&, void*, bool) { RT_CHECK(false && "no CUDA"); }
 void sign_step(const WeightArrays&, const QuantScheme&, const float*, const StepSize&) { RT_CHECK(false && "no CUDA"); }
 void rounding_gradients(const WeightArrays&, const QuantScheme&, const float*, const GradientArrays&) {

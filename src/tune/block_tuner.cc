@@ -50,9 +50,10 @@ class Chain {
 class TuningState {
  public:
   TuningState(const Chain& chain, const std::vector<torch::Tensor>& original, const BlockSchemes& schemes,
-              const TuneSettings& settings, Communicator& group)
+              const TuneSettings& settings, Communicator& group, const std::vector<torch::Tensor>& importance)
       : chain_(chain), original_(original), schemes_(schemes), settings_(settings) {
     RT_CHECK(original.size() == chain.size() && schemes.size() == chain.size());
+    RT_CHECK(importance.empty() || importance.size() == chain.size());
     std::vector<torch::Tensor> quantized;
     for_each([&](std::size_t i) { quantized.push_back(original[i]); });
     float global_scale = 0;  // the first layer's is all others': the weights are looked through once
@@ -71,6 +72,7 @@ class TuningState {
     optimizers_.resize(schemes.size());
     for_each([&](std::size_t i) {
       parameters_[i] = make_rounding_parameters(original[i], *schemes_[i]);
+      if (!importance.empty()) search_scales(original[i], parameters_[i], *schemes_[i], importance[i]);
       optimizers_[i] = make_optimizer(settings.optimizer, settings.momentum);
       Linear& linear = chain.linear(i);
       // A weight of its own: the block may share its tensor with `original`.
@@ -258,7 +260,7 @@ TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vect
   const Chain chain(blocks);
   TunedBlock tuned;
   {
-    TuningState state(chain, original, schemes, settings, group);
+    TuningState state(chain, original, schemes, settings, group, samples.importance);
     const std::int64_t iters = state.empty() ? 0 : settings.iters;
     if (iters == 0) tuned.weights = state.snapshot();
     for (std::int64_t i = 0; i < iters; ++i) {

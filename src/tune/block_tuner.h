@@ -45,6 +45,9 @@ struct BlockSamples {
   torch::Tensor input;
   torch::Tensor target;
   SampleRange range;
+  // Of each linear layer's input, [in] fp32 on the blocks' device (Importance): scales start where search_scales() finds
+  // them. Empty: they start at 1.
+  std::vector<torch::Tensor> importance;
 };
 
 struct TunedBlock {

@@ -117,7 +117,7 @@ def run_ours(task, out, ranks, threads=0, log=None):
     settings = {"model": {"path": str(task.model)},
                 "calibration": {"tokens": str(task.tokens), "n_samples": rows, "seqlen": seqlen},
                 "quantization": {"bits": task.bits, "group_size": task.group_size},
-                "tuning": {"iters": task.iters, "batch_size": task.batch_size},
+                "tuning": {"iters": task.iters, "batch_size": task.batch_size, "init_scale": "one"},
                 "parallel": {"shards": ranks, "threads": threads, "backend": "mpi"}, "output": {"path": str(out)}}
     return seconds_of_blocks(quantize(settings, ranks, log)[1])
 

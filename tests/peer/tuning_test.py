@@ -202,7 +202,7 @@ class TuningCase(program.Case):
             "model.path": str(self.folder / family), "calibration.tokens": str(self.folder / "tokens.safetensors"),
             "calibration.n_samples": ROWS, "calibration.seqlen": SEQLEN, "quantization.bits": 4,
             "quantization.group_size": GROUP, "tuning.iters": ITERS, "tuning.batch_size": ROWS, "tuning.amp": False,
-            "tuning.lr": STEP, "output.path": str(output)} | settings)
+            "tuning.lr": STEP, "tuning.init_scale": "one", "output.path": str(output)} | settings)
         self.succeed(["quantize", config])
         losses, layers = ours(output, settings.get("quantization.bits", 4))
         return losses[::settings.get("tuning.n_blocks", 1)], layers

@@ -36,6 +36,13 @@ TEST(FakeQuantCuda, EqualsTheCpu) {
         EXPECT_TRUE(torch::equal(a.v, b.v.cpu()));
         EXPECT_TRUE(torch::allclose(a.min_scale, b.min_scale.cpu(), 1e-4, 1e-5));
         EXPECT_TRUE(torch::allclose(a.max_scale, b.max_scale.cpu(), 1e-4, 1e-5));
+        RoundingParameters searched = make_rounding_parameters(weight, scheme);
+        RoundingParameters there_too = on_gpu(searched);
+        const torch::Tensor importance = torch::rand({200});
+        search_scales(weight, searched, scheme, importance);
+        search_scales(weight.cuda(), there_too, scheme, importance.cuda());
+        // Two candidates whose errors differ by the order of a sum alone are both right.
+        EXPECT_LT((searched.max_scale != there_too.max_scale.cpu()).to(torch::kFloat32).mean().item<float>(), 0.01f);
         EXPECT_TRUE(torch::equal(quantize(weight, cpu, scheme).q, quantize(weight.cuda(), gpu, scheme).q.cpu()));
       }
     }

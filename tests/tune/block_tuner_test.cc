@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "tests/tune/plain_tuner.h"
 #include "tests/tune/tuner_fixture.h"
+#include "tune/importance.h"
 
 namespace roundtable {
 namespace {
@@ -125,6 +126,24 @@ TEST(BlockTuner, NoIterationsIsRoundingToNearest) {
       quantize(problem.weights.weights[0], make_rounding_parameters(problem.weights.weights[0], *problem.schemes[0]),
                *problem.schemes[0]);
   EXPECT_TRUE(torch::equal(tuned.weights[0]->q, plain.q));
+}
+
+TEST(BlockTuner, StartsFromSearchedScales) {
+  const TinyProblem problem;
+  const auto tuned = [&](bool search, std::int64_t iters) {
+    DecoderBlock block = problem.block();
+    SelfCommunicator alone;
+    BlockSamples samples = problem.samples({0, 8});
+    if (search) {
+      const Importance inputs(block);
+      run_block(block, problem.input, problem.context, 0);
+      samples.importance = inputs.sum(alone);
+    }
+    return tune_block(block, problem.weights.weights, problem.schemes, samples, problem.context,
+                      Sampler("strata", 8, 8, 42, 0), {.iters = iters}, alone);
+  };
+  EXPECT_LT(tuned(true, 1).first_loss(), 0.9f * tuned(false, 1).first_loss());
+  EXPECT_LT(tuned(true, 20).best_loss(), tuned(false, 20).best_loss());
 }
 
 TEST(BlockTuner, ALayerWithoutASchemeStaysFloat) {

@@ -4,6 +4,7 @@
 
 #include "tests/mpi_main.h"
 #include "tests/tune/tuner_fixture.h"
+#include "tune/importance.h"
 
 namespace roundtable {
 namespace {
@@ -30,6 +31,27 @@ TunedBlock tune(const TinyProblem& problem, const SampleRange& range, Communicat
   };
   return tune_block(block, problem.weights.weights, problem.schemes, problem.samples(range), problem.context,
                     Sampler(kind, 8, 4, 42, 0), settings, group, observer);
+}
+
+// q_proj's input by hand: the norm of the block's input, whose weights are 1.
+TEST(ImportanceShards, AreTheSumsOfSquaresOverAllRanksSamples) {
+  const TinyProblem problem;
+  const SampleRange range = shard_samples(8, 4, world().size(), world().rank());
+  DecoderBlock block = problem.block();
+  std::vector<torch::Tensor> sums;
+  {
+    const Importance inputs(block);
+    run_block(block, problem.samples(range).input, problem.context, 3);
+    sums = inputs.sum(world());
+  }
+  ASSERT_EQ(sums.size(), block.linears().size());
+  const torch::Tensor x = problem.input.to(torch::kFloat64);
+  const torch::Tensor normed = x * torch::rsqrt(x.square().mean(-1, true) + problem.config.norm_eps);
+  const torch::Tensor want = normed.square().sum({0, 1});
+  for (const std::size_t reader : {0, 1, 2}) EXPECT_TRUE(torch::allclose(sums[reader].to(torch::kFloat64), want, 1e-4)) << reader;
+  EXPECT_TRUE(torch::equal(sums[4], sums[5]));  // gate and up
+  EXPECT_EQ(sums[6].size(0), problem.config.intermediate_size);
+  run_block(block, problem.input, problem.context, 0);  // nobody watches any more
 }
 
 class Shards : public ::testing::TestWithParam<std::string> {};
