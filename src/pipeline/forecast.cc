@@ -165,9 +165,9 @@ std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfi
           // Original and fake-quantized weight.
           {"weights of a block", bytes(joint * block.parameters * 2 * s.element)},
           {"next block", bytes(m.n_blocks > 1 ? block.parameters * 2 : 0)},  // read ahead, on one rank of a group
-          // v in fp32; the best iterate's integers, and the next one's before it takes their place; ranges, scales, zeros.
+          // v in fp32; the best iterate's integers; ranges, scales, zeros.
           {"rounding",
-           bytes(joint * (block.parameters * (4 + 1 + 1 + optimizer_bytes(config.tuning)) + block.groups * 24))},
+           bytes(joint * (block.parameters * (4 + 1 + optimizer_bytes(config.tuning)) + block.groups * 24))},
           // And a layer's product before it is added to its sum.
           {"gradients", bytes(joint * block.parameters * gradient_bytes(config, s, layout) + block.largest * s.element)},
           // Float chain, quantized chain, target.

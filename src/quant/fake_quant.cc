@@ -38,6 +38,13 @@ torch::Tensor grouped(const torch::Tensor& weight, const QuantScheme& scheme) {
   return padded.view({weight.size(0), groups, width});
 }
 
+void quantize_into(const bool* wanted, const torch::Tensor& weight, const RoundingParameters& parameters,
+                   const QuantScheme& scheme, QuantizedWeight& out) {
+  const auto kernel = weight.is_cuda() ? cuda::quantize : cpu::quantize;
+  kernel(arrays_of(weight, parameters, scheme), scheme, wanted,
+         {out.q.data_ptr<std::uint8_t>(), out.scale.data_ptr<float>(), out.zero_point.data_ptr<std::uint8_t>()});
+}
+
 }  // namespace
 
 QuantScheme with_global_scale(const QuantScheme& scheme, const std::vector<torch::Tensor>& weights) {
@@ -101,10 +108,14 @@ QuantizedWeight quantize(const torch::Tensor& weight, const RoundingParameters& 
   const auto bytes = weight.options().dtype(torch::kUInt8);
   QuantizedWeight out{scheme, torch::empty(weight.sizes(), bytes), torch::empty_like(parameters.min_scale),
                       torch::empty(parameters.min_scale.sizes(), bytes)};
-  const auto kernel = weight.is_cuda() ? cuda::quantize : cpu::quantize;
-  kernel(arrays_of(weight, parameters, scheme), scheme, out.q.data_ptr<std::uint8_t>(), out.scale.data_ptr<float>(),
-         out.zero_point.data_ptr<std::uint8_t>());
+  quantize_into(nullptr, weight, parameters, scheme, out);
   return out;
+}
+
+void quantize_where(const torch::Tensor& wanted, const torch::Tensor& weight, const RoundingParameters& parameters,
+                    const QuantScheme& scheme, QuantizedWeight& out) {
+  RT_CHECK(wanted.device() == weight.device() && out.q.sizes() == weight.sizes());
+  quantize_into(wanted.const_data_ptr<bool>(), weight, parameters, scheme, out);
 }
 
 QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme& wanted) {

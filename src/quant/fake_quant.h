@@ -71,6 +71,11 @@ RoundingGradients rounding_gradients(const torch::Tensor& weight, const Rounding
 // The integers, scales and zero points under the present parameters.
 QuantizedWeight quantize(const torch::Tensor& weight, const RoundingParameters& parameters, const QuantScheme& scheme);
 
+// The same into `out`, whose tensors are those of an earlier result, where `wanted` is true: a bool on the weight's
+// device, where it is read. The host does not wait for it.
+void quantize_where(const torch::Tensor& wanted, const torch::Tensor& weight, const RoundingParameters& parameters,
+                    const QuantScheme& scheme, QuantizedWeight& out);
+
 // Rounding to nearest: v at 0, scales at 1. Works on some rows at a time, so that v never has the whole matrix's size.
 QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme& scheme);
 

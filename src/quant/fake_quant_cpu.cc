@@ -278,16 +278,16 @@ void rounding_gradients(const WeightArrays& a, const QuantScheme& scheme, const 
   });
 }
 
-void quantize(const WeightArrays& a, const QuantScheme& scheme, std::uint8_t* q, float* scale,
-              std::uint8_t* zero_point) {
+void quantize(const WeightArrays& a, const QuantScheme& scheme, const bool* wanted, const QuantizedArrays& out) {
+  if (wanted != nullptr && !*wanted) return;
   with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {
     const auto* weight = static_cast<const std::remove_pointer_t<decltype(typed)>*>(a.weight);
     for_each_row(a, scheme, [&](std::int64_t offset, std::int64_t first, const Row& row, GroupSums*) {
-      quantize_row<decltype(float4)::value>(weight + offset, a.v + offset, row, q + offset);
+      quantize_row<decltype(float4)::value>(weight + offset, a.v + offset, row, out.q + offset);
       for (std::int64_t g = 0; g < a.groups; ++g) {
         const GroupGrid grid = row.grids.get(g);
-        scale[first + g] = grid.scale;
-        zero_point[first + g] = static_cast<std::uint8_t>(grid.zero_point);
+        out.scale[first + g] = grid.scale;
+        out.zero_point[first + g] = static_cast<std::uint8_t>(grid.zero_point);
       }
     });
   });

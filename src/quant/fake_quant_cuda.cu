@@ -115,18 +115,19 @@ __global__ void search_kernel(WeightArrays a, QuantScheme scheme, std::int64_t w
 }
 
 template <bool kFloat4, class W>
-__global__ void quantize_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, std::uint8_t* q, float* scale,
-                                std::uint8_t* zero_point) {
+__global__ void quantize_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, const bool* wanted,
+                                QuantizedArrays out) {
+  if (wanted != nullptr && !*wanted) return;
   const Group group = group_of_warp(a, width);
   if (group.size == 0) return;
   const GroupGrid grid = grid_of(a, scheme, group.index);
   const W* weight = static_cast<const W*>(a.weight);
   for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += kWarp) {
-    q[i] = bits_of<kFloat4>(grid, load(weight[i]), a.v[i]);
+    out.q[i] = bits_of<kFloat4>(grid, load(weight[i]), a.v[i]);
   }
   if (group.lane != 0) return;
-  scale[group.index] = grid.scale;
-  zero_point[group.index] = static_cast<std::uint8_t>(grid.zero_point);
+  out.scale[group.index] = grid.scale;
+  out.zero_point[group.index] = static_cast<std::uint8_t>(grid.zero_point);
 }
 
 unsigned blocks_for(const WeightArrays& a) {
@@ -187,14 +188,13 @@ void rounding_gradients(const WeightArrays& a, const QuantScheme& scheme, const 
   launch_gradient(a, scheme, gradient, StepSize{}, out);
 }
 
-void quantize(const WeightArrays& a, const QuantScheme& scheme, std::uint8_t* q, float* scale,
-              std::uint8_t* zero_point) {
+void quantize(const WeightArrays& a, const QuantScheme& scheme, const bool* wanted, const QuantizedArrays& out) {
   const std::int64_t width = scheme.group_columns(a.columns);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
   with_types<__nv_bfloat16>(a, scheme, [&](auto* weight, auto float4) {
     using W = std::remove_pointer_t<decltype(weight)>;
     quantize_kernel<decltype(float4)::value, W>
-        <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, q, scale, zero_point);
+        <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, wanted, out);
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }

@@ -29,6 +29,13 @@ struct GradientArrays {
   float* max_scale;
 };
 
+// Where quantize leaves its results.
+struct QuantizedArrays {
+  std::uint8_t* q;
+  float* scale;
+  std::uint8_t* zero_point;
+};
+
 // Calls body with a null pointer of the weight's type and with whether it becomes a float, to pick the templates. Bf16 is
 // the backend's own type of such a number.
 template <class Bf16, class Body>
@@ -54,8 +61,9 @@ void with_types(const WeightArrays& arrays, const QuantScheme& scheme, const Bod
                  const StepSize& size);                                                                         \
   void rounding_gradients(const WeightArrays& arrays, const QuantScheme& scheme, const float* gradient,         \
                           const GradientArrays& out);                                                           \
-  void quantize(const WeightArrays& arrays, const QuantScheme& scheme, std::uint8_t* q, float* scale,           \
-                std::uint8_t* zero_point);
+  /* `wanted` is read where the weight is; null: true */                                                         \
+  void quantize(const WeightArrays& arrays, const QuantScheme& scheme, const bool* wanted,                      \
+                const QuantizedArrays& out);
 
 namespace cpu {
 ROUNDTABLE_DECLARE_KERNELS

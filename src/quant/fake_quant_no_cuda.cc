@@ -10,7 +10,7 @@ void sign_step(const WeightArrays&, const QuantScheme&, const float*, const Step
 void rounding_gradients(const WeightArrays&, const QuantScheme&, const float*, const GradientArrays&) {
   RT_CHECK(false && "no CUDA");
 }
-void quantize(const WeightArrays&, const QuantScheme&, std::uint8_t*, float*, std::uint8_t*) {
+void quantize(const WeightArrays&, const QuantScheme&, const bool*, const QuantizedArrays&) {
   RT_CHECK(false && "no CUDA");
 }
 

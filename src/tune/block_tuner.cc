@@ -6,11 +6,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/activity.h"
 #include "base/error.h"
 #include "tune/gradient_sum.h"
 #include "tune/mse.h"
+#include "tune/step_reports.h"
 
 namespace roundtable {
 namespace {
@@ -82,6 +84,8 @@ class TuningState {
       starts.push_back(offset);
       offset += original[i].numel();
     });
+    least_loss_ = torch::full({}, std::numeric_limits<float>::infinity(), arena_.options());
+    best_.resize(schemes.size());
     sum_.emplace(arena_, std::move(starts), settings.gradient_type, group, settings.bucket_bytes);
   }
 
@@ -109,10 +113,9 @@ class TuningState {
   // The gradients of all layers, and the loss in the last place.
   torch::Tensor& arena() { return arena_; }
   BucketedSum& sum() { return *sum_; }
-  void add_loss(double loss) { arena_[-1] += loss; }
-  void vote_to_leave() { arena_[-2] = 1.0; }
-  float loss() const { return arena_[-1].item<float>(); }
-  bool leaves() const { return arena_[-2].item<float>() > 0; }
+  void add_loss(const torch::Tensor& loss) { arena_[-1].add_(loss); }
+  void vote_to_leave() { arena_[-2].fill_(1.0); }
+  torch::Tensor tail() const { return arena_.narrow(0, arena_.numel() - 2, 2); }
 
   void step(std::int64_t iteration) {
     const double factor = schedule_factor(settings_.lr_scheduler, iteration, settings_.iters);
@@ -126,14 +129,28 @@ class TuningState {
     });
   }
 
-  std::vector<std::optional<QuantizedWeight>> snapshot() const {
-    std::vector<std::optional<QuantizedWeight>> weights(schemes_.size());
-    for_each([&](std::size_t i) { weights[i] = quantize(original_[i], parameters_[i], *schemes_[i]); });
-    return weights;
+  // Keeps the present parameters' integers where their loss is the least so far; decided where the weights are.
+  void keep_if_best() {
+    const torch::Tensor loss = arena_[-1];
+    const torch::Tensor better = loss < least_loss_;
+    least_loss_ = torch::where(better, loss, least_loss_);
+    for_each([&](std::size_t i) {
+      if (best_[i]) {
+        quantize_where(better, original_[i], parameters_[i], *schemes_[i], *best_[i]);
+      } else {
+        best_[i] = quantize(original_[i], parameters_[i], *schemes_[i]);
+      }
+    });
   }
 
+  void keep() {
+    for_each([&](std::size_t i) { best_[i] = quantize(original_[i], parameters_[i], *schemes_[i]); });
+  }
+
+  std::vector<std::optional<QuantizedWeight>> take_best() { return std::move(best_); }
+
   StepGradients gradients(std::int64_t iteration) const {
-    StepGradients out{iteration, loss(), {}, {}};
+    StepGradients out{iteration, arena_[-1].item<float>(), {}, {}};
     for_each([&](std::size_t i) {
       out.names.push_back(chain_.name(chain_.linear(i)));
       out.gradients.push_back(chain_.linear(i).weight_gradient);
@@ -156,25 +173,47 @@ class TuningState {
   std::vector<RoundingParameters> parameters_;
   std::vector<std::unique_ptr<RoundingOptimizer>> optimizers_;
   torch::Tensor arena_;
+  torch::Tensor least_loss_;  // one number, where the weights are
+  std::vector<std::optional<QuantizedWeight>> best_;
   std::optional<BucketedSum> sum_;
 };
 
-// The rows in `samples` of those of a step's samples that this rank has.
-std::vector<std::int64_t> own_rows(const BlockSamples& samples, const std::vector<std::int64_t>& batch) {
-  std::vector<std::int64_t> rows;
-  for (const std::int64_t sample : batch) {
-    if (samples.range.contains(sample)) rows.push_back(sample - samples.range.begin);
+// The rows in `samples` that this rank has of each step, where the samples are: sent there once, since each sending would
+// have the device wait for the host.
+class StepRows {
+ public:
+  StepRows(const BlockSamples& samples, const Sampler& sampler, std::int64_t iters) : batch_(sampler.batch()) {
+    std::vector<std::int64_t> all;
+    for (std::int64_t i = 0; i < iters; ++i) {
+      starts_.push_back(static_cast<std::int64_t>(all.size()));
+      for (const std::int64_t sample : sampler.step(i)) {
+        if (samples.range.contains(sample)) all.push_back(sample - samples.range.begin);
+      }
+    }
+    starts_.push_back(static_cast<std::int64_t>(all.size()));
+    rows_ = torch::tensor(all, torch::kInt64).to(samples.input.device());
   }
-  return rows;
-}
+
+  std::size_t count(std::int64_t step) const { return static_cast<std::size_t>(start(step + 1) - start(step)); }
+  torch::Tensor some(std::int64_t step, std::size_t first, std::size_t last) const {
+    return rows_.narrow(0, start(step) + static_cast<std::int64_t>(first), static_cast<std::int64_t>(last - first));
+  }
+  std::int64_t batch() const { return batch_; }  // samples of a step, over all ranks
+
+ private:
+  std::int64_t start(std::int64_t step) const { return starts_[static_cast<std::size_t>(step)]; }
+
+  std::int64_t batch_;
+  std::vector<std::int64_t> starts_;
+  torch::Tensor rows_;
+};
 
 // Forward and backward over some rows, loss and gradients into the arena; returns their part of the loss: the sum of
 // squared errors over `elements`, the number of output elements of the whole batch of all ranks (SignRound, equation
 // 5), in fp32.
-double run_rows(TuningState& state, const Chain& chain, const BlockSamples& samples, const BlockContext& context,
-                const std::vector<std::int64_t>& rows, double elements) {
-  const torch::Tensor index = torch::tensor(rows).to(samples.input.device());
-  const torch::Tensor input = samples.input.index_select(0, index).to(chain.linear(0).weight.device());
+torch::Tensor run_rows(TuningState& state, const Chain& chain, const BlockSamples& samples, const BlockContext& context,
+                       const torch::Tensor& rows, double elements) {
+  const torch::Tensor input = samples.input.index_select(0, rows).to(chain.linear(0).weight.device());
   const torch::Tensor output = chain.forward(input, context);
   // The gradient by hand: autograd would keep fp32 copies of the activations for it.
   const SquaredError error = squared_error(output, samples.target, rows, 1.0 / elements);
@@ -185,26 +224,24 @@ double run_rows(TuningState& state, const Chain& chain, const BlockSamples& samp
 
 // Leaves the gradients and the loss of a step in the arena, and returns this rank's part of the loss. Collective over
 // `group`.
-double sum_step(TuningState& state, const Chain& chain, const BlockSamples& samples, const BlockContext& context,
-                const std::vector<std::int64_t>& batch, const TuneSettings& settings, Communicator& group,
-                const std::function<bool()>& wants_to_leave) {
-  const std::vector<std::int64_t> rows = own_rows(samples, batch);
-  const auto elements = static_cast<double>(batch.size()) * static_cast<double>(samples.target[0].numel());
-  double part = 0;
+torch::Tensor sum_step(TuningState& state, const Chain& chain, const BlockSamples& samples, const BlockContext& context,
+                       const StepRows& rows, std::int64_t step, const TuneSettings& settings, Communicator& group,
+                       const std::function<bool()>& wants_to_leave) {
+  const auto elements = static_cast<double>(rows.batch()) * static_cast<double>(samples.target[0].numel());
+  torch::Tensor part;
   const auto add = [&](std::size_t first, std::size_t last) {
-    const std::vector<std::int64_t> some(rows.begin() + static_cast<std::ptrdiff_t>(first),
-                                         rows.begin() + static_cast<std::ptrdiff_t>(last));
     // Once a step, in the one reduction that there is: any rank's wish is all ranks' leave.
     if (first == 0 && wants_to_leave && wants_to_leave()) state.vote_to_leave();
-    part += run_rows(state, chain, samples, context, some, elements);
+    const torch::Tensor loss = run_rows(state, chain, samples, context, rows.some(step, first, last), elements);
+    part = part.defined() ? part + loss : loss;
     note_progress();
   };
+  const std::size_t mine = rows.count(step);
   if (settings.reproducible) {
-    sum_gradients_by_tree(state.arena(), rows.size(), add, group);
+    sum_gradients_by_tree(state.arena(), mine, add, group);
   } else {
     const auto width = static_cast<std::size_t>(settings.micro_batch);
-    sum_gradients(state.arena(), rows.size(), width > 0 ? width : std::max<std::size_t>(1, rows.size()), add,
-                  state.sum());
+    sum_gradients(state.arena(), mine, width > 0 ? width : std::max<std::size_t>(1, mine), add, state.sum());
   }
   return part;
 }
@@ -225,23 +262,21 @@ std::string first_broken_layer(const Chain& chain, const BlockSamples& samples, 
 
 // All ranks of the group see the same loss and throw together, each with its own finding.
 [[noreturn]] void throw_broken_loss(const Chain& chain, const BlockSamples& samples, const BlockContext& context,
-                                    std::int64_t iteration, float loss, double own_part) {
+                                    const StepReport& report) {
   const std::string layer = first_broken_layer(chain, samples, context);
+  const bool own = report.own_part.defined() && !report.own_part.isfinite().item<bool>();
   throw BrokenLoss(fmt::format("the loss is {} at iteration {}, beginning with {}; check the calibration tokens, or lower "
                                "tuning.lr",
-                               loss, iteration,
+                               report.loss, report.iteration,
                                layer.empty() ? "the loss itself (the layers' outputs are finite)" : "layer " + layer),
-                   !layer.empty() || !std::isfinite(own_part));
+                   !layer.empty() || own);
 }
 
-// Notes the loss of an iteration; where its parameters are to be kept, they are.
-void keep_best(TunedBlock& tuned, float loss, const TuningState& state, const TuneSettings& settings) {
+// The host's own account of the best iterate: the same comparisons as keep_if_best().
+void note_loss(TunedBlock& tuned, float loss, const TuneSettings& settings) {
   const auto i = static_cast<std::int64_t>(tuned.losses.size());
   tuned.losses.push_back(loss);
-  const bool better = i == 0 || loss < tuned.best_loss();
-  if (!better && !settings.not_use_mse) return;
-  tuned.best_iteration = i;
-  if (!settings.not_use_mse || i + 1 == settings.iters) tuned.weights = state.snapshot();
+  if (i == 0 || loss < tuned.best_loss() || settings.not_use_mse) tuned.best_iteration = i;
 }
 
 // The reference's early stop, which has no say where the last parameters are wanted.
@@ -249,6 +284,40 @@ bool stalls(const TunedBlock& tuned, const TuneSettings& settings) {
   const auto last = static_cast<std::int64_t>(tuned.losses.size()) - 1;
   return !settings.not_use_mse && settings.dynamic_max_gap > 0 &&
          last - tuned.best_iteration >= settings.dynamic_max_gap;
+}
+
+// All iterations. On a device they are enqueued without waiting for their losses, but for those that an early stop hangs
+// on.
+void run_iterations(TuningState& state, const Chain& chain, const BlockSamples& samples, const BlockContext& context,
+                    const Sampler& sampler, const TuneSettings& settings, Communicator& group,
+                    const TuneObserver& observer, TunedBlock& tuned) {
+  const torch::Device device = state.arena().device();
+  const bool late = settings.late_reports.value_or(device.is_cuda()) && settings.dynamic_max_gap < 1;
+  const StepRows rows(samples, sampler, settings.iters);
+  StepReports reports(device, late);
+  const auto learn = [&](const std::optional<StepReport>& report) {
+    if (!report) return;
+    if (report->leave) throw AgreedError(ExitCode::kStartAgain, "asked to leave");
+    if (!std::isfinite(report->loss)) throw_broken_loss(chain, samples, context, *report);
+    note_loss(tuned, report->loss, settings);
+    if (observer.on_iteration) observer.on_iteration(report->iteration, tuned.first_loss(), tuned.best_loss());
+  };
+  for (std::int64_t i = 0; i < settings.iters; ++i) {
+    state.fake_quantize_weights();
+    torch::Tensor part =
+        sum_step(state, chain, samples, context, rows, i, settings, group, observer.wants_to_leave);
+    learn(reports.put(i, state.tail(), std::move(part)));
+    if (observer.on_gradients) observer.on_gradients(state.gradients(i));
+    // Before the step: the loss belongs to these parameters.
+    if (!settings.not_use_mse) {
+      state.keep_if_best();
+    } else if (i + 1 == settings.iters) {
+      state.keep();
+    }
+    if (stalls(tuned, settings)) break;
+    state.step(i);
+  }
+  learn(reports.last());
 }
 
 }  // namespace
@@ -261,21 +330,12 @@ TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vect
   TunedBlock tuned;
   {
     TuningState state(chain, original, schemes, settings, group, samples.importance);
-    const std::int64_t iters = state.empty() ? 0 : settings.iters;
-    if (iters == 0) tuned.weights = state.snapshot();
-    for (std::int64_t i = 0; i < iters; ++i) {
-      state.fake_quantize_weights();
-      const double part = sum_step(state, chain, samples, context, sampler.step(i), settings, group, observer.wants_to_leave);
-      if (state.leaves()) throw AgreedError(ExitCode::kStartAgain, "asked to leave");
-      const float loss = state.loss();
-      if (!std::isfinite(loss)) throw_broken_loss(chain, samples, context, i, loss, part);
-      if (observer.on_gradients) observer.on_gradients(state.gradients(i));
-      // Before the step: the loss belongs to these parameters.
-      keep_best(tuned, loss, state, settings);
-      if (stalls(tuned, settings)) break;
-      state.step(i);
-      if (observer.on_iteration) observer.on_iteration(i, tuned.first_loss(), tuned.best_loss());
+    if (state.empty() || settings.iters == 0) {
+      state.keep();
+    } else {
+      run_iterations(state, chain, samples, context, sampler, settings, group, observer, tuned);
     }
+    tuned.weights = state.take_best();
     tuned.reduction = state.sum().figures();
   }
   for (std::size_t i = 0; i < tuned.weights.size(); ++i) {

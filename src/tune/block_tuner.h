@@ -33,6 +33,9 @@ struct TuneSettings {
   bool reproducible = false;          // sum_gradients_by_tree: a sample a pass, the same bytes from 1, 2, 4, ... ranks
   ElementType gradient_type = ElementType::kF32;  // in the reduction over the group, see BucketedSum
   std::int64_t bucket_bytes = kBucketBytes;
+  // The host learns of a loss, and of a wish to leave, a step late, so that a device need not wait for it; the integers are
+  // the same. Empty: where the blocks are on a device. With dynamic_max_gap it learns at once.
+  std::optional<bool> late_reports = {};
 };
 
 // How each linear layer of a block is quantized; empty for a layer that stays in 16 bits.
@@ -47,7 +50,7 @@ struct BlockSamples {
   SampleRange range;
   // Of each linear layer's input, [in] fp32 on the blocks' device (Importance): scales start where search_scales() finds
   // them. Empty: they start at 1.
-  std::vector<torch::Tensor> importance;
+  std::vector<torch::Tensor> importance = {};
 };
 
 struct TunedBlock {

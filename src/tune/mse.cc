@@ -46,36 +46,35 @@ double row_error(const T* y, const T* target, std::int64_t n, float factor, T* g
 }
 
 template <class T>
-double fused(const torch::Tensor& y, const torch::Tensor& target, const std::vector<std::int64_t>& rows, float factor,
+double fused(const torch::Tensor& y, const torch::Tensor& target, const torch::Tensor& rows, float factor,
              torch::Tensor& gradient) {
   const std::int64_t n = y[0].numel();
   const auto* from = static_cast<const T*>(y.const_data_ptr());
   const auto* wanted = static_cast<const T*>(target.const_data_ptr());
   auto* to = static_cast<T*>(gradient.data_ptr());
+  const auto* row = rows.const_data_ptr<std::int64_t>();
   double sum = 0;
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const std::int64_t at = static_cast<std::int64_t>(i) * n;
-    sum += row_error(from + at, wanted + rows[i] * n, n, factor, to + at);
+  for (std::int64_t i = 0; i < rows.numel(); ++i) {
+    sum += row_error(from + i * n, wanted + row[i] * n, n, factor, to + i * n);
   }
   return sum;
 }
 
 }  // namespace
 
-SquaredError squared_error(const torch::Tensor& output, const torch::Tensor& target,
-                           const std::vector<std::int64_t>& rows, double scale) {
+SquaredError squared_error(const torch::Tensor& output, const torch::Tensor& target, const torch::Tensor& rows,
+                           double scale) {
   const torch::Tensor y = output.detach().contiguous();
-  RT_CHECK(y.size(0) == static_cast<std::int64_t>(rows.size()) && y.scalar_type() == target.scalar_type());
+  RT_CHECK(y.size(0) == rows.numel() && y.scalar_type() == target.scalar_type());
   if (!y.is_cpu()) {
-    const torch::Tensor index = torch::tensor(rows).to(target.device());
-    torch::Tensor difference = y.to(torch::kFloat32).sub_(target.index_select(0, index).to(y.device()));
-    const double loss = scale * difference.square().sum().item<double>();
+    torch::Tensor difference = y.to(torch::kFloat32).sub_(target.index_select(0, rows).to(y.device()));
+    const torch::Tensor loss = difference.square().sum() * scale;
     return {loss, difference.mul_(2 * scale).to(y.scalar_type())};
   }
-  RT_CHECK(target.is_contiguous());
-  SquaredError error{0, torch::empty_like(y)};
+  RT_CHECK(target.is_contiguous() && rows.is_contiguous());
+  SquaredError error{{}, torch::empty_like(y)};
   const auto kernel = y.scalar_type() == torch::kBFloat16 ? fused<std::uint16_t> : fused<float>;
-  error.loss = scale * kernel(y, target, rows, static_cast<float>(2 * scale), error.gradient);
+  error.loss = torch::tensor(scale * kernel(y, target, rows, static_cast<float>(2 * scale), error.gradient), torch::kFloat64);
   return error;
 }
 

@@ -44,6 +44,12 @@ TEST(FakeQuantCuda, EqualsTheCpu) {
         // Two candidates whose errors differ by the order of a sum alone are both right.
         EXPECT_LT((searched.max_scale != there_too.max_scale.cpu()).to(torch::kFloat32).mean().item<float>(), 0.01f);
         EXPECT_TRUE(torch::equal(quantize(weight, cpu, scheme).q, quantize(weight.cuda(), gpu, scheme).q.cpu()));
+        QuantizedWeight kept = quantize(weight.cuda(), gpu, scheme);
+        const torch::Tensor before = kept.q.clone();
+        quantize_where(torch::tensor(false).cuda(), weight.cuda(), there_too, scheme, kept);
+        EXPECT_TRUE(torch::equal(kept.q, before));
+        quantize_where(torch::tensor(true).cuda(), weight.cuda(), there_too, scheme, kept);
+        EXPECT_TRUE(torch::equal(kept.q, quantize(weight.cuda(), there_too, scheme).q));
       }
     }
   }

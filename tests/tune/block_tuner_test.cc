@@ -128,6 +128,38 @@ TEST(BlockTuner, NoIterationsIsRoundingToNearest) {
   EXPECT_TRUE(torch::equal(tuned.weights[0]->q, plain.q));
 }
 
+// As on a device, where the host learns of a loss a step late.
+TEST(BlockTuner, LateReportsChangeNothing) {
+  const TinyProblem problem;
+  const TunedBlock at_once = tune(problem, {.iters = 15});
+  std::vector<std::int64_t> seen;
+  TuneObserver observer;
+  observer.on_iteration = [&](std::int64_t iteration, float, float) { seen.push_back(iteration); };
+  const TunedBlock late = tune(problem, {.iters = 15, .late_reports = true}, observer);
+  EXPECT_EQ(late.losses, at_once.losses);
+  EXPECT_EQ(late.best_iteration, at_once.best_iteration);
+  ASSERT_EQ(seen.size(), 15u);
+  EXPECT_EQ(seen.back(), 14);
+  for (std::size_t i = 0; i < late.weights.size(); ++i) {
+    EXPECT_TRUE(torch::equal(late.weights[i]->q, at_once.weights[i]->q)) << i;
+    EXPECT_TRUE(torch::equal(late.weights[i]->scale, at_once.weights[i]->scale)) << i;
+  }
+  EXPECT_EQ(tune(problem, {.iters = 1, .late_reports = true}).losses.size(), 1u);
+}
+
+TEST(BlockTuner, LateReportsStillEndTheSteps) {
+  TinyProblem problem;
+  TuneObserver observer;
+  int steps = 0;
+  observer.wants_to_leave = [&] { return ++steps == 3; };
+  EXPECT_THROW(tune(problem, {.iters = 15, .late_reports = true}, observer), AgreedError);
+  EXPECT_EQ(steps, 4);  // one more was on its way
+  problem.weights.weights[5].fill_(1e30f);
+  problem.target.zero_();
+  EXPECT_THROW(tune(problem, {.iters = 15, .late_reports = true}), BrokenLoss);
+  EXPECT_THROW(tune(problem, {.iters = 1, .late_reports = true}), BrokenLoss);
+}
+
 TEST(BlockTuner, StartsFromSearchedScales) {
   const TinyProblem problem;
   const auto tuned = [&](bool search, std::int64_t iters) {
