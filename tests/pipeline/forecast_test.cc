@@ -63,7 +63,7 @@ TEST(Forecast, CountsWeightsDiskAndTrafficByHand) {
   const Forecast f = make_forecast(config_of(0, 1), m, schemes_of(m), {4, 4, 2, 2}, 0);
   EXPECT_EQ(item(f.memory, "weights of a block"), kWeights * 4);
   EXPECT_EQ(item(f.memory, "next block"), kWeights * 2);
-  EXPECT_EQ(item(f.memory, "rounding"), kWeights * 6 + kWeights / 64 * 24);
+  EXPECT_EQ(item(f.memory, "rounding"), kWeights * 5 + kWeights / 64 * 24);
   // The sums, what MPI receives, and the largest layer's product in bf16.
   EXPECT_EQ(item(f.memory, "gradients"), kWeights * (4 + 4) + 1536 * 576 * 2);
   // 64 of 128 samples on each of two shards, three tensors in bf16.
