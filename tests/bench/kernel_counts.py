@@ -47,8 +47,9 @@ OTHERWISE = ("H100 SXM", H100)
 LANES = 128             # that a multiprocessor issues to in a clock: four warps
 HALF_RATE, SLOW = 2, 8  # times as long: 64 lanes, 16 lanes
 HALVES = ("integer", "fp compare")
-# What the program never launches: a weight is tuned in its own type (TuningState of src/tune/block_tuner.cc).
-UNUSED = re.compile(r"fake_quantize_kernel<\w+, (?:float, __nv_bfloat16|__nv_bfloat16, float)>")
+# What the program never launches, as a weight is tuned in its own type (TuningState of src/tune/block_tuner.cc); and the
+# search of scales, which runs once a block and writes nothing in its loop.
+UNUSED = re.compile(r"search_kernel|fake_quantize_kernel<\w+, (?:float, __nv_bfloat16|__nv_bfloat16, float)>")
 
 
 class CannotCount(Exception):

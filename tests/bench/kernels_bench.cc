@@ -9,7 +9,8 @@
 //   sign_step            reads W, v, dL/dWq; writes v         14 bytes a weight, 24 a group (two of its four written)
 //   rounding_gradients   reads W, v, dL/dWq; writes dL/dv     14 bytes a weight, 24 a group
 //   quantize             reads W, v; writes q, a byte         7 bytes a weight, 21 a group
-// The last two make their results anew in each call, as in the program: on a CPU that is part of their time.
+//   search_scales        reads W; writes both scales          2 bytes a weight, 16 a group; rounds each weight 25 times
+// rounding_gradients and quantize make their results anew in each call, as in the program: on a CPU that is part of their time.
 //
 // The copy reads half of those bytes and writes the other half, as STREAM's does (McCalpin 1995). Everything is called
 // over and over on the same arrays, the copy too: what fits into a cache stays there.
@@ -39,7 +40,7 @@ constexpr double kSampleSeconds = 0.02;  // long against the clock and the start
 
 struct Options {
   std::string device = "cpu";
-  std::vector<std::string> kernels = {"fake_quantize", "sign_step", "rounding_gradients", "quantize"};
+  std::vector<std::string> kernels = {"fake_quantize", "sign_step", "rounding_gradients", "quantize", "search_scales"};
   std::string data_type = "int";
   std::vector<std::string> shapes = {"4096x4096"};
   QuantScheme scheme;
@@ -123,6 +124,11 @@ class Layer {
     if (kernel == "rounding_gradients") {
       return measure(kernel, 14, 24, [&] { rounding_gradients(weight_, parameters_, scheme_, gradient_); });
     }
+    if (kernel == "search_scales") {
+      RoundingParameters searched = make_rounding_parameters(weight_, scheme_);
+      const torch::Tensor importance = torch::ones({weight_.size(1)}, gradient_.options());
+      return measure(kernel, 2, 16, [&] { search_scales(weight_, searched, scheme_, importance); });
+    }
     return measure(kernel, 7, 21, [&] { quantize(weight_, parameters_, scheme_); });
   }
 
@@ -185,7 +191,7 @@ int main(int argc, char** argv) {
   app.add_option("--device", options.device, "where the tensors are")->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_option("--kernels", options.kernels, "what is measured")
       ->delimiter(',')
-      ->check(CLI::IsMember({"fake_quantize", "sign_step", "rounding_gradients", "quantize"}))
+      ->check(CLI::IsMember({"fake_quantize", "sign_step", "rounding_gradients", "quantize", "search_scales"}))
       ->capture_default_str();
   app.add_option("--data-type", options.data_type, "what a weight becomes: int, or floats of 4 bits")
       ->check(CLI::IsMember({"int", "mx_fp", "nv_fp"}))
