@@ -3,17 +3,16 @@
 
 #include <torch/types.h>
 
+#include <cstdint>
+#include <numeric>
+
 namespace roundtable {
 
 Importance::Importance(DecoderBlock& block) : block_(block) {
-  std::int64_t total = 0;
-  for (const Linear& linear : block.linears()) total += linear.weight.size(1);
+  for (const Linear& linear : block.linears()) widths_.push_back(linear.weight.size(1));
+  const std::int64_t total = std::accumulate(widths_.begin(), widths_.end(), std::int64_t{0});
   sums_ = torch::zeros({total}, block.linears().front().weight.options().dtype(torch::kFloat64));
-  std::int64_t offset = 0;
-  for (const Linear& linear : block.linears()) {
-    layers_.push_back(sums_.narrow(0, offset, linear.weight.size(1)));
-    offset += linear.weight.size(1);
-  }
+  layers_ = sums_.split_with_sizes(widths_);
   block.set_observer([this](const Linear& linear, const torch::Tensor& x, const torch::Tensor&) {
     add(static_cast<std::size_t>(&linear - block_.linears().data()), x);
   });
@@ -30,14 +29,7 @@ void Importance::add(std::size_t layer, const torch::Tensor& x) {
 std::vector<torch::Tensor> Importance::sum(Communicator& group) const {
   torch::Tensor whole = sums_.cpu();
   group.all_reduce_sum(whole.data_ptr(), whole.numel(), ElementType::kF64);
-  whole = whole.to(sums_.device(), torch::kFloat32);
-  std::vector<torch::Tensor> out;
-  std::int64_t offset = 0;
-  for (const torch::Tensor& layer : layers_) {
-    out.push_back(whole.narrow(0, offset, layer.size(0)));
-    offset += layer.size(0);
-  }
-  return out;
+  return whole.to(sums_.device(), torch::kFloat32).split_with_sizes(widths_);
 }
 
 }  // namespace roundtable

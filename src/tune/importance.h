@@ -3,6 +3,7 @@
 
 #include <torch/types.h>
 
+#include <cstdint>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -28,6 +29,7 @@ class Importance {
   void add(std::size_t layer, const torch::Tensor& x);
 
   DecoderBlock& block_;
+  std::vector<std::int64_t> widths_;  // inputs of each layer
   // Layers' sums one behind the other, fp64: 2^29 times finer than what they are rounded to, so that the order in which
   // ranks are summed does not show.
   torch::Tensor sums_;
