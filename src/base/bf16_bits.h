@@ -7,15 +7,22 @@
 // One binary serves every x86-64: a function marked so is compiled for AVX-512, AVX2 and the baseline, and the loader
 // picks one. Products and sums in such files are never contracted to FMA (see CMakeLists.txt): all three round alike.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-// AVX-512 whole: with its first part alone, 16-bit elements keep GCC from vectors. Compilers before 12 know that only.
+// AVX-512 whole: with its first part alone, 16-bit elements keep GCC from vectors. AVX2 with FMA: fmaf is an instruction
+// then, and a call otherwise (RT_FAST_FMA). Compilers before 12 know the parts only.
 #if __GNUC__ >= 12
-#define RT_AVX512 "arch=x86-64-v4"
+#define RT_SIMD_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define RT_FAST_FMA 1
 #else
-#define RT_AVX512 "avx512f"
+#define RT_SIMD_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#define RT_FAST_FMA 0
 #endif
-#define RT_SIMD_CLONES __attribute__((target_clones(RT_AVX512, "avx2", "default")))
 #else
 #define RT_SIMD_CLONES
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define RT_FAST_FMA 1
+#else
+#define RT_FAST_FMA 0
+#endif
 #endif
 
 namespace roundtable {

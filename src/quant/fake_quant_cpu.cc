@@ -16,11 +16,11 @@ namespace {
 // Grids of some groups, number by number of GroupGrid, so that they are made in SIMD: making one takes as long as rounding
 // a hundred weights.
 struct GridArrays {
-  static constexpr std::int64_t kNumbers = 10;
+  static constexpr std::int64_t kNumbers = 9;
   float* first;
   std::int64_t stride;  // from one number to the next
 
-  void set(std::int64_t g, GroupGrid grid) const {
+  C10_ALWAYS_INLINE void set(std::int64_t g, GroupGrid grid) const {
     float* to = first + g;
     to[0 * stride] = grid.scale;
     to[1 * stride] = grid.zero_point;
@@ -31,34 +31,61 @@ struct GridArrays {
     to[6 * stride] = grid.dzero_dmin;
     to[7 * stride] = grid.dzero_dmax;
     to[8 * stride] = grid.inverse_scale;
-    to[9 * stride] = grid.own_exponent;
   }
-  GroupGrid get(std::int64_t g) const {
+  float scale(std::int64_t g) const { return first[g]; }
+  float zero_point(std::int64_t g) const { return first[g + stride]; }
+  C10_ALWAYS_INLINE GroupGrid get(std::int64_t g) const {
     const float* from = first + g;
     return {from[0],          from[stride],     from[2 * stride], from[3 * stride], from[4 * stride],
-            from[5 * stride], from[6 * stride], from[7 * stride], from[8 * stride], from[9 * stride]};
+            from[5 * stride], from[6 * stride], from[7 * stride], from[8 * stride]};
   }
 };
 
 // A row of weights and its groups, each of `width` but the last, which may be shorter. The functions below walk over a
 // row's groups themselves: they are compiled for several instruction sets, and a call through the loader's choice for
-// every group, of as few as 32 weights, takes longer than its work.
+// every group, of as few as 16 weights, takes longer than its work.
+//
+// kWidth is the width where it is a usual one and divides the row, else 0: a loop whose length the compiler knows needs
+// nothing before and after its vectors.
 struct Row {
   std::int64_t columns;
   std::int64_t width;
   GridArrays grids;
 
-  std::int64_t end(std::int64_t begin) const { return std::min(begin + width, columns); }
+  std::int64_t groups() const { return (columns + width - 1) / width; }
+  template <std::int64_t kWidth>
+  C10_ALWAYS_INLINE std::int64_t size(std::int64_t begin) const {
+    return kWidth > 0 ? kWidth : std::min(width, columns - begin);
+  }
 };
 
-template <bool kFloat4, class W, class R>
-RT_SIMD_CLONES void fake_quantize_row(const W* __restrict weight, const float* __restrict v, Row row,
-                                      R* __restrict result) {
-  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin = row.end(begin), ++group) {
+template <std::int64_t kWidth>
+using Width = std::integral_constant<std::int64_t, kWidth>;
+
+// Weights are widened and results narrowed a row at a time, apart from the work on them: beside numbers of 8 or 16 bits
+// compilers take half of a vector's floats, or a quarter.
+RT_SIMD_CLONES void widen_row(const std::uint16_t* __restrict from, std::int64_t n, float* __restrict to) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) to[i] = load(from[i]);
+}
+
+RT_SIMD_CLONES void narrow_row(const float* __restrict from, std::int64_t n, std::uint16_t* __restrict to) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) store(from[i], to[i]);
+}
+
+RT_SIMD_CLONES void narrow_row(const std::int32_t* __restrict from, std::int64_t n, std::uint8_t* __restrict to) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) to[i] = static_cast<std::uint8_t>(from[i]);
+}
+
+template <WeightType kType, std::int64_t kWidth>
+RT_SIMD_CLONES void fake_quantize_row(const float* weight, const float* v, Row row, float* result) {
+  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin += row.width, ++group) {
     const GroupGrid grid = row.grids.get(group);
 #pragma omp simd
-    for (std::int64_t i = begin; i < row.end(begin); ++i) {
-      store(grid.scale * level_of<kFloat4>(grid, load(weight[i]), v[i]), result[i]);
+    for (std::int64_t i = 0; i < row.size<kWidth>(begin); ++i) {
+      result[begin + i] = grid.scale * level_of<kType>(grid, weight[begin + i], v[begin + i]);
     }
   }
 }
@@ -70,35 +97,38 @@ struct GroupSums {
 
 // Sums up what min_scale's and max_scale's gradients come from. Moves v by the sign of its own gradient (kSteps), or
 // leaves that in `dv`.
-template <bool kFloat4, bool kSteps, class W>
-RT_SIMD_CLONES void gradients_row(const W* __restrict weight, float* __restrict v, const float* __restrict gradient,
+template <WeightType kType, bool kSteps, std::int64_t kWidth>
+RT_SIMD_CLONES void gradients_row(const float* __restrict weight, float* __restrict v, const float* __restrict gradient,
                                   Row row, float lr, float* __restrict dv, GroupSums* __restrict sums) {
-  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin = row.end(begin), ++group) {
+  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin += row.width, ++group) {
     const GroupGrid grid = row.grids.get(group);
     float dscale = 0;
     float dzero = 0;
 #pragma omp simd reduction(+ : dscale, dzero)
-    for (std::int64_t i = begin; i < row.end(begin); ++i) {
-      const WeightGradient one = weight_gradient<kFloat4>(grid, load(weight[i]), v[i], gradient[i]);
+    for (std::int64_t i = 0; i < row.size<kWidth>(begin); ++i) {
+      const std::int64_t at = begin + i;
+      const WeightGradient one = weight_gradient<kType>(grid, weight[at], v[at], gradient[at]);
       dscale += one.dscale;
       dzero += one.dzero;
       if constexpr (kSteps) {
-        v[i] -= lr * sign_of(one.dv);
+        v[at] = stepped(v[at], one.dv, lr);
       } else {
-        dv[i] = one.dv;
+        dv[at] = one.dv;
       }
     }
     sums[group] = {dscale, dzero};
   }
 }
 
-template <bool kFloat4, class W>
-RT_SIMD_CLONES void quantize_row(const W* __restrict weight, const float* __restrict v, Row row,
-                                 std::uint8_t* __restrict q) {
-  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin = row.end(begin), ++group) {
+template <WeightType kType, std::int64_t kWidth>
+RT_SIMD_CLONES void quantize_row(const float* __restrict weight, const float* __restrict v, Row row,
+                                 std::int32_t* __restrict q) {
+  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin += row.width, ++group) {
     const GroupGrid grid = row.grids.get(group);
-#pragma omp simd simdlen(16)  // and not as many as fit in a vector of bytes: a group may have no more
-    for (std::int64_t i = begin; i < row.end(begin); ++i) q[i] = bits_of<kFloat4>(grid, load(weight[i]), v[i]);
+#pragma omp simd
+    for (std::int64_t i = 0; i < row.size<kWidth>(begin); ++i) {
+      q[begin + i] = bits_of<kType>(grid, weight[begin + i], v[begin + i]);
+    }
   }
 }
 
@@ -144,22 +174,59 @@ void make_grids(const RangeArrays& from, const QuantScheme& scheme, std::int64_t
 // Rows whose grids are made at a time: a row may have few groups.
 std::int64_t rows_at_once(const WeightArrays& a) { return std::max<std::int64_t>(1, 16384 / a.columns); }
 
-// Calls body(offset of the row's first weight, index of its first group, row, sums) for every row, in parallel; `sums`
-// is room for one a group.
+// What a thread needs beside the arrays, for a row.
+struct Room {
+  std::vector<GroupSums> sums;
+  std::vector<float> weight;
+  std::vector<float> result;
+  std::vector<std::int32_t> integers;
+};
+
+// n numbers of `room`, which grows where it has fewer.
+template <class T>
+T* at_least(std::vector<T>& room, std::int64_t n) {
+  if (room.size() < static_cast<std::size_t>(n)) room.resize(static_cast<std::size_t>(n));
+  return room.data();
+}
+
+// n weights from `first` on in fp32: where they lie, or in `room`.
+const float* wide_weights(const WeightArrays& a, std::int64_t first, std::int64_t n, std::vector<float>& room) {
+  if (!a.weight_is_bf16) return static_cast<const float*>(a.weight) + first;
+  float* wide = at_least(room, n);
+  widen_row(static_cast<const std::uint16_t*>(a.weight) + first, n, wide);
+  return wide;
+}
+
+// Weights of a row that are worked on at a time, in whole groups: with what is widened of them, few enough for a core's
+// level 1 cache. Larger groups are not cut.
+std::int64_t piece_columns(std::int64_t width, std::int64_t columns) {
+  constexpr std::int64_t kInCache = 1024;
+  return width > kInCache ? columns : kInCache / width * width;
+}
+
+// Calls body(weights in fp32, index of the first of them, index of the first group, row, room) for the pieces of every
+// row, each a row to the functions above, in parallel.
 template <class Body>
-void for_each_row(const WeightArrays& a, const QuantScheme& scheme, const Body& body) {
+void for_each_piece(const WeightArrays& a, const QuantScheme& scheme, const Body& body) {
   const std::int64_t width = scheme.group_columns(a.columns);
   const std::int64_t some = rows_at_once(a);
-  at::parallel_for(0, a.rows, some, [&](std::int64_t begin, std::int64_t end) {
+  const std::int64_t piece = piece_columns(width, a.columns);
+  at::parallel_for(0, a.rows, some, [&](std::int64_t first_row, std::int64_t end) {
     std::vector<float> numbers(static_cast<std::size_t>(GridArrays::kNumbers * some * a.groups));
     const GridArrays grids{numbers.data(), some * a.groups};
-    std::vector<GroupSums> sums(static_cast<std::size_t>(a.groups));
-    for (std::int64_t first = begin; first < end; first += some) {
+    Room room;
+    for (std::int64_t first = first_row; first < end; first += some) {
       const std::int64_t last = std::min(first + some, end);
-      const std::int64_t at = first * a.groups;
-      make_grids({a.wmin + at, a.wmax + at, a.min_scale + at, a.max_scale + at}, scheme, (last - first) * a.groups, grids);
-      for (std::int64_t row = first; row < last; ++row) {
-        body(row * a.columns, row * a.groups, Row{a.columns, width, {grids.first + (row - first) * a.groups, grids.stride}}, sums.data());
+      const std::int64_t from = first * a.groups;
+      make_grids({a.wmin + from, a.wmax + from, a.min_scale + from, a.max_scale + from}, scheme,
+                 (last - first) * a.groups, grids);
+      for (std::int64_t r = first; r < last; ++r) {
+        for (std::int64_t begin = 0; begin < a.columns; begin += piece) {
+          const std::int64_t at = r * a.columns + begin;
+          const std::int64_t group = r * a.groups + begin / width;
+          const Row row{std::min(piece, a.columns - begin), width, {grids.first + group - from, grids.stride}};
+          body(wide_weights(a, at, row.columns, room.weight), at, group, row, room);
+        }
       }
     }
   });
@@ -183,15 +250,15 @@ RT_SIMD_CLONES void range_gradients_row(GridArrays grids, const GroupSums* __res
 }
 
 // Where the error of a row's groups is less than the least so far, `candidate` becomes their scale.
-template <bool kFloat4, class W>
-RT_SIMD_CLONES void try_scale_row(const W* __restrict weight, const float* __restrict importance, Row row,
+template <WeightType kType, std::int64_t kWidth>
+RT_SIMD_CLONES void try_scale_row(const float* __restrict weight, const float* __restrict importance, Row row,
                                   float candidate, float* __restrict least, float* __restrict scale) {
-  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin = row.end(begin), ++group) {
+  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin += row.width, ++group) {
     const GroupGrid grid = row.grids.get(group);
     float error = 0;
 #pragma omp simd reduction(+ : error)
-    for (std::int64_t i = begin; i < row.end(begin); ++i) {
-      error += importance[i] * nearest_error<kFloat4>(grid, load(weight[i]));
+    for (std::int64_t i = 0; i < row.size<kWidth>(begin); ++i) {
+      error += importance[begin + i] * nearest_error<kType>(grid, weight[begin + i]);
     }
     const bool better = error < least[group];
     least[group] = better ? error : least[group];
@@ -200,12 +267,13 @@ RT_SIMD_CLONES void try_scale_row(const W* __restrict weight, const float* __res
 }
 
 // The best candidates for the groups of the rows [first, first + rows), into `scale`.
-template <bool kFloat4, class W>
+template <WeightType kType, std::int64_t kWidth>
 void search_rows(const WeightArrays& a, const QuantScheme& scheme, const float* importance, std::int64_t first,
                  std::int64_t rows, float* scale) {
   const std::int64_t width = scheme.group_columns(a.columns);
   const std::int64_t groups = rows * a.groups;
-  const auto* weight = static_cast<const W*>(a.weight) + first * a.columns;
+  std::vector<float> room;
+  const float* weight = wide_weights(a, first * a.columns, rows * a.columns, room);
   std::vector<float> numbers(static_cast<std::size_t>(GridArrays::kNumbers * groups));
   const GridArrays grids{numbers.data(), groups};
   std::vector<float> tried(static_cast<std::size_t>(groups));
@@ -216,23 +284,39 @@ void search_rows(const WeightArrays& a, const QuantScheme& scheme, const float* 
     make_grids({a.wmin + first * a.groups, a.wmax + first * a.groups, tried.data(), tried.data()}, scheme, groups, grids);
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t at = r * a.groups;
-      try_scale_row<kFloat4>(weight + r * a.columns, importance, Row{a.columns, width, {grids.first + at, grids.stride}},
-                             scale_candidate(i), least.data() + at, scale + at);
+      try_scale_row<kType, kWidth>(weight + r * a.columns, importance, Row{a.columns, width, {grids.first + at, grids.stride}},
+                                     scale_candidate(i), least.data() + at, scale + at);
     }
   }
+}
+
+// Calls body(kType, kWidth), as types, for what the weight and its scheme are.
+template <class Body>
+void with_kinds(const WeightArrays& a, const QuantScheme& scheme, const Body& body) {
+  const std::int64_t width = scheme.group_columns(a.columns);
+  const auto is = [&](std::int64_t usual) { return width == usual && a.columns % usual == 0; };
+  with_type(scheme, [&](auto type) {
+    if constexpr (type() == WeightType::kInt) {
+      if (is(64)) return body(type, Width<64>());
+      if (is(128)) return body(type, Width<128>());
+    } else {
+      if (is(16)) return body(type, Width<16>());
+      if (is(32)) return body(type, Width<32>());
+    }
+    body(type, Width<0>());
+  });
 }
 
 }  // namespace
 
 void search_scales(const WeightArrays& a, const QuantScheme& scheme, const float* importance) {
-  with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {
-    using W = std::remove_pointer_t<decltype(typed)>;
+  with_kinds(a, scheme, [&](auto type, auto width) {
     const std::int64_t some = rows_at_once(a);
     at::parallel_for(0, a.rows, some, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t first = begin; first < end; first += some) {
         const std::int64_t rows = std::min(some, end - first);
         float* scale = a.max_scale + first * a.groups;
-        search_rows<decltype(float4)::value, W>(a, scheme, importance, first, rows, scale);
+        search_rows<type(), width()>(a, scheme, importance, first, rows, scale);
         std::copy(scale, scale + rows * a.groups, a.min_scale + first * a.groups);
       }
     });
@@ -240,27 +324,22 @@ void search_scales(const WeightArrays& a, const QuantScheme& scheme, const float
 }
 
 void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* result, bool result_is_bf16) {
-  with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {
-    const auto* weight = static_cast<const std::remove_pointer_t<decltype(typed)>*>(a.weight);
-    constexpr bool kFloat4 = decltype(float4)::value;
-    for_each_row(a, scheme, [&](std::int64_t offset, std::int64_t, const Row& row, GroupSums*) {
-      if (result_is_bf16) {
-        fake_quantize_row<kFloat4>(weight + offset, a.v + offset, row, static_cast<std::uint16_t*>(result) + offset);
-      } else {
-        fake_quantize_row<kFloat4>(weight + offset, a.v + offset, row, static_cast<float*>(result) + offset);
-      }
+  with_kinds(a, scheme, [&](auto type, auto width) {
+    for_each_piece(a, scheme, [&](const float* weight, std::int64_t at, std::int64_t, const Row& row, Room& room) {
+      float* wide = result_is_bf16 ? at_least(room.result, row.columns) : static_cast<float*>(result) + at;
+      fake_quantize_row<type(), width()>(weight, a.v + at, row, wide);
+      if (result_is_bf16) narrow_row(wide, row.columns, static_cast<std::uint16_t*>(result) + at);
     });
   });
 }
 
 void sign_step(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size) {
-  with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {
-    const auto* weight = static_cast<const std::remove_pointer_t<decltype(typed)>*>(a.weight);
-    for_each_row(a, scheme, [&](std::int64_t offset, std::int64_t first, const Row& row, GroupSums* sums) {
-      gradients_row<decltype(float4)::value, true>(weight + offset, a.v + offset, gradient + offset, row, size.lr, nullptr,
-                                                   sums);
+  with_kinds(a, scheme, [&](auto type, auto width) {
+    for_each_piece(a, scheme, [&](const float* weight, std::int64_t at, std::int64_t first, const Row& row, Room& room) {
+      GroupSums* sums = at_least(room.sums, row.groups());
+      gradients_row<type(), true, width()>(weight, a.v + at, gradient + at, row, size.lr, nullptr, sums);
       if (size.minmax_lr != 0) {
-        range_gradients_row<true>(row.grids, sums, a.groups, size.minmax_lr, a.min_scale + first, a.max_scale + first);
+        range_gradients_row<true>(row.grids, sums, row.groups(), size.minmax_lr, a.min_scale + first, a.max_scale + first);
       }
     });
   });
@@ -268,26 +347,25 @@ void sign_step(const WeightArrays& a, const QuantScheme& scheme, const float* gr
 
 void rounding_gradients(const WeightArrays& a, const QuantScheme& scheme, const float* gradient,
                         const GradientArrays& out) {
-  with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {
-    const auto* weight = static_cast<const std::remove_pointer_t<decltype(typed)>*>(a.weight);
-    for_each_row(a, scheme, [&](std::int64_t offset, std::int64_t first, const Row& row, GroupSums* sums) {
-      gradients_row<decltype(float4)::value, false>(weight + offset, a.v + offset, gradient + offset, row, 0, out.v + offset,
-                                                    sums);
-      range_gradients_row<false>(row.grids, sums, a.groups, 0, out.min_scale + first, out.max_scale + first);
+  with_kinds(a, scheme, [&](auto type, auto width) {
+    for_each_piece(a, scheme, [&](const float* weight, std::int64_t at, std::int64_t first, const Row& row, Room& room) {
+      GroupSums* sums = at_least(room.sums, row.groups());
+      gradients_row<type(), false, width()>(weight, a.v + at, gradient + at, row, 0, out.v + at, sums);
+      range_gradients_row<false>(row.grids, sums, row.groups(), 0, out.min_scale + first, out.max_scale + first);
     });
   });
 }
 
 void quantize(const WeightArrays& a, const QuantScheme& scheme, const bool* wanted, const QuantizedArrays& out) {
   if (wanted != nullptr && !*wanted) return;
-  with_types<std::uint16_t>(a, scheme, [&](auto* typed, auto float4) {
-    const auto* weight = static_cast<const std::remove_pointer_t<decltype(typed)>*>(a.weight);
-    for_each_row(a, scheme, [&](std::int64_t offset, std::int64_t first, const Row& row, GroupSums*) {
-      quantize_row<decltype(float4)::value>(weight + offset, a.v + offset, row, out.q + offset);
-      for (std::int64_t g = 0; g < a.groups; ++g) {
-        const GroupGrid grid = row.grids.get(g);
-        out.scale[first + g] = grid.scale;
-        out.zero_point[first + g] = static_cast<std::uint8_t>(grid.zero_point);
+  with_kinds(a, scheme, [&](auto type, auto width) {
+    for_each_piece(a, scheme, [&](const float* weight, std::int64_t at, std::int64_t first, const Row& row, Room& room) {
+      std::int32_t* q = at_least(room.integers, row.columns);
+      quantize_row<type(), width()>(weight, a.v + at, row, q);
+      narrow_row(q, row.columns, out.q + at);
+      for (std::int64_t g = 0; g < row.groups(); ++g) {
+        out.scale[first + g] = row.grids.scale(g);
+        out.zero_point[first + g] = static_cast<std::uint8_t>(row.grids.zero_point(g));
       }
     });
   });

@@ -44,19 +44,19 @@ __device__ inline float warp_sum(float x) {
   return x;
 }
 
-template <bool kFloat4, class W, class R>
+template <WeightType kType, class W, class R>
 __global__ void fake_quantize_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, R* result) {
   const Group group = group_of_warp(a, width);
   if (group.size == 0) return;
   const GroupGrid grid = grid_of(a, scheme, group.index);
   const W* weight = static_cast<const W*>(a.weight);
   for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += kWarp) {
-    store(grid.scale * level_of<kFloat4>(grid, load(weight[i]), a.v[i]), result[i]);
+    store(grid.scale * level_of<kType>(grid, load(weight[i]), a.v[i]), result[i]);
   }
 }
 
 // The step (out == nullptr) or the gradients themselves, which share everything but the last line.
-template <bool kFloat4, class W>
+template <WeightType kType, class W>
 __global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, const float* gradient,
                                 StepSize size, GradientArrays out) {
   const Group group = group_of_warp(a, width);
@@ -66,13 +66,13 @@ __global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, std::int64_t
   float dscale = 0;
   float dzero = 0;
   for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += kWarp) {
-    const WeightGradient one = weight_gradient<kFloat4>(grid, load(weight[i]), a.v[i], gradient[i]);
+    const WeightGradient one = weight_gradient<kType>(grid, load(weight[i]), a.v[i], gradient[i]);
     dscale += one.dscale;
     dzero += one.dzero;
     if (out.v != nullptr) {
       out.v[i] = one.dv;
     } else {
-      a.v[i] -= size.lr * sign_of(one.dv);
+      a.v[i] = stepped(a.v[i], one.dv, size.lr);
     }
   }
   dscale = warp_sum(dscale);
@@ -88,7 +88,7 @@ __global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, std::int64_t
   }
 }
 
-template <bool kFloat4, class W>
+template <WeightType kType, class W>
 __global__ void search_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, const float* importance) {
   const Group group = group_of_warp(a, width);
   if (group.size == 0) return;
@@ -101,7 +101,7 @@ __global__ void search_kernel(WeightArrays a, QuantScheme scheme, std::int64_t w
     const GroupGrid grid = group_grid(scheme, {a.wmin[group.index], a.wmax[group.index], scale, scale});
     float error = 0;
     for (std::int64_t i = group.lane; i < group.size; i += kWarp) {
-      error += inputs[i] * nearest_error<kFloat4>(grid, load(weight[group.offset + i]));
+      error += inputs[i] * nearest_error<kType>(grid, load(weight[group.offset + i]));
     }
     error = warp_sum(error);
     if (error < least) {
@@ -114,7 +114,7 @@ __global__ void search_kernel(WeightArrays a, QuantScheme scheme, std::int64_t w
   a.max_scale[group.index] = best;
 }
 
-template <bool kFloat4, class W>
+template <WeightType kType, class W>
 __global__ void quantize_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, const bool* wanted,
                                 QuantizedArrays out) {
   if (wanted != nullptr && !*wanted) return;
@@ -123,11 +123,23 @@ __global__ void quantize_kernel(WeightArrays a, QuantScheme scheme, std::int64_t
   const GroupGrid grid = grid_of(a, scheme, group.index);
   const W* weight = static_cast<const W*>(a.weight);
   for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += kWarp) {
-    out.q[i] = bits_of<kFloat4>(grid, load(weight[i]), a.v[i]);
+    out.q[i] = static_cast<std::uint8_t>(bits_of<kType>(grid, load(weight[i]), a.v[i]));
   }
   if (group.lane != 0) return;
   out.scale[group.index] = grid.scale;
   out.zero_point[group.index] = static_cast<std::uint8_t>(grid.zero_point);
+}
+
+// Calls body with a null pointer of the weight's type and with what it becomes as a type, to pick the templates.
+template <class Body>
+void with_types(const WeightArrays& a, const QuantScheme& scheme, const Body& body) {
+  with_type(scheme, [&](auto type) {
+    if (a.weight_is_bf16) {
+      body(static_cast<__nv_bfloat16*>(nullptr), type);
+    } else {
+      body(static_cast<float*>(nullptr), type);
+    }
+  });
 }
 
 unsigned blocks_for(const WeightArrays& a) {
@@ -140,9 +152,9 @@ void launch_gradient(const WeightArrays& a, const QuantScheme& scheme, const flo
                      const GradientArrays& out) {
   const std::int64_t width = scheme.group_columns(a.columns);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
-  with_types<__nv_bfloat16>(a, scheme, [&](auto* weight, auto float4) {
+  with_types(a, scheme, [&](auto* weight, auto type) {
     using W = std::remove_pointer_t<decltype(weight)>;
-    gradient_kernel<decltype(float4)::value, W>
+    gradient_kernel<decltype(type)::value, W>
         <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, gradient, size, out);
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -153,9 +165,9 @@ void launch_gradient(const WeightArrays& a, const QuantScheme& scheme, const flo
 void search_scales(const WeightArrays& a, const QuantScheme& scheme, const float* importance) {
   const std::int64_t width = scheme.group_columns(a.columns);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
-  with_types<__nv_bfloat16>(a, scheme, [&](auto* weight, auto float4) {
+  with_types(a, scheme, [&](auto* weight, auto type) {
     using W = std::remove_pointer_t<decltype(weight)>;
-    search_kernel<decltype(float4)::value, W>
+    search_kernel<decltype(type)::value, W>
         <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, importance);
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -164,10 +176,10 @@ void search_scales(const WeightArrays& a, const QuantScheme& scheme, const float
 void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* result, bool result_is_bf16) {
   const std::int64_t width = scheme.group_columns(a.columns);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
-  with_types<__nv_bfloat16>(a, scheme, [&](auto* weight, auto float4) {
+  with_types(a, scheme, [&](auto* weight, auto type) {
     using W = std::remove_pointer_t<decltype(weight)>;
     const auto launch = [&](auto* out) {
-      fake_quantize_kernel<decltype(float4)::value, W>
+      fake_quantize_kernel<decltype(type)::value, W>
           <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, out);
     };
     if (result_is_bf16) {
@@ -191,9 +203,9 @@ void rounding_gradients(const WeightArrays& a, const QuantScheme& scheme, const 
 void quantize(const WeightArrays& a, const QuantScheme& scheme, const bool* wanted, const QuantizedArrays& out) {
   const std::int64_t width = scheme.group_columns(a.columns);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
-  with_types<__nv_bfloat16>(a, scheme, [&](auto* weight, auto float4) {
+  with_types(a, scheme, [&](auto* weight, auto type) {
     using W = std::remove_pointer_t<decltype(weight)>;
-    quantize_kernel<decltype(float4)::value, W>
+    quantize_kernel<decltype(type)::value, W>
         <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, wanted, out);
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();

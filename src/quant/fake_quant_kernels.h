@@ -36,21 +36,13 @@ struct QuantizedArrays {
   std::uint8_t* zero_point;
 };
 
-// Calls body with a null pointer of the weight's type and with whether it becomes a float, to pick the templates. Bf16 is
-// the backend's own type of such a number.
-template <class Bf16, class Body>
-void with_types(const WeightArrays& arrays, const QuantScheme& scheme, const Body& body) {
-  const auto with = [&](auto float4) {
-    if (arrays.weight_is_bf16) {
-      body(static_cast<Bf16*>(nullptr), float4);
-    } else {
-      body(static_cast<float*>(nullptr), float4);
-    }
-  };
-  if (scheme.type == WeightType::kInt) {
-    with(std::false_type());
-  } else {
-    with(std::true_type());
+// Calls body with scheme.type as a type, to pick a template.
+template <class Body>
+void with_type(const QuantScheme& scheme, const Body& body) {
+  switch (scheme.type) {
+    case WeightType::kInt: return body(std::integral_constant<WeightType, WeightType::kInt>());
+    case WeightType::kMxFp4: return body(std::integral_constant<WeightType, WeightType::kMxFp4>());
+    case WeightType::kNvFp4: return body(std::integral_constant<WeightType, WeightType::kNvFp4>());
   }
 }
 

@@ -30,13 +30,16 @@
 #include <cstdint>
 #include <cstring>
 
+#include "base/bf16_bits.h"
 #include "quant/scheme.h"
 
 namespace roundtable {
 
+// All are inlined where they are called, whatever their size: a loop with a call in it is not vectorized.
+
 // The least magnitude of a scale: auto-round's q_scale_thresh, which depends on the scale's dtype and is rounded to it
 // (a scale that fp16 does not hold would not be read back as it was tuned): 1e-5 becomes 168 * 2^-24.
-C10_HOST_DEVICE inline float least_scale(const QuantScheme& scheme) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE float least_scale(const QuantScheme& scheme) {
   return scheme.fp16_scale ? 168.0f / 16777216.0f : 1e-8f;
 }
 
@@ -58,13 +61,12 @@ struct GroupGrid {
   float dscale_dmax = 0;     // ds / d max_scale
   float dzero_dmin = 0;      // dz / d min_scale, through s as well
   float dzero_dmax = 0;
-  float inverse_scale = 0;   // floats of 4 bits only; 0 for a scale of 0
-  float own_exponent = 0;    // kMxFp4: 1, else 0
+  float inverse_scale = 0;   // 1 / scale; 0 for a scale of 0
 };
 
 // x without the last kDropped of its mantissa's 23 bits, half to even.
 template <int kDropped>
-C10_HOST_DEVICE inline float round_mantissa(float x) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE float round_mantissa(float x) {
   constexpr std::uint32_t kLast = 1u << kDropped;  // of the bits that stay
   std::uint32_t bits;
   std::memcpy(&bits, &x, sizeof(bits));
@@ -75,7 +77,7 @@ C10_HOST_DEVICE inline float round_mantissa(float x) {
 }
 
 // To fp16 and back, half to even. c10::Half's conversion is exact, too, but keeps loops from being vectorized.
-C10_HOST_DEVICE inline float round_half(float x) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE float round_half(float x) {
   const float normal = round_mantissa<13>(x);
   constexpr float kUlps = 0.75f;  // an ulp here is fp16's least number, 2^-24
   const float magnitude = fabsf(x);
@@ -83,11 +85,11 @@ C10_HOST_DEVICE inline float round_half(float x) {
   return fabsf(rounded) > 65504.0f ? copysignf(INFINITY, x) : rounded;
 }
 
-C10_HOST_DEVICE inline float round_scale(const QuantScheme& scheme, float scale) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE float round_scale(const QuantScheme& scheme, float scale) {
   return scheme.fp16_scale ? round_half(scale) : scale;
 }
 
-C10_HOST_DEVICE inline GroupGrid symmetric_grid(const QuantScheme& scheme, GroupRange range) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE GroupGrid symmetric_grid(const QuantScheme& scheme, GroupRange range) {
   const float levels = static_cast<float>(1 << (scheme.bits - 1));  // M
   const float least = least_scale(scheme);
   const float a = -range.wmin * range.min_scale;
@@ -103,15 +105,17 @@ C10_HOST_DEVICE inline GroupGrid symmetric_grid(const QuantScheme& scheme, Group
   // max() shares the gradient of a tie evenly, as torch.max does.
   const float share_a = 0.5f + 0.5f * (static_cast<float>(a > c) - static_cast<float>(a < c));
   const float slope = held ? 0.0f : sign / divisor;
-  return {.scale = held ? signed_least : raw,
+  const float scale = held ? signed_least : raw;
+  return {.scale = scale,
           .zero_point = levels,
           .low = -levels,
           .high = levels - 1,
           .dscale_dmin = slope * share_a * -range.wmin,
-          .dscale_dmax = slope * (1.0f - share_a) * range.wmax};
+          .dscale_dmax = slope * (1.0f - share_a) * range.wmax,
+          .inverse_scale = 1.0f / scale};
 }
 
-C10_HOST_DEVICE inline GroupGrid asymmetric_grid(const QuantScheme& scheme, GroupRange range) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE GroupGrid asymmetric_grid(const QuantScheme& scheme, GroupRange range) {
   const float top = static_cast<float>((1 << scheme.bits) - 1);
   const float least = least_scale(scheme);
   const float low_end = range.wmin * range.min_scale;
@@ -135,21 +139,22 @@ C10_HOST_DEVICE inline GroupGrid asymmetric_grid(const QuantScheme& scheme, Grou
           .dscale_dmin = dscale_dmin,
           .dscale_dmax = dscale_dmax,
           .dzero_dmin = moves ? -range.wmin / scale + dzero_dscale * dscale_dmin : 0.0f,
-          .dzero_dmax = moves ? dzero_dscale * dscale_dmax : 0.0f};
+          .dzero_dmax = moves ? dzero_dscale * dscale_dmax : 0.0f,
+          .inverse_scale = 1.0f / scale};
 }
 
 constexpr float kLargestE2m1 = 6.0f;
 constexpr float kLargestE4m3 = 448.0f;
 
 // floor(log2(x)) of a positive x; of a denormal one, a number below -126. frexp would keep loops from being vectorized.
-C10_HOST_DEVICE inline int exponent_of(float x) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE int exponent_of(float x) {
   std::int32_t bits;
   std::memcpy(&bits, &x, sizeof(bits));
   return (bits >> 23) - 127;
 }
 
 // 2^exponent, of -127 to 127.
-C10_HOST_DEVICE inline float power_of_two(int exponent) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE float power_of_two(int exponent) {
   const std::int32_t bits = exponent < -126 ? 1 << 22 : (exponent + 127) << 23;
   float power;
   std::memcpy(&power, &bits, sizeof(power));
@@ -157,13 +162,13 @@ C10_HOST_DEVICE inline float power_of_two(int exponent) {
 }
 
 // To E4M3 and back, half to even; x in [0, 448]. In the form of round_half, for the same reason.
-C10_HOST_DEVICE inline float round_e4m3(float x) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE float round_e4m3(float x) {
   const float normal = round_mantissa<20>(x);
   constexpr float kUlps = 24576.0f;  // an ulp here is E4M3's least number, 2^-9
   return x < 0.015625f ? (x + kUlps) - kUlps : normal;
 }
 
-C10_HOST_DEVICE inline GroupGrid mx_fp4_grid(float largest, float max_scale) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE GroupGrid mx_fp4_grid(float largest, float max_scale) {
   constexpr int kLargestExponent = 127;  // of E8M0
   GroupGrid grid{};
   const float reach = largest * max_scale;
@@ -175,11 +180,10 @@ C10_HOST_DEVICE inline GroupGrid mx_fp4_grid(float largest, float max_scale) {
   grid.scale = power_of_two(in_range);
   grid.inverse_scale = power_of_two(-in_range);
   grid.dscale_dmax = held || reach == 0 ? 0.0f : grid.scale / max_scale;
-  grid.own_exponent = 1;
   return grid;
 }
 
-C10_HOST_DEVICE inline GroupGrid nv_fp4_grid(float global_scale, float largest, float max_scale) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE GroupGrid nv_fp4_grid(float global_scale, float largest, float max_scale) {
   GroupGrid grid{};
   const float wanted = global_scale * (largest * max_scale * (1.0f / kLargestE2m1));
   const bool held = wanted > kLargestE4m3;
@@ -189,7 +193,7 @@ C10_HOST_DEVICE inline GroupGrid nv_fp4_grid(float global_scale, float largest, 
   return grid;
 }
 
-C10_HOST_DEVICE inline GroupGrid float4_grid(const QuantScheme& scheme, GroupRange range) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE GroupGrid float4_grid(const QuantScheme& scheme, GroupRange range) {
   const float largest = range.wmax > -range.wmin ? range.wmax : -range.wmin;
   GroupGrid grid = scheme.type == WeightType::kMxFp4 ? mx_fp4_grid(largest, range.max_scale)
                                                      : nv_fp4_grid(scheme.global_scale, largest, range.max_scale);
@@ -198,62 +202,89 @@ C10_HOST_DEVICE inline GroupGrid float4_grid(const QuantScheme& scheme, GroupRan
   return grid;
 }
 
-C10_HOST_DEVICE inline GroupGrid group_grid(const QuantScheme& scheme, GroupRange range) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE GroupGrid group_grid(const QuantScheme& scheme, GroupRange range) {
   if (scheme.type != WeightType::kInt) return float4_grid(scheme, range);
   return scheme.symmetric ? symmetric_grid(scheme, range) : asymmetric_grid(scheme, range);
 }
 
-C10_HOST_DEVICE inline float round_e2m1(float x) {
-  const float magnitude = fabsf(x);
-  const float steps = magnitude < 2 ? 2.0f : (magnitude < 4 ? 1.0f : 0.5f);  // a unit
-  const float step = magnitude < 2 ? 0.5f : (magnitude < 4 ? 1.0f : 2.0f);
-  return rintf(x * steps) * step;
+// The largest power of two in |x|, no less than 1. `bits` are those of x.
+C10_HOST_DEVICE C10_ALWAYS_INLINE float power_within(std::uint32_t bits) {
+  constexpr std::uint32_t kExponent = 0x7f800000u;
+  constexpr std::uint32_t kOne = 0x3f800000u;
+  const std::uint32_t own = bits & kExponent;
+  const std::uint32_t raised = own > kOne ? own : kOne;
+  float power;
+  std::memcpy(&power, &raised, sizeof(power));
+  return power;
 }
 
-// E2M1's bits: the sign, two of exponent, one of mantissa; and back.
-C10_HOST_DEVICE inline std::uint8_t e2m1_bits(float level) {
+// x in [-6, 6]. Steps are half of the power of two in |x|: adding a number whose ulp is a step rounds to one.
+C10_HOST_DEVICE C10_ALWAYS_INLINE float round_e2m1(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  const float rounder = power_within(bits) * 6291456.0f;  // 1.5 * 2^23 steps
+  return (x + rounder) - rounder;
+}
+
+// E2M1's bits: the sign, two of exponent, one of mantissa; and back. From 1 on they are the middle of a float's.
+C10_HOST_DEVICE C10_ALWAYS_INLINE std::int32_t e2m1_bits(float level) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &level, sizeof(bits));
   const float magnitude = fabsf(level);
-  const float index = magnitude < 2 ? 2 * magnitude : (magnitude < 4 ? magnitude + 2 : magnitude / 2 + 4);
-  return static_cast<std::uint8_t>(static_cast<int>(index) + (level < 0 ? 8 : 0));
+  const auto small = static_cast<std::int32_t>(2 * magnitude);
+  const auto large = static_cast<std::int32_t>((bits >> 22) & 511u) - 252;
+  return (magnitude < 1 ? small : large) | static_cast<std::int32_t>((bits >> 28) & 8u);
 }
 
-C10_HOST_DEVICE inline float e2m1_level(std::uint8_t bits) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE float e2m1_level(std::uint8_t bits) {
   const auto index = static_cast<float>(bits & 7);
   const float magnitude = index < 4 ? index / 2 : (index < 6 ? index - 2 : 2 * index - 8);
   return bits & 8 ? -magnitude : magnitude;
 }
 
 // In the form that is one instruction each, the least and the greatest of two.
-C10_HOST_DEVICE inline float clamped(const GroupGrid& grid, float value) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE float clamped(const GroupGrid& grid, float value) {
   const float raised = value > grid.low ? value : grid.low;
   return raised < grid.high ? raised : grid.high;
 }
 
-// What a weight becomes, before it is scaled. kFloat4 is a template's, so that loops over integers hold no more than
-// they did.
-template <bool kFloat4>
-C10_HOST_DEVICE inline float level_of(const GroupGrid& grid, float weight, float v) {
-  if constexpr (kFloat4) return round_e2m1(clamped(grid, weight * grid.inverse_scale + v));
-  return clamped(grid, rintf(weight / grid.scale + v));
+// weight / scale, rounded as IEEE's division rounds, by a product and one correction: a division takes a CPU longer than
+// all else that is done to a weight. Before its last rounding the sum is within 2^-47 of the quotient, and the quotient of
+// 24 bits by a scale in fp16, of 11, is never so near to the middle between two floats (2^-35). By a scale in fp32 it may
+// be, once in millions, and an ulp off then.
+C10_HOST_DEVICE C10_ALWAYS_INLINE float ratio_of(const GroupGrid& grid, float weight) {
+#if RT_FAST_FMA || defined(__CUDA_ARCH__)
+  const float near = weight * grid.inverse_scale;
+  return fmaf(fmaf(-near, grid.scale, weight), grid.inverse_scale, near);
+#else
+  return weight / grid.scale;
+#endif
+}
+
+// What a weight becomes, before it is scaled. The type is a template's, so that loops hold no more than theirs needs.
+template <WeightType kType>
+C10_HOST_DEVICE C10_ALWAYS_INLINE float level_of(const GroupGrid& grid, float weight, float v) {
+  if constexpr (kType != WeightType::kInt) return round_e2m1(clamped(grid, weight * grid.inverse_scale + v));
+  return clamped(grid, rintf(ratio_of(grid, weight) + v));
 }
 
 // What scales are searched among: 1, 0.975, ... 0.4.
 constexpr int kScaleCandidates = 25;
-C10_HOST_DEVICE inline float scale_candidate(int i) { return 1.0f - 0.025f * static_cast<float>(i); }
+C10_HOST_DEVICE C10_ALWAYS_INLINE float scale_candidate(int i) { return 1.0f - 0.025f * static_cast<float>(i); }
 
 // Squared error of a weight that is rounded to nearest.
-template <bool kFloat4>
-C10_HOST_DEVICE inline float nearest_error(const GroupGrid& grid, float weight) {
-  const float error = grid.scale * level_of<kFloat4>(grid, weight, 0.0f) - weight;
+template <WeightType kType>
+C10_HOST_DEVICE C10_ALWAYS_INLINE float nearest_error(const GroupGrid& grid, float weight) {
+  const float error = grid.scale * level_of<kType>(grid, weight, 0.0f) - weight;
   return error * error;
 }
 
-// As it is stored.
-template <bool kFloat4>
-C10_HOST_DEVICE inline std::uint8_t bits_of(const GroupGrid& grid, float weight, float v) {
-  const float level = level_of<kFloat4>(grid, weight, v);
-  if constexpr (kFloat4) return e2m1_bits(level);
-  return static_cast<std::uint8_t>(static_cast<std::int32_t>(level + grid.zero_point));
+// As it is stored, in 8 bits.
+template <WeightType kType>
+C10_HOST_DEVICE C10_ALWAYS_INLINE std::int32_t bits_of(const GroupGrid& grid, float weight, float v) {
+  const float level = level_of<kType>(grid, weight, v);
+  if constexpr (kType != WeightType::kInt) return e2m1_bits(level);
+  return static_cast<std::int32_t>(level + grid.zero_point);
 }
 
 // Contribution of one weight, with gradient g = dL/dWq, to the gradients of its group's scale and zero point:
@@ -265,21 +296,22 @@ struct WeightGradient {
   float dzero;
 };
 
-template <bool kFloat4>
-C10_HOST_DEVICE inline WeightGradient weight_gradient(const GroupGrid& grid, float weight, float v, float g) {
+template <WeightType kType>
+C10_HOST_DEVICE C10_ALWAYS_INLINE WeightGradient weight_gradient(const GroupGrid& grid, float weight, float v, float g) {
   WeightGradient out;
-  if constexpr (kFloat4) {
+  if constexpr (kType != WeightType::kInt) {
     const float ratio = weight * grid.inverse_scale;
     const float t = ratio + v;
     const bool inside = t >= grid.low && t <= grid.high;
     const float q = round_e2m1(clamped(grid, t));
     // At 0, where auto-round's is |t| times its sign, nothing: a weight that was pruned stays so.
-    const float slope = !inside || t == 0 ? 0.0f : (grid.own_exponent != 0 && fabsf(t) >= 1 ? q / t : 1.0f);
+    float slope = inside && t != 0 ? 1.0f : 0.0f;
+    if constexpr (kType == WeightType::kMxFp4) slope = inside && fabsf(t) >= 1 ? q / t : slope;
     out.dv = g * grid.scale * slope;
     out.dscale = g * (q - slope * ratio);
     out.dzero = 0;
   } else {
-    const float ratio = weight / grid.scale;
+    const float ratio = ratio_of(grid, weight);
     const float value = rintf(ratio + v);
     const float q = clamped(grid, value);
     const bool inside = q == value;
@@ -297,15 +329,18 @@ struct RangeGradient {
 };
 
 // Chain rule from the group's sums of dscale and dzero to its two tuned scales.
-C10_HOST_DEVICE inline RangeGradient range_gradient(GroupGrid grid, float dscale, float dzero) {
+C10_HOST_DEVICE C10_ALWAYS_INLINE RangeGradient range_gradient(GroupGrid grid, float dscale, float dzero) {
   return {dscale * grid.dscale_dmin + dzero * grid.dzero_dmin, dscale * grid.dscale_dmax + dzero * grid.dzero_dmax};
 }
 
-C10_HOST_DEVICE inline float sign_of(float x) { return static_cast<float>(x > 0) - static_cast<float>(x < 0); }
+// p - lr * sign(dL/dp); a gradient that is not a number moves nothing.
+C10_HOST_DEVICE C10_ALWAYS_INLINE float stepped(float value, float gradient, float lr) {
+  return value - (fabsf(gradient) > 0 ? copysignf(lr, gradient) : 0.0f);
+}
 
-// p - lr * sign(dL/dp), kept in [0, 1]: min_scale and max_scale.
-C10_HOST_DEVICE inline float stepped_scale(float value, float gradient, float lr) {
-  const float next = value - lr * sign_of(gradient);
+// The same, kept in [0, 1]: min_scale and max_scale.
+C10_HOST_DEVICE C10_ALWAYS_INLINE float stepped_scale(float value, float gradient, float lr) {
+  const float next = stepped(value, gradient, lr);
   return next < 0.0f ? 0.0f : (next > 1.0f ? 1.0f : next);
 }
 
