@@ -15,7 +15,7 @@ from multiprocessing import shared_memory
 
 import torch
 
-TILE_ROWS = 128  # of attention: kTileRows of src/model/attention.cc
+TILE_ROWS = 64  # of attention: kTileRows of src/model/attention_rows.cc
 PATIENCE = 120  # seconds that a process waits for the others
 
 

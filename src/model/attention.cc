@@ -3,7 +3,7 @@
 // LibTorch's CPU kernel multiplies in fp32 (its bf16 products go through MKL, which widens them on many CPUs) and
 // repeats the key/value heads. Here a tile of rows goes through batched products in the activations' own dtype, which
 // run at the machine's bf16 rate; all query heads that share a key/value head are rows of one product, and keys that
-// the whole tile cannot see are left out.
+// the whole tile cannot see are left out. packed_attention.h goes further where the CPU has bf16 instructions.
 #include "model/attention.h"
 
 #include <ATen/Parallel.h>
@@ -15,9 +15,10 @@
 #include <optional>
 #include <vector>
 
-#include "base/bf16_bits.h"
 #include "base/error.h"
-#include "base/exp_inline.h"
+#include "model/attention_heads.h"
+#include "model/attention_rows.h"
+#include "model/packed_attention.h"
 
 namespace roundtable {
 namespace {
@@ -25,79 +26,12 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr std::int64_t kTileRows = 128;
 constexpr std::int64_t kGrainScores = 16384;       // elements a thread takes at least
 constexpr std::int64_t kScoresInCache = 200'000;   // of a thread, in fp32: less than its level 2 cache
 
-// Query rows [begin, end) and the keys [first_key, end) that any of them sees.
-struct Tile {
-  std::int64_t begin, end, first_key;
-  std::int64_t rows() const { return end - begin; }
-  std::int64_t keys() const { return end - first_key; }
-};
-
-std::vector<Tile> make_tiles(std::int64_t seqlen, std::int64_t window) {
-  std::vector<Tile> tiles;
-  for (std::int64_t begin = 0; begin < seqlen; begin += kTileRows) {
-    const std::int64_t first_key = window > 0 ? std::max<std::int64_t>(0, begin - window + 1) : 0;
-    tiles.push_back({begin, std::min(seqlen, begin + kTileRows), first_key});
-  }
-  return tiles;
-}
-
-// The keys of a tile that query row `row` of it sees, as places within the tile's keys.
-struct VisibleKeys {
-  std::int64_t begin, end;
-};
-VisibleKeys visible_keys(const Tile& tile, std::int64_t row, std::int64_t window) {
-  const std::int64_t position = tile.begin + row;
-  const std::int64_t first = window > 0 ? std::max(tile.first_key, position - window + 1) : tile.first_key;
-  return {first - tile.first_key, position + 1 - tile.first_key};
-}
-
-RT_SIMD_CLONES float largest(const float* __restrict x, std::int64_t n) {
-  float top = x[0];
-#pragma omp simd reduction(max : top)
-  for (std::int64_t i = 0; i < n; ++i) top = x[i] > top ? x[i] : top;
-  return top;
-}
-
-// x <- exp((x - top) * scale); returns the sum.
-RT_SIMD_CLONES float exp_in_place(float* __restrict x, std::int64_t n, float top, float scale) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < n; ++i) {
-    x[i] = exp_of((x[i] - top) * scale);
-    sum += x[i];
-  }
-  return sum;
-}
-
-template <class T>
-RT_SIMD_CLONES void store_scaled(const float* __restrict x, std::int64_t n, float factor, T* __restrict y) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) store(x[i] * factor, y[i]);
-}
-
-template <class T>
-RT_SIMD_CLONES float dot(const T* __restrict a, const T* __restrict b, std::int64_t n) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < n; ++i) sum += load(a[i]) * load(b[i]);
-  return sum;
-}
-
-// gradient <- p * (gradient - mean) * scale: the softmax's own gradient, with mean = sum(p * gradient).
-template <class T>
-RT_SIMD_CLONES void softmax_gradient(const T* __restrict p, std::int64_t n, float mean, float scale,
-                                     T* __restrict gradient) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) store(load(p[i]) * (load(gradient[i]) - mean) * scale, gradient[i]);
-}
-
-// Calls body(row of the flattened tensor, the keys it sees) for all rows of [batch, heads' tile rows, keys], in parallel.
+// Calls body(first element of a row, the keys it sees) for all rows of [n, heads' tile rows, keys], in parallel.
 template <class Body>
-void for_each_row(const Tile& tile, std::int64_t total_rows, std::int64_t window, const Body& body) {
+void for_each_row(const AttentionTile& tile, std::int64_t total_rows, std::int64_t window, const Body& body) {
   at::parallel_for(0, total_rows, std::max<std::int64_t>(1, kGrainScores / tile.keys()),
                    [&](std::int64_t first, std::int64_t last) {
                      for (std::int64_t r = first; r < last; ++r) {
@@ -108,65 +42,28 @@ void for_each_row(const Tile& tile, std::int64_t total_rows, std::int64_t window
 
 // scores fp32 [n, rows, keys] -> probabilities in T; scores are used up.
 template <class T>
-void softmax_rows(const Tile& tile, std::int64_t window, float scale, torch::Tensor& scores, torch::Tensor& p) {
+void softmax_rows(const AttentionTile& tile, std::int64_t window, float scale, torch::Tensor& scores, torch::Tensor& p) {
   float* s = scores.data_ptr<float>();
   T* out = static_cast<T*>(p.data_ptr());
-  for_each_row(tile, scores.size(0) * scores.size(1), window, [&](std::int64_t offset, VisibleKeys seen) {
-    float* row = s + offset + seen.begin;
-    T* to = out + offset;
-    const std::int64_t n = seen.end - seen.begin;
-    const float sum = exp_in_place(row, n, largest(row, n), scale);
-    std::fill(to, to + seen.begin, T{});
-    store_scaled(row, n, 1.0f / sum, to + seen.begin);
-    std::fill(to + seen.end, to + tile.keys(), T{});
+  for_each_row(tile, scores.size(0) * scores.size(1), window, [&](std::int64_t at, VisibleKeys seen) {
+    softmax_row(s + at, seen, tile.keys(), scale, out + at);
   });
 }
 
 // dL/dp -> dL/d(q k^T), in place.
 template <class T>
-void softmax_rows_gradient(const Tile& tile, std::int64_t window, float scale, const torch::Tensor& p,
+void softmax_rows_gradient(const AttentionTile& tile, std::int64_t window, float scale, const torch::Tensor& p,
                            torch::Tensor& gradient) {
   const T* probabilities = static_cast<const T*>(p.const_data_ptr());
   T* g = static_cast<T*>(gradient.data_ptr());
-  for_each_row(tile, p.size(0) * p.size(1), window, [&](std::int64_t offset, VisibleKeys seen) {
-    const T* row = probabilities + offset + seen.begin;
-    T* to = g + offset;
-    const std::int64_t n = seen.end - seen.begin;
-    const float mean = dot(row, to + seen.begin, n);
-    std::fill(to, to + seen.begin, T{});
-    softmax_gradient(row, n, mean, scale, to + seen.begin);
-    std::fill(to + seen.end, to + tile.keys(), T{});
+  for_each_row(tile, p.size(0) * p.size(1), window, [&](std::int64_t at, VisibleKeys seen) {
+    softmax_gradient_row(probabilities + at, g + at, seen, tile.keys(), scale, g + at);
   });
 }
 
-// The head layout of a call: n = batch * kv_heads products, each with `shared` query heads as its rows.
-struct Heads {
-  std::int64_t batch, kv_heads, shared, seqlen, head_dim;
-  std::int64_t n() const { return batch * kv_heads; }
-
-  // [batch, heads, seqlen, head_dim] -> the tile's rows [n, shared * rows, head_dim], contiguous.
-  torch::Tensor rows_of(const torch::Tensor& x, const Tile& tile) const {
-    return x.unflatten(1, {kv_heads, shared})
-        .narrow(3, tile.begin, tile.rows())
-        .reshape({n(), shared * tile.rows(), head_dim})
-        .contiguous();
-  }
-  // The other way round, into the tile's part of [batch, seqlen, heads, head_dim].
-  void put_rows(const torch::Tensor& rows, const Tile& tile, torch::Tensor& whole) const {
-    whole.narrow(1, tile.begin, tile.rows())
-        .unflatten(2, {kv_heads, shared})
-        .copy_(rows.view({batch, kv_heads, shared, tile.rows(), head_dim}).permute({0, 3, 1, 2, 4}));
-  }
-  // [batch, kv_heads, seqlen, head_dim] -> [n, seqlen, head_dim], contiguous.
-  torch::Tensor keys_of(const torch::Tensor& x) const { return x.reshape({n(), seqlen, head_dim}).contiguous(); }
-  torch::Tensor new_rows(const torch::Tensor& like) const {
-    return torch::empty({batch, seqlen, kv_heads * shared, head_dim}, like.options());
-  }
-};
-
 // Probabilities [n, shared * rows, keys] of a tile. Its scores are made a few heads at a time, so that the softmax finds
 // them in the cache.
-torch::Tensor tile_probabilities(const torch::Tensor& rows, const torch::Tensor& wide_keys, const Tile& tile,
+torch::Tensor tile_probabilities(const torch::Tensor& rows, const torch::Tensor& wide_keys, const AttentionTile& tile,
                                  std::int64_t window, double scale) {
   const bool bf16 = rows.scalar_type() == torch::kBFloat16;
   const torch::Tensor wide_rows = rows.to(torch::kFloat32);
@@ -187,14 +84,14 @@ torch::Tensor tile_probabilities(const torch::Tensor& rows, const torch::Tensor&
 struct TiledAttention : public torch::autograd::Function<TiledAttention> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& q, const torch::Tensor& k_in,
                                const torch::Tensor& v_in, double scale, std::int64_t window) {
-    const Heads heads{q.size(0), k_in.size(1), q.size(1) / k_in.size(1), q.size(2), q.size(3)};
+    const auto heads = AttentionHeads::of(q, k_in);
     const torch::Tensor k = heads.keys_of(k_in);
     const torch::Tensor v = heads.keys_of(v_in);
     const torch::Tensor wide_k = k.to(torch::kFloat32);
     const bool keep = q.requires_grad() || k_in.requires_grad() || v_in.requires_grad();
     variable_list kept{q, k, v};
     torch::Tensor out = heads.new_rows(q);
-    for (const Tile& tile : make_tiles(heads.seqlen, window)) {
+    for (const AttentionTile& tile : attention_tiles(heads.seqlen, window)) {
       const torch::Tensor p =
           tile_probabilities(heads.rows_of(q, tile), wide_k.narrow(1, tile.first_key, tile.keys()), tile, window, scale);
       heads.put_rows(torch::bmm(p, v.narrow(1, tile.first_key, tile.keys())), tile, out);
@@ -213,15 +110,14 @@ struct TiledAttention : public torch::autograd::Function<TiledAttention> {
     const torch::Tensor& v = kept[2];
     const auto scale = static_cast<float>(context->saved_data["scale"].toDouble());
     const std::int64_t window = context->saved_data["window"].toInt();
-    const std::int64_t kv_heads = k.size(0) / q.size(0);
-    const Heads heads{q.size(0), kv_heads, q.size(1) / kv_heads, q.size(2), q.size(3)};
+    const auto heads = AttentionHeads::of(q, k.unflatten(0, {q.size(0), -1}));
     const bool bf16 = q.scalar_type() == torch::kBFloat16;
     // A key's gradient is a sum over tiles, so it is kept in fp32.
     torch::Tensor dk = torch::zeros(k.sizes(), k.options().dtype(torch::kFloat32));
     torch::Tensor dv = torch::zeros_like(dk);
     torch::Tensor dq = heads.new_rows(q);
     std::size_t place = 3;
-    for (const Tile& tile : make_tiles(heads.seqlen, window)) {
+    for (const AttentionTile& tile : attention_tiles(heads.seqlen, window)) {
       const torch::Tensor& p = kept[place++];
       const auto keys_of = [&](const torch::Tensor& x) { return x.narrow(1, tile.first_key, tile.keys()); };
       const torch::Tensor dy = heads.rows_of(grad_outputs[0], tile);
@@ -231,7 +127,7 @@ struct TiledAttention : public torch::autograd::Function<TiledAttention> {
       heads.put_rows(torch::bmm(ds, keys_of(k)), tile, dq);
       keys_of(dk).add_(torch::bmm(ds.transpose(1, 2), heads.rows_of(q, tile)));
     }
-    const auto kv_shape = {q.size(0), kv_heads, q.size(2), q.size(3)};
+    const auto kv_shape = {heads.batch, heads.kv_heads, heads.seqlen, heads.head_dim};
     return {dq.transpose(1, 2), dk.to(k.scalar_type()).view(kv_shape), dv.to(v.scalar_type()).view(kv_shape),
             torch::Tensor(), torch::Tensor()};
   }
@@ -270,13 +166,14 @@ torch::Tensor causal_attention(const torch::Tensor& q, const torch::Tensor& k, c
   RT_CHECK(q.size(1) % k.size(1) == 0 && k.sizes() == v.sizes() && q.size(2) == k.size(2) && scale > 0);
   if (soft_cap > 0) return capped_attention(q, k, v, scale, window, soft_cap);
   if (!q.is_cpu()) return library_attention(q, k, v, scale, window);
+  if (takes_packed_attention(q)) return packed_attention(q, k, v, scale, window);
   return TiledAttention::apply(q, k, v, scale, window);
 }
 
 std::int64_t kept_attention_bytes(std::int64_t batch, std::int64_t heads, std::int64_t seqlen, std::int64_t window,
                                   std::int64_t element_bytes) {
   std::int64_t elements = 0;
-  for (const Tile& tile : make_tiles(seqlen, window)) elements += tile.rows() * tile.keys();
+  for (const AttentionTile& tile : attention_tiles(seqlen, window)) elements += tile.rows() * tile.keys();
   return batch * heads * elements * element_bytes;
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/bf16_bits.h"
+#include "base/bf16_rows.h"
 #include "quant/fake_quant_kernels.h"
 #include "quant/fake_quant_math.h"
 
@@ -64,17 +65,7 @@ using Width = std::integral_constant<std::int64_t, kWidth>;
 
 // Weights are widened and results narrowed a row at a time, apart from the work on them: beside numbers of 8 or 16 bits
 // compilers take half of a vector's floats, or a quarter.
-RT_SIMD_CLONES void widen_row(const std::uint16_t* __restrict from, std::int64_t n, float* __restrict to) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) to[i] = load(from[i]);
-}
-
-RT_SIMD_CLONES void narrow_row(const float* __restrict from, std::int64_t n, std::uint16_t* __restrict to) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) store(from[i], to[i]);
-}
-
-RT_SIMD_CLONES void narrow_row(const std::int32_t* __restrict from, std::int64_t n, std::uint8_t* __restrict to) {
+RT_SIMD_CLONES void narrow_integers(const std::int32_t* __restrict from, std::int64_t n, std::uint8_t* __restrict to) {
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) to[i] = static_cast<std::uint8_t>(from[i]);
 }
@@ -362,7 +353,7 @@ void quantize(const WeightArrays& a, const QuantScheme& scheme, const bool* want
     for_each_piece(a, scheme, [&](const float* weight, std::int64_t at, std::int64_t first, const Row& row, Room& room) {
       std::int32_t* q = at_least(room.integers, row.columns);
       quantize_row<type(), width()>(weight, a.v + at, row, q);
-      narrow_row(q, row.columns, out.q + at);
+      narrow_integers(q, row.columns, out.q + at);
       for (std::int64_t g = 0; g < row.groups(); ++g) {
         out.scale[first + g] = row.grids.scale(g);
         out.zero_point[first + g] = static_cast<std::uint8_t>(row.grids.zero_point(g));

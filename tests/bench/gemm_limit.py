@@ -9,7 +9,7 @@ Products of bf16 matrices by torch.mm and torch.bmm, of the shapes that a step h
 already; each has operands of its own, as in a step:
   linear      y = x W^T, dW = dy^T x and dx = dy W of each layer. Layers that read the block's input have no dx:
               nothing before them is tuned.
-  attention   q k^T and p v; backward dp, dv, dq and dk. A tile of 128 query rows meets the keys up to its end alone
+  attention   q k^T and p v; backward dp, dv, dq and dk. A tile of 64 query rows meets the keys up to its end alone
               (causal), and query heads that share a key/value head are rows of one product (src/model/attention.cc).
 With several ranks each takes its share of the batch in a process of its own, all at once; the slowest counts.
 A model is read by its layers' names and sizes: Llama and what has its names. The last line of stdout is a JSON object:
@@ -41,7 +41,7 @@ import gpu_peaks
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "launch"))
 from machine_rates import Product, operands_of
 
-TILE_ROWS = 128  # kTileRows of src/model/attention.cc
+TILE_ROWS = 64  # kTileRows of src/model/attention_rows.cc
 READ_THE_INPUT = ("q_proj", "k_proj", "v_proj")
 PARTS = ("linear y = x W^T", "linear dx = dy W", "linear dW = dy^T x", "attention forward", "attention backward")
 WARM_UP = 3  # rounds

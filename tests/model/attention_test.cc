@@ -80,11 +80,13 @@ class CausalAttention : public ::testing::TestWithParam<Case> {
 TEST_P(CausalAttention, Fp32) { check(torch::kFloat32, 2e-6); }
 TEST_P(CausalAttention, Bf16) { check(torch::kBFloat16, 8e-3); }
 
-// One tile, tiles that do not divide, windows narrower and wider than a tile and than the sequence.
+// One tile, tiles that do not divide, windows narrower and wider than a tile and than the sequence; of an even length,
+// which packed products take, and an odd one.
 INSTANTIATE_TEST_SUITE_P(Shapes, CausalAttention,
                          ::testing::Values(Case{2, 2, 1, 0}, Case{4, 4, 37, 0}, Case{6, 2, 128, 0}, Case{6, 3, 301, 0},
                                            Case{4, 1, 301, 17}, Case{2, 2, 301, 128}, Case{4, 2, 301, 200},
-                                           Case{4, 2, 130, 1}, Case{4, 2, 130, 500}));
+                                           Case{4, 2, 130, 1}, Case{4, 2, 130, 500}, Case{6, 3, 300, 0}, Case{4, 1, 300, 17},
+                                           Case{2, 2, 300, 128}, Case{4, 2, 300, 201}));
 
 // Scores far from zero, where a score kept in bf16 would be off by whole units.
 TEST(CausalAttentionPrecision, LargeScoresKeepLibTorchsPrecision) {
@@ -106,10 +108,10 @@ TEST(CausalAttentionPrecision, LargeScoresKeepLibTorchsPrecision) {
 }
 
 TEST(CausalAttentionMemory, CountsWhatTheTilesKeep) {
-  // 300 rows: tiles of 128, 128 and 44 rows see 128, 256 and 300 keys.
-  EXPECT_EQ(kept_attention_bytes(2, 3, 300, 0, 2), 2 * 3 * (128 * 128 + 128 * 256 + 44 * 300) * 2);
-  // A window of 10: 128, 128 + 9 and 44 + 9 keys.
-  EXPECT_EQ(kept_attention_bytes(1, 1, 300, 10, 4), (128 * 128 + 128 * 137 + 44 * 53) * 4);
+  // 150 rows: tiles of 64, 64 and 22 rows see 64, 128 and 150 keys.
+  EXPECT_EQ(kept_attention_bytes(2, 3, 150, 0, 2), 2 * 3 * (64 * 64 + 64 * 128 + 22 * 150) * 2);
+  // A window of 10: 64, 64 + 9 and 22 + 9 keys, and one more where the first of them is odd.
+  EXPECT_EQ(kept_attention_bytes(1, 1, 150, 10, 4), (64 * 64 + 64 * 74 + 22 * 32) * 4);
 }
 
 }  // namespace
