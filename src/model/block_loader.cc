@@ -69,7 +69,7 @@ DecoderBlock make_block(const ModelConfig& config, const BlockWeights& weights, 
   std::vector<Linear> linears;
   const std::vector<LinearSpec> specs = block_linears(config);
   for (std::size_t i = 0; i < specs.size(); ++i) {
-    linears.push_back({specs[i].name, placed(weights.weights[i]), placed(weights.biases[i]), {}, {}});
+    linears.push_back({specs[i].name, placed(weights.weights[i]), placed(weights.biases[i]), {}});
   }
   std::vector<torch::Tensor> norms;
   for (const torch::Tensor& norm : weights.norms) norms.push_back(placed(norm));

@@ -6,17 +6,14 @@
 
 #include <cstdint>
 
-#include "model/accumulate.h"
-
 namespace roundtable {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// y = x W^T + b. dL/dW goes straight into the fp32 buffer: autograd's own accumulation would keep it in W's dtype and
-// allocate it anew in each micro-batch.
-struct AccumulatingLinear : public torch::autograd::Function<AccumulatingLinear> {
+// y = x W^T + b. dL/dW is handed on: autograd's own accumulation would keep a sum over micro-batches in W's dtype.
+struct TakenLinear : public torch::autograd::Function<TakenLinear> {
   // The weight is an argument so that the graph has something that asks for a gradient; a bias may be undefined,
   // which autograd does not take as an input.
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x, const torch::Tensor& weight,
@@ -31,8 +28,7 @@ struct AccumulatingLinear : public torch::autograd::Function<AccumulatingLinear>
     const torch::Tensor x = saved[0].flatten(0, -2);              // [tokens, in]
     const torch::Tensor dy = grad_outputs[0].flatten(0, -2);      // [tokens, out]
     const auto* layer = reinterpret_cast<const Linear*>(context->saved_data["layer"].toInt());
-    accumulate(layer->weight_gradient, torch::mm(dy.t(), x));
-    if (layer->on_gradient) layer->on_gradient();
+    layer->take_gradient(torch::mm(dy.t(), x));
     torch::Tensor dx;
     if (context->needs_input_grad(0)) dx = torch::mm(dy, saved[1]).view_as(saved[0]);
     return {dx, torch::Tensor(), torch::Tensor()};
@@ -42,8 +38,8 @@ struct AccumulatingLinear : public torch::autograd::Function<AccumulatingLinear>
 }  // namespace
 
 torch::Tensor Linear::forward(const torch::Tensor& x) const {
-  if (!weight_gradient.defined()) return torch::linear(x, weight, bias);
-  return AccumulatingLinear::apply(x, weight, this);
+  if (!take_gradient) return torch::linear(x, weight, bias);
+  return TakenLinear::apply(x, weight, this);
 }
 
 }  // namespace roundtable

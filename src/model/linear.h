@@ -1,4 +1,4 @@
-// A linear layer whose weight's gradient goes to a buffer of ours.
+// A linear layer whose weight's gradient goes where we want it.
 #pragma once
 
 #include <torch/types.h>
@@ -13,13 +13,9 @@ struct Linear {
   torch::Tensor weight;  // [out, in]
   torch::Tensor bias;    // [out], or undefined
 
-  // fp32 [out, in], or undefined. Where defined, the backward pass adds dL/dweight to it (over micro-batches: this
-  // is the gradient accumulation) and computes no gradient of the bias.
-  torch::Tensor weight_gradient;
-
-  // Where set, called by the backward pass each time it has added to `weight_gradient`: once a forward pass that used
-  // this layer. The layer stays where it is in between.
-  std::function<void()> on_gradient;
+  // Where set, the backward pass hands it dL/dweight [out, in] in the weight's dtype, once a forward pass that used this
+  // layer, and computes no gradient of the bias. The layer stays where it is in between.
+  std::function<void(const torch::Tensor& gradient)> take_gradient;
 
   // x [..., in] -> [..., out]
   torch::Tensor forward(const torch::Tensor& x) const;

@@ -10,6 +10,7 @@
 
 #include "base/activity.h"
 #include "base/error.h"
+#include "tune/gradient_arena.h"
 #include "tune/gradient_sum.h"
 #include "tune/mse.h"
 #include "tune/step_reports.h"
@@ -64,12 +65,12 @@ class TuningState {
       schemes_[i] = with_global_scale(*schemes_[i], quantized);
       global_scale = schemes_[i]->global_scale;
     });
-    std::int64_t total = 0;
-    for_each([&](std::size_t i) { total += original[i].numel(); });
-    // One buffer, one reduction: the gradients, the number of ranks that want to leave, and in the last place the loss.
-    arena_ = torch::zeros({total + 2}, original.front().options().dtype(torch::kFloat32));
-    std::vector<std::int64_t> starts;
-    std::int64_t offset = 0;
+    best_.resize(schemes.size());
+    if (quantized.empty()) return;
+    place_.resize(schemes.size());
+    std::size_t next = 0;
+    for_each([&](std::size_t i) { place_[i] = next++; });
+    arena_.emplace(quantized);
     parameters_.resize(schemes.size());
     optimizers_.resize(schemes.size());
     for_each([&](std::size_t i) {
@@ -79,22 +80,20 @@ class TuningState {
       Linear& linear = chain.linear(i);
       // A weight of its own: the block may share its tensor with `original`.
       linear.weight = torch::empty_like(linear.weight).requires_grad_(true);
-      linear.weight_gradient = arena_.narrow(0, offset, original[i].numel()).view_as(original[i]);
-      linear.on_gradient = [this, layer = starts.size()] { sum_->whole(layer); };
-      starts.push_back(offset);
-      offset += original[i].numel();
+      linear.take_gradient = [this, layer = place_[i]](const torch::Tensor& gradient) {
+        arena_->take(layer, gradient);
+        sum_->whole(layer);
+      };
     });
-    least_loss_ = torch::full({}, std::numeric_limits<float>::infinity(), arena_.options());
-    best_.resize(schemes.size());
-    sum_.emplace(arena_, std::move(starts), settings.gradient_type, group, settings.bucket_bytes);
+    least_loss_ = torch::full({}, std::numeric_limits<float>::infinity(), arena_->whole().options());
+    sum_.emplace(arena_->whole(), arena_->starts(), settings.gradient_type, group, settings.bucket_bytes);
   }
 
   // Gradients are of no use once the blocks are tuned; the arena goes with this object.
   ~TuningState() {
     for (std::size_t i = 0; i < chain_.size(); ++i) {
       chain_.linear(i).weight = chain_.linear(i).weight.detach();
-      chain_.linear(i).weight_gradient = torch::Tensor();
-      chain_.linear(i).on_gradient = {};
+      chain_.linear(i).take_gradient = {};
     }
   }
   TuningState(const TuningState&) = delete;
@@ -108,14 +107,12 @@ class TuningState {
   }
 
   // No layer is quantized: nothing to tune.
-  bool empty() const { return arena_.numel() == 2; }
+  bool empty() const { return !arena_; }
 
-  // The gradients of all layers, and the loss in the last place.
-  torch::Tensor& arena() { return arena_; }
+  // Of a state that is not empty.
+  GradientArena& arena() { return *arena_; }
   BucketedSum& sum() { return *sum_; }
-  void add_loss(const torch::Tensor& loss) { arena_[-1].add_(loss); }
-  void vote_to_leave() { arena_[-2].fill_(1.0); }
-  torch::Tensor tail() const { return arena_.narrow(0, arena_.numel() - 2, 2); }
+  ReductionFigures figures() const { return sum_ ? sum_->figures() : ReductionFigures{}; }
 
   void step(std::int64_t iteration) {
     const double factor = schedule_factor(settings_.lr_scheduler, iteration, settings_.iters);
@@ -125,13 +122,13 @@ class TuningState {
       const double minmax_lr = settings_.minmax_lr > 0 ? settings_.minmax_lr : lr;
       const StepSize size{static_cast<float>(lr * factor),
                           settings_.enable_minmax_tuning ? static_cast<float>(minmax_lr * factor) : 0.0f};
-      optimizers_[i]->step(original_[i], parameters_[i], *schemes_[i], chain_.linear(i).weight_gradient, size);
+      optimizers_[i]->step(original_[i], parameters_[i], *schemes_[i], arena_->gradient(place_[i]), size);
     });
   }
 
   // Keeps the present parameters' integers where their loss is the least so far; decided where the weights are.
   void keep_if_best() {
-    const torch::Tensor loss = arena_[-1];
+    const torch::Tensor loss = arena_->loss();
     const torch::Tensor better = loss < least_loss_;
     least_loss_ = torch::where(better, loss, least_loss_);
     for_each([&](std::size_t i) {
@@ -150,10 +147,10 @@ class TuningState {
   std::vector<std::optional<QuantizedWeight>> take_best() { return std::move(best_); }
 
   StepGradients gradients(std::int64_t iteration) const {
-    StepGradients out{iteration, arena_[-1].item<float>(), {}, {}};
+    StepGradients out{iteration, arena_->loss().item<float>(), {}, {}};
     for_each([&](std::size_t i) {
       out.names.push_back(chain_.name(chain_.linear(i)));
-      out.gradients.push_back(chain_.linear(i).weight_gradient);
+      out.gradients.push_back(arena_->gradient(place_[i]));
     });
     return out;
   }
@@ -172,7 +169,8 @@ class TuningState {
   const TuneSettings& settings_;
   std::vector<RoundingParameters> parameters_;
   std::vector<std::unique_ptr<RoundingOptimizer>> optimizers_;
-  torch::Tensor arena_;
+  std::vector<std::size_t> place_;  // of a layer among those that are quantized
+  std::optional<GradientArena> arena_;
   torch::Tensor least_loss_;  // one number, where the weights are
   std::vector<std::optional<QuantizedWeight>> best_;
   std::optional<BucketedSum> sum_;
@@ -217,7 +215,7 @@ torch::Tensor run_rows(TuningState& state, const Chain& chain, const BlockSample
   const torch::Tensor output = chain.forward(input, context);
   // The gradient by hand: autograd would keep fp32 copies of the activations for it.
   const SquaredError error = squared_error(output, samples.target, rows, 1.0 / elements);
-  state.add_loss(error.loss);  // before the pass back, on which the first bucket leaves
+  state.arena().add_loss(error.loss);  // before the pass back, on which the first bucket leaves
   output.backward(error.gradient);
   return error.loss;
 }
@@ -231,7 +229,7 @@ torch::Tensor sum_step(TuningState& state, const Chain& chain, const BlockSample
   torch::Tensor part;
   const auto add = [&](std::size_t first, std::size_t last) {
     // Once a step, in the one reduction that there is: any rank's wish is all ranks' leave.
-    if (first == 0 && wants_to_leave && wants_to_leave()) state.vote_to_leave();
+    if (first == 0 && wants_to_leave && wants_to_leave()) state.arena().vote_to_leave();
     const torch::Tensor loss = run_rows(state, chain, samples, context, rows.some(step, first, last), elements);
     part = part.defined() ? part + loss : loss;
     note_progress();
@@ -291,7 +289,7 @@ bool stalls(const TunedBlock& tuned, const TuneSettings& settings) {
 void run_iterations(TuningState& state, const Chain& chain, const BlockSamples& samples, const BlockContext& context,
                     const Sampler& sampler, const TuneSettings& settings, Communicator& group,
                     const TuneObserver& observer, TunedBlock& tuned) {
-  const torch::Device device = state.arena().device();
+  const torch::Device device = state.arena().whole().device();
   const bool late = settings.late_reports.value_or(device.is_cuda()) && settings.dynamic_max_gap < 1;
   const StepRows rows(samples, sampler, settings.iters);
   StepReports reports(device, late);
@@ -306,7 +304,7 @@ void run_iterations(TuningState& state, const Chain& chain, const BlockSamples& 
     state.fake_quantize_weights();
     torch::Tensor part =
         sum_step(state, chain, samples, context, rows, i, settings, group, observer.wants_to_leave);
-    learn(reports.put(i, state.tail(), std::move(part)));
+    learn(reports.put(i, state.arena().tail(), std::move(part)));
     if (observer.on_gradients) observer.on_gradients(state.gradients(i));
     // Before the step: the loss belongs to these parameters.
     if (!settings.not_use_mse) {
@@ -336,7 +334,7 @@ TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vect
       run_iterations(state, chain, samples, context, sampler, settings, group, observer, tuned);
     }
     tuned.weights = state.take_best();
-    tuned.reduction = state.sum().figures();
+    tuned.reduction = state.figures();
   }
   for (std::size_t i = 0; i < tuned.weights.size(); ++i) {
     torch::Tensor& weight = chain.linear(i).weight;

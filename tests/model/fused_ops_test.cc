@@ -3,7 +3,6 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "model/accumulate.h"
 #include "model/rms_norm.h"
 #include "model/rope.h"
 #include "model/swiglu.h"
@@ -26,16 +25,6 @@ class FusedOps : public ::testing::TestWithParam<torch::ScalarType> {
   // The eager formula is evaluated in fp64 on the same values: the truth for both dtypes.
   static torch::Tensor leaf(const torch::Tensor& x) { return x.detach().to(torch::kFloat64).requires_grad_(); }
 };
-
-// To the bit: both are one fp32 addition.
-TEST_P(FusedOps, AccumulateIsAdd) {
-  torch::manual_seed(1);
-  const torch::Tensor product = random({301, 257});
-  torch::Tensor sum = torch::randn({301, 257});
-  const torch::Tensor expected = sum + product;
-  accumulate(sum, product);
-  EXPECT_TRUE(torch::equal(sum, expected));
-}
 
 TEST_P(FusedOps, RmsNorm) {
   torch::manual_seed(1);

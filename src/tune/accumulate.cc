@@ -1,5 +1,5 @@
 // One pass over both.
-#include "model/accumulate.h"
+#include "tune/accumulate.h"
 
 #include <ATen/Parallel.h>
 #include <torch/types.h>

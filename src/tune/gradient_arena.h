@@ -1,0 +1,39 @@
+// One buffer for all that a step sums over ranks: the gradients of all layers, the wish to leave and the loss.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstddef>
+#include <vector>
+
+namespace roundtable {
+
+class GradientArena {
+ public:
+  // Room for a gradient like each of `weights`, where they are, in fp32: [n + 2], the last two being the number of ranks
+  // that want to leave, and the loss.
+  explicit GradientArena(const std::vector<torch::Tensor>& weights);
+
+  // A sum begins: the tail is 0, and a layer's next gradient takes the place of what it has.
+  void clear();
+  // Adds a layer's gradient, fp32 or bf16.
+  void take(std::size_t layer, const torch::Tensor& gradient);
+  // Before the sum is looked at: what no gradient was taken of is 0.
+  void settle();
+
+  torch::Tensor& whole() { return whole_; }
+  const torch::Tensor& gradient(std::size_t layer) const { return gradients_[layer]; }  // a view, of the weight's shape
+  const std::vector<std::int64_t>& starts() const { return starts_; }                   // of the layers, in `whole`
+  torch::Tensor tail() const { return whole_.narrow(0, whole_.numel() - 2, 2); }
+  torch::Tensor loss() const { return whole_[-1]; }
+  void add_loss(const torch::Tensor& loss) { whole_[-1].add_(loss); }
+  void vote_to_leave() { whole_[-2].fill_(1.0); }
+
+ private:
+  torch::Tensor whole_;
+  std::vector<std::int64_t> starts_;
+  std::vector<torch::Tensor> gradients_;
+  std::vector<bool> taken_;
+};
+
+}  // namespace roundtable

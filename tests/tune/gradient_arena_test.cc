@@ -1,0 +1,63 @@
+// What is in an arena after some gradients.
+#include "tune/gradient_arena.h"
+
+#include <gtest/gtest.h>
+#include <torch/types.h>
+#include <torch/utils.h>
+
+namespace roundtable {
+namespace {
+
+class Arena : public ::testing::TestWithParam<torch::ScalarType> {
+ protected:
+  Arena() : arena({torch::empty({301, 257}), torch::empty({2, 3})}) { torch::manual_seed(1); }
+  torch::Tensor random() const { return torch::randn({301, 257}).to(GetParam()); }
+  GradientArena arena;
+};
+
+// To the bit: one fp32 addition.
+TEST_P(Arena, TheFirstReplacesAndTheNextIsAdded) {
+  for (int sum = 0; sum < 2; ++sum) {
+    const torch::Tensor a = random(), b = random();
+    arena.clear();
+    arena.take(0, a);
+    arena.take(1, torch::ones({2, 3}));
+    arena.take(0, b);
+    arena.settle();
+    EXPECT_TRUE(torch::equal(arena.gradient(0), a.to(torch::kFloat32) + b));
+    EXPECT_TRUE((arena.gradient(1) == 1).all().item<bool>());
+  }
+}
+
+TEST_P(Arena, WhatGotNoneIsZero) {
+  arena.clear();
+  arena.take(0, random());
+  arena.take(1, torch::ones({2, 3}));
+  arena.add_loss(torch::full({}, 5.0f));
+  arena.vote_to_leave();
+  arena.settle();
+  EXPECT_EQ(arena.loss().item<float>(), 5);
+  EXPECT_EQ(arena.tail()[0].item<float>(), 1);
+  arena.clear();
+  arena.take(0, random());
+  arena.settle();
+  EXPECT_TRUE((arena.gradient(1) == 0).all().item<bool>());
+  EXPECT_TRUE((arena.tail() == 0).all().item<bool>());
+}
+
+TEST_P(Arena, GradientsLieOneAfterTheOther) {
+  const torch::Tensor a = random();
+  arena.clear();
+  arena.take(0, a);
+  arena.take(1, torch::full({2, 3}, 2.0f));
+  arena.settle();
+  EXPECT_EQ(arena.starts(), (std::vector<std::int64_t>{0, 301 * 257}));
+  EXPECT_EQ(arena.whole().numel(), 301 * 257 + 6 + 2);
+  EXPECT_TRUE(torch::equal(arena.whole().narrow(0, 0, 301 * 257), a.flatten().to(torch::kFloat32)));
+  EXPECT_TRUE((arena.whole().narrow(0, 301 * 257, 6) == 2).all().item<bool>());
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, Arena, ::testing::Values(torch::kFloat32, torch::kBFloat16));
+
+}  // namespace
+}  // namespace roundtable
