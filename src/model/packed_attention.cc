@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "base/bf16_rows.h"
@@ -34,14 +35,37 @@ struct HeadPlace {
   std::int64_t index, product, sample, head;
 };
 
-// What a thread has of a tile: its scores, and the rows that come of them.
+template <class T>
+std::unique_ptr<T[]> room(std::int64_t n) {
+  return std::make_unique_for_overwrite<T[]>(static_cast<std::size_t>(n));
+}
+
+// What a thread has of a tile.
 struct Buffers {
   Buffers(const AttentionTile& tile, std::int64_t head_dim)
-      : scores(std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(tile.rows() * tile.keys()))),
-        mixed(std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(tile.rows() * head_dim))) {}
-  std::unique_ptr<float[]> scores;  // [rows, keys]
-  std::unique_ptr<float[]> mixed;   // [rows, head_dim]
+      : scores(room<float>(tile.rows() * tile.keys())),
+        mixed(room<float>(tile.rows() * head_dim)),
+        gradients(room<std::uint16_t>(tile.rows() * tile.keys())),
+        packed(room<std::uint16_t>(tile.rows() * std::max(tile.keys(), head_dim))),
+        turned(room<std::uint16_t>(tile.rows() * head_dim)) {}
+  std::unique_ptr<float[]> scores;             // [rows, keys], or their gradients
+  std::unique_ptr<float[]> mixed;              // [rows, head_dim]
+  std::unique_ptr<std::uint16_t[]> gradients;  // [rows, keys]
+  std::unique_ptr<std::uint16_t[]> packed;     // [rows, keys or head_dim]
+  std::unique_ptr<std::uint16_t[]> turned;     // [head_dim, rows]
 };
+
+// rows x columns -> columns x rows; `packed` is room for as many. Pairs of rows are one number, which halves the steps.
+void turn_rows(const std::uint16_t* from, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+               std::uint16_t* packed, std::uint16_t* turned) {
+  pack_rows(from, stride, rows, columns, packed);
+  const auto* pairs = reinterpret_cast<const std::uint32_t*>(packed);
+  auto* to = reinterpret_cast<std::uint32_t*>(turned);
+  const std::int64_t n = rows / 2;
+  for (std::int64_t c = 0; c < columns; ++c) {
+    for (std::int64_t r = 0; r < n; ++r) to[c * n + r] = pairs[r * columns + c];
+  }
+}
 
 class TileWork {
  public:
@@ -51,7 +75,7 @@ class TileWork {
   // Probabilities of all heads into p [n, shared * rows, keys], and what they mix of the values into out.
   void forward(const HeadRows& q, const torch::Tensor& transposed_keys, const torch::Tensor& values, const torch::Tensor& p,
                const HeadRows& out) const {
-    for_each_head([&](const HeadPlace& at, Buffers& buffers) {
+    for_each_head(1, [&](const HeadPlace& at, Buffers& buffers) {
       score(q, transposed_keys, at, buffers);
       std::uint16_t* probabilities = tile_of(p, at);
       for (std::int64_t r = 0; r < tile_.rows(); ++r) {
@@ -62,28 +86,32 @@ class TileWork {
     });
   }
 
-  // dL/d(q k^T) into ds, from that of out, and dL/dq.
-  void backward(const HeadRows& dy, const torch::Tensor& transposed_values, const torch::Tensor& keys,
-                const torch::Tensor& p, const torch::Tensor& ds, const HeadRows& dq) const {
-    for_each_head([&](const HeadPlace& at, Buffers& buffers) {
+  // From dL/dout: dL/dq, and what the tile adds to those of keys and values, both fp32 [n, head_dim, seqlen].
+  void backward(const HeadRows& q, const HeadRows& dy, const torch::Tensor& transposed_values, const torch::Tensor& keys,
+                const torch::Tensor& p, const HeadRows& dq, const torch::Tensor& dk, const torch::Tensor& dv) const {
+    // Query heads that share a key/value head add to the same sums.
+    for_each_head(heads_.shared, [&](const HeadPlace& at, Buffers& buffers) {
       score(dy, transposed_values, at, buffers);
       const std::uint16_t* probabilities = tile_of(p, at);
-      std::uint16_t* gradients = tile_of(ds, at);
+      std::uint16_t* gradients = buffers.gradients.get();
       for (std::int64_t r = 0; r < tile_.rows(); ++r) {
         const std::int64_t row = r * tile_.keys();
         softmax_gradient_row(probabilities + row, &buffers.scores[row], visible_keys(tile_, r, window_), tile_.keys(),
                              scale_, gradients + row);
       }
       mix(gradients, keys, at, buffers, dq);
+      add_turned(dy, probabilities, at, buffers, dv);
+      add_turned(q, gradients, at, buffers, dk);
     });
   }
 
  private:
+  // In parallel, but for each `together` heads, which one thread goes through in their order.
   template <class Body>
-  void for_each_head(const Body& body) const {
-    at::parallel_for(0, heads_.n() * heads_.shared, 1, [&](std::int64_t begin, std::int64_t end) {
+  void for_each_head(std::int64_t together, const Body& body) const {
+    at::parallel_for(0, heads_.n() * heads_.shared / together, 1, [&](std::int64_t begin, std::int64_t end) {
       Buffers buffers(tile_, heads_.head_dim);
-      for (std::int64_t i = begin; i < end; ++i) {
+      for (std::int64_t i = begin * together; i < end * together; ++i) {
         const std::int64_t product = i / heads_.shared;
         const std::int64_t head = product % heads_.kv_heads * heads_.shared + i % heads_.shared;
         body(HeadPlace{i, product, product / heads_.kv_heads, head}, buffers);
@@ -110,6 +138,19 @@ class TileWork {
     for (std::int64_t r = 0; r < tile_.rows(); ++r) {
       narrow_row(&buffers.mixed[r * heads_.head_dim], heads_.head_dim, out.row(at.sample, at.head, tile_.begin + r));
     }
+  }
+
+  // sums [n, head_dim, seqlen] += (the tile's rows)^T times `right` [rows, keys]: the gradient of keys or values, turned so
+  // that the smaller of the two is.
+  void add_turned(const HeadRows& rows, const std::uint16_t* right, const HeadPlace& at, Buffers& buffers,
+                  const torch::Tensor& sums) const {
+    const std::int64_t n = tile_.rows();
+    turn_rows(rows.row(at.sample, at.head, tile_.begin), rows.stride(), n, heads_.head_dim, buffers.packed.get(),
+              buffers.turned.get());
+    pack_rows(right, tile_.keys(), n, tile_.keys(), buffers.packed.get());
+    float* sum = sums.data_ptr<float>() + at.product * heads_.head_dim * heads_.seqlen + tile_.first_key;
+    packed_product(heads_.head_dim, tile_.keys(), n, buffers.turned.get(), n, {buffers.packed.get(), tile_.keys()}, sum,
+                   heads_.seqlen, /*add=*/true);
   }
 
   PackedMatrix matrix(const torch::Tensor& packed, const HeadPlace& at, std::int64_t columns) const {
@@ -156,22 +197,19 @@ struct PackedAttention : public torch::autograd::Function<PackedAttention> {
     const HeadRows dy(grad_outputs[0]);
     const torch::Tensor transposed_values = pack_transposed(v);
     const torch::Tensor keys = pack_rows(k);
-    // A key's gradient is a sum over tiles, so it is kept in fp32.
-    torch::Tensor dk = torch::zeros(k.sizes(), k.options().dtype(torch::kFloat32));
-    torch::Tensor dv = torch::zeros_like(dk);
+    // A key's gradient is a sum over tiles and heads, so it is kept in fp32.
+    const torch::Tensor dk = torch::zeros({heads.n(), heads.head_dim, heads.seqlen}, k.options().dtype(torch::kFloat32));
+    const torch::Tensor dv = torch::zeros_like(dk);
     const torch::Tensor dq = heads.new_rows(q).transpose(1, 2);
     std::size_t place = 3;
     for (const AttentionTile& tile : attention_tiles(heads.seqlen, window)) {
-      const torch::Tensor& p = kept[place++];
-      const torch::Tensor ds = torch::empty_like(p);
-      TileWork(heads, tile, window, scale).backward(dy, transposed_values, keys, p, ds, HeadRows(dq));
-      const auto keys_of = [&](const torch::Tensor& x) { return x.narrow(1, tile.first_key, tile.keys()); };
-      keys_of(dv).add_(torch::bmm(p.transpose(1, 2), heads.rows_of(dy.whole, tile)));
-      keys_of(dk).add_(torch::bmm(ds.transpose(1, 2), heads.rows_of(q, tile)));
+      TileWork(heads, tile, window, scale)
+          .backward(HeadRows(q), dy, transposed_values, keys, kept[place++], HeadRows(dq), dk, dv);
     }
-    const auto kv_shape = {heads.batch, heads.kv_heads, heads.seqlen, heads.head_dim};
-    return {dq, dk.to(k.scalar_type()).view(kv_shape), dv.to(v.scalar_type()).view(kv_shape), torch::Tensor(),
-            torch::Tensor()};
+    const auto turned_back = [&](const torch::Tensor& x) {
+      return x.to(k.scalar_type()).unflatten(0, {heads.batch, heads.kv_heads}).transpose(2, 3);
+    };
+    return {dq, turned_back(dk), turned_back(dv), torch::Tensor(), torch::Tensor()};
   }
 };
 

@@ -66,16 +66,21 @@ bool has_packed_product() {
   return has;
 }
 
+void pack_rows(const std::uint16_t* from, std::int64_t stride, std::int64_t rows, std::int64_t columns, std::uint16_t* to) {
+  auto* pairs = reinterpret_cast<std::uint32_t*>(to);
+  for (std::int64_t r = 0; r < rows; r += 2) {
+    interleave(from + r * stride, from + (r + 1) * stride, columns, pairs + r / 2 * columns);
+  }
+}
+
 torch::Tensor pack_rows(const torch::Tensor& x) {
   RT_CHECK(x.is_contiguous() && x.scalar_type() == torch::kBFloat16 && x.dim() == 3 && x.size(1) % 2 == 0);
   torch::Tensor packed = torch::empty_like(x);
-  const std::int64_t n = x.size(2);
+  const std::int64_t matrix = x.size(1) * x.size(2);
   const auto* from = static_cast<const std::uint16_t*>(x.const_data_ptr());
-  auto* to = static_cast<std::uint32_t*>(packed.data_ptr());
-  at::parallel_for(0, x.size(0) * x.size(1) / 2, std::max<std::int64_t>(1, 16384 / n), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t pair = begin; pair < end; ++pair) {
-      interleave(from + 2 * pair * n, from + (2 * pair + 1) * n, n, to + pair * n);
-    }
+  auto* to = static_cast<std::uint16_t*>(packed.data_ptr());
+  at::parallel_for(0, x.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) pack_rows(from + i * matrix, x.size(2), x.size(1), x.size(2), to + i * matrix);
   });
   return packed;
 }
@@ -86,8 +91,9 @@ torch::Tensor pack_transposed(const torch::Tensor& x) {
 }
 
 void packed_product(std::int64_t rows, std::int64_t columns, std::int64_t depth, const std::uint16_t* a,
-                    std::int64_t a_stride, const PackedMatrix& b, float* c, std::int64_t c_stride) {
-  at::native::cpublas::brgemm(rows, columns, depth, a_stride, b.stride, c_stride, /*add_C=*/false,
+                    std::int64_t a_stride, const PackedMatrix& b, float* c, std::int64_t c_stride,
+                    bool add) {
+  at::native::cpublas::brgemm(rows, columns, depth, a_stride, b.stride, c_stride, add,
                               reinterpret_cast<const at::BFloat16*>(a), reinterpret_cast<const at::BFloat16*>(b.data), c,
                               /*is_vnni=*/true);
 }

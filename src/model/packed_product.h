@@ -26,11 +26,15 @@ struct PackedMatrix {
 torch::Tensor pack_rows(const torch::Tensor& x);
 torch::Tensor pack_transposed(const torch::Tensor& x);
 
-// c [rows, columns] = a [rows, depth] b [depth, columns], sums in fp32. a_stride and c_stride in elements from a row to
+// One matrix [rows, columns] -> packed, into as many numbers; `stride` in elements from a row to the next, rows are even.
+void pack_rows(const std::uint16_t* from, std::int64_t stride, std::int64_t rows, std::int64_t columns, std::uint16_t* to);
+
+// c [rows, columns] = a [rows, depth] b [depth, columns], or c + a b (add), sums in fp32. a_stride and c_stride in elements from a row to
 // the next; depth is even. Only where has_packed_product(). Each thread calls end_packed_products() when it has made its
 // products, which gives the core's matrix registers back where there are such.
 void packed_product(std::int64_t rows, std::int64_t columns, std::int64_t depth, const std::uint16_t* a,
-                    std::int64_t a_stride, const PackedMatrix& b, float* c, std::int64_t c_stride);
+                    std::int64_t a_stride, const PackedMatrix& b, float* c, std::int64_t c_stride,
+                    bool add = false);
 void end_packed_products();
 
 }  // namespace roundtable

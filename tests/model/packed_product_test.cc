@@ -46,6 +46,9 @@ TEST_F(PackedProduct, OfPackedTransposedRows) {
   packed_product(19, 30, 24, bits_of(a), 24, second.from(0, 7), c.data_ptr<float>(), 30);
   end_packed_products();
   expect_product(c, a, b[1].narrow(0, 7, 30).t());
+  packed_product(19, 30, 24, bits_of(a), 24, second.from(0, 7), c.data_ptr<float>(), 30, /*add=*/true);
+  end_packed_products();
+  expect_product(c, a * 2, b[1].narrow(0, 7, 30).t());
 }
 
 }  // namespace
