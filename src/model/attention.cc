@@ -26,8 +26,8 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr std::int64_t kGrainScores = 16384;       // elements a thread takes at least
-constexpr std::int64_t kScoresInCache = 200'000;   // of a thread, in fp32: less than its level 2 cache
+constexpr std::int64_t kGrainScores = 16384;      // elements a thread takes at least
+constexpr std::int64_t kScoresInCache = 200'000;  // of a thread, in fp32: less than its level 2 cache
 
 // Calls body(first element of a row, the keys it sees) for all rows of [n, heads' tile rows, keys], in parallel.
 template <class Body>
@@ -42,12 +42,12 @@ void for_each_row(const AttentionTile& tile, std::int64_t total_rows, std::int64
 
 // scores fp32 [n, rows, keys] -> probabilities in T; scores are used up.
 template <class T>
-void softmax_rows(const AttentionTile& tile, std::int64_t window, float scale, torch::Tensor& scores, torch::Tensor& p) {
+void softmax_rows(const AttentionTile& tile, std::int64_t window, float scale, torch::Tensor& scores,
+                  torch::Tensor& p) {
   float* s = scores.data_ptr<float>();
   T* out = static_cast<T*>(p.data_ptr());
-  for_each_row(tile, scores.size(0) * scores.size(1), window, [&](std::int64_t at, VisibleKeys seen) {
-    softmax_row(s + at, seen, tile.keys(), scale, out + at);
-  });
+  for_each_row(tile, scores.size(0) * scores.size(1), window,
+               [&](std::int64_t at, VisibleKeys seen) { softmax_row(s + at, seen, tile.keys(), scale, out + at); });
 }
 
 // dL/dp -> dL/d(q k^T), in place.
@@ -61,8 +61,8 @@ void softmax_rows_gradient(const AttentionTile& tile, std::int64_t window, float
   });
 }
 
-// Probabilities [n, shared * rows, keys] of a tile. Its scores are made a few heads at a time, so that the softmax finds
-// them in the cache.
+// Probabilities [n, shared * rows, keys] of a tile. Its scores are made a few heads at a time, so that the softmax
+// finds them in the cache.
 torch::Tensor tile_probabilities(const torch::Tensor& rows, const torch::Tensor& wide_keys, const AttentionTile& tile,
                                  std::int64_t window, double scale) {
   const bool bf16 = rows.scalar_type() == torch::kBFloat16;
@@ -70,7 +70,8 @@ torch::Tensor tile_probabilities(const torch::Tensor& rows, const torch::Tensor&
   torch::Tensor p = torch::empty({rows.size(0), rows.size(1), tile.keys()}, rows.options());
   const std::int64_t at_once =
       std::max<std::int64_t>(1, at::get_num_threads() * kScoresInCache / (rows.size(1) * tile.keys()));
-  torch::Tensor buffer = torch::empty({std::min(at_once, rows.size(0)), rows.size(1), tile.keys()}, wide_rows.options());
+  torch::Tensor buffer =
+      torch::empty({std::min(at_once, rows.size(0)), rows.size(1), tile.keys()}, wide_rows.options());
   for (std::int64_t first = 0; first < rows.size(0); first += at_once) {
     const std::int64_t n = std::min(at_once, rows.size(0) - first);
     torch::Tensor scores = buffer.narrow(0, 0, n);
@@ -92,8 +93,8 @@ struct TiledAttention : public torch::autograd::Function<TiledAttention> {
     variable_list kept{q, k, v};
     torch::Tensor out = heads.new_rows(q);
     for (const AttentionTile& tile : attention_tiles(heads.seqlen, window)) {
-      const torch::Tensor p =
-          tile_probabilities(heads.rows_of(q, tile), wide_k.narrow(1, tile.first_key, tile.keys()), tile, window, scale);
+      const torch::Tensor p = tile_probabilities(heads.rows_of(q, tile), wide_k.narrow(1, tile.first_key, tile.keys()),
+                                                 tile, window, scale);
       heads.put_rows(torch::bmm(p, v.narrow(1, tile.first_key, tile.keys())), tile, out);
       if (keep) kept.push_back(p);
     }

@@ -88,7 +88,8 @@ void softmax_gradient_row(const T* p, const G* dp, VisibleKeys seen, std::int64_
 template void softmax_row(float*, VisibleKeys, std::int64_t, float, float*);
 template void softmax_row(float*, VisibleKeys, std::int64_t, float, std::uint16_t*);
 template void softmax_gradient_row(const float*, const float*, VisibleKeys, std::int64_t, float, float*);
-template void softmax_gradient_row(const std::uint16_t*, const float*, VisibleKeys, std::int64_t, float, std::uint16_t*);
+template void softmax_gradient_row(const std::uint16_t*, const float*, VisibleKeys, std::int64_t, float,
+                                   std::uint16_t*);
 template void softmax_gradient_row(const std::uint16_t*, const std::uint16_t*, VisibleKeys, std::int64_t, float,
                                    std::uint16_t*);
 

@@ -27,8 +27,8 @@ VisibleKeys visible_keys(const AttentionTile& tile, std::int64_t row, std::int64
 template <class T>
 void softmax_row(float* scores, VisibleKeys seen, std::int64_t keys, float scale, T* p);
 
-// The softmax's gradient, dL/dp -> dL/d(q k^T): p * (dp - sum(p * dp)) * scale where a key is seen, 0 elsewhere. `ds` may
-// be `dp`. T and G are float or std::uint16_t.
+// The softmax's gradient, dL/dp -> dL/d(q k^T): p * (dp - sum(p * dp)) * scale where a key is seen, 0 elsewhere. `ds`
+// may be `dp`. T and G are float or std::uint16_t.
 template <class T, class G>
 void softmax_gradient_row(const T* p, const G* dp, VisibleKeys seen, std::int64_t keys, float scale, T* ds);
 

@@ -73,8 +73,8 @@ class TileWork {
       : heads_(heads), tile_(tile), window_(window), scale_(scale) {}
 
   // Probabilities of all heads into p [n, shared * rows, keys], and what they mix of the values into out.
-  void forward(const HeadRows& q, const torch::Tensor& transposed_keys, const torch::Tensor& values, const torch::Tensor& p,
-               const HeadRows& out) const {
+  void forward(const HeadRows& q, const torch::Tensor& transposed_keys, const torch::Tensor& values,
+               const torch::Tensor& p, const HeadRows& out) const {
     for_each_head(1, [&](const HeadPlace& at, Buffers& buffers) {
       score(q, transposed_keys, at, buffers);
       std::uint16_t* probabilities = tile_of(p, at);
@@ -87,8 +87,9 @@ class TileWork {
   }
 
   // From dL/dout: dL/dq, and what the tile adds to those of keys and values, both fp32 [n, head_dim, seqlen].
-  void backward(const HeadRows& q, const HeadRows& dy, const torch::Tensor& transposed_values, const torch::Tensor& keys,
-                const torch::Tensor& p, const HeadRows& dq, const torch::Tensor& dk, const torch::Tensor& dv) const {
+  void backward(const HeadRows& q, const HeadRows& dy, const torch::Tensor& transposed_values,
+                const torch::Tensor& keys, const torch::Tensor& p, const HeadRows& dq, const torch::Tensor& dk,
+                const torch::Tensor& dv) const {
     // Query heads that share a key/value head add to the same sums.
     for_each_head(heads_.shared, [&](const HeadPlace& at, Buffers& buffers) {
       score(dy, transposed_values, at, buffers);
@@ -126,8 +127,9 @@ class TileWork {
 
   // scores = the tile's rows times `right` [n, head_dim, seqlen], packed.
   void score(const HeadRows& rows, const torch::Tensor& right, const HeadPlace& at, Buffers& buffers) const {
-    packed_product(tile_.rows(), tile_.keys(), heads_.head_dim, rows.row(at.sample, at.head, tile_.begin), rows.stride(),
-                   matrix(right, at, heads_.seqlen).from(0, tile_.first_key), buffers.scores.get(), tile_.keys());
+    packed_product(tile_.rows(), tile_.keys(), heads_.head_dim, rows.row(at.sample, at.head, tile_.begin),
+                   rows.stride(), matrix(right, at, heads_.seqlen).from(0, tile_.first_key), buffers.scores.get(),
+                   tile_.keys());
   }
 
   // The tile's rows of `out` = left [rows, keys] times `right` [n, seqlen, head_dim], packed.
@@ -140,8 +142,8 @@ class TileWork {
     }
   }
 
-  // sums [n, head_dim, seqlen] += (the tile's rows)^T times `right` [rows, keys]: the gradient of keys or values, turned so
-  // that the smaller of the two is.
+  // sums [n, head_dim, seqlen] += (the tile's rows)^T times `right` [rows, keys]: the gradient of keys or values,
+  // turned so that the smaller of the two is.
   void add_turned(const HeadRows& rows, const std::uint16_t* right, const HeadPlace& at, Buffers& buffers,
                   const torch::Tensor& sums) const {
     const std::int64_t n = tile_.rows();
@@ -198,7 +200,8 @@ struct PackedAttention : public torch::autograd::Function<PackedAttention> {
     const torch::Tensor transposed_values = pack_transposed(v);
     const torch::Tensor keys = pack_rows(k);
     // A key's gradient is a sum over tiles and heads, so it is kept in fp32.
-    const torch::Tensor dk = torch::zeros({heads.n(), heads.head_dim, heads.seqlen}, k.options().dtype(torch::kFloat32));
+    const torch::Tensor dk =
+        torch::zeros({heads.n(), heads.head_dim, heads.seqlen}, k.options().dtype(torch::kFloat32));
     const torch::Tensor dv = torch::zeros_like(dk);
     const torch::Tensor dq = heads.new_rows(q).transpose(1, 2);
     std::size_t place = 3;

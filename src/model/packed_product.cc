@@ -53,8 +53,8 @@ bool probe() {
 #endif
 }
 
-RT_SIMD_CLONES void interleave(const std::uint16_t* __restrict even, const std::uint16_t* __restrict odd, std::int64_t n,
-                               std::uint32_t* __restrict pairs) {
+RT_SIMD_CLONES void interleave(const std::uint16_t* __restrict even, const std::uint16_t* __restrict odd,
+                               std::int64_t n, std::uint32_t* __restrict pairs) {
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) pairs[i] = even[i] | static_cast<std::uint32_t>(odd[i]) << 16;
 }
@@ -66,7 +66,8 @@ bool has_packed_product() {
   return has;
 }
 
-void pack_rows(const std::uint16_t* from, std::int64_t stride, std::int64_t rows, std::int64_t columns, std::uint16_t* to) {
+void pack_rows(const std::uint16_t* from, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+               std::uint16_t* to) {
   auto* pairs = reinterpret_cast<std::uint32_t*>(to);
   for (std::int64_t r = 0; r < rows; r += 2) {
     interleave(from + r * stride, from + (r + 1) * stride, columns, pairs + r / 2 * columns);
@@ -80,7 +81,8 @@ torch::Tensor pack_rows(const torch::Tensor& x) {
   const auto* from = static_cast<const std::uint16_t*>(x.const_data_ptr());
   auto* to = static_cast<std::uint16_t*>(packed.data_ptr());
   at::parallel_for(0, x.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) pack_rows(from + i * matrix, x.size(2), x.size(1), x.size(2), to + i * matrix);
+    for (std::int64_t i = begin; i < end; ++i)
+      pack_rows(from + i * matrix, x.size(2), x.size(1), x.size(2), to + i * matrix);
   });
   return packed;
 }
@@ -91,10 +93,10 @@ torch::Tensor pack_transposed(const torch::Tensor& x) {
 }
 
 void packed_product(std::int64_t rows, std::int64_t columns, std::int64_t depth, const std::uint16_t* a,
-                    std::int64_t a_stride, const PackedMatrix& b, float* c, std::int64_t c_stride,
-                    bool add) {
+                    std::int64_t a_stride, const PackedMatrix& b, float* c, std::int64_t c_stride, bool add) {
   at::native::cpublas::brgemm(rows, columns, depth, a_stride, b.stride, c_stride, add,
-                              reinterpret_cast<const at::BFloat16*>(a), reinterpret_cast<const at::BFloat16*>(b.data), c,
+                              reinterpret_cast<const at::BFloat16*>(a), reinterpret_cast<const at::BFloat16*>(b.data),
+                              c,
                               /*is_vnni=*/true);
 }
 

@@ -14,8 +14,8 @@
 namespace roundtable::cpu {
 namespace {
 
-// Grids of some groups, number by number of GroupGrid, so that they are made in SIMD: making one takes as long as rounding
-// a hundred weights.
+// Grids of some groups, number by number of GroupGrid, so that they are made in SIMD: making one takes as long as
+// rounding a hundred weights.
 struct GridArrays {
   static constexpr std::int64_t kNumbers = 9;
   float* first;
@@ -272,11 +272,13 @@ void search_rows(const WeightArrays& a, const QuantScheme& scheme, const float* 
   std::fill(scale, scale + groups, 1.0f);
   for (int i = 0; i < kScaleCandidates; ++i) {
     std::fill(tried.begin(), tried.end(), scale_candidate(i));
-    make_grids({a.wmin + first * a.groups, a.wmax + first * a.groups, tried.data(), tried.data()}, scheme, groups, grids);
+    make_grids({a.wmin + first * a.groups, a.wmax + first * a.groups, tried.data(), tried.data()}, scheme, groups,
+               grids);
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t at = r * a.groups;
-      try_scale_row<kType, kWidth>(weight + r * a.columns, importance, Row{a.columns, width, {grids.first + at, grids.stride}},
-                                     scale_candidate(i), least.data() + at, scale + at);
+      try_scale_row<kType, kWidth>(weight + r * a.columns, importance,
+                                   Row{a.columns, width, {grids.first + at, grids.stride}}, scale_candidate(i),
+                                   least.data() + at, scale + at);
     }
   }
 }
@@ -326,39 +328,43 @@ void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* resul
 
 void sign_step(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size) {
   with_kinds(a, scheme, [&](auto type, auto width) {
-    for_each_piece(a, scheme, [&](const float* weight, std::int64_t at, std::int64_t first, const Row& row, Room& room) {
-      GroupSums* sums = at_least(room.sums, row.groups());
-      gradients_row<type(), true, width()>(weight, a.v + at, gradient + at, row, size.lr, nullptr, sums);
-      if (size.minmax_lr != 0) {
-        range_gradients_row<true>(row.grids, sums, row.groups(), size.minmax_lr, a.min_scale + first, a.max_scale + first);
-      }
-    });
+    for_each_piece(a, scheme,
+                   [&](const float* weight, std::int64_t at, std::int64_t first, const Row& row, Room& room) {
+                     GroupSums* sums = at_least(room.sums, row.groups());
+                     gradients_row<type(), true, width()>(weight, a.v + at, gradient + at, row, size.lr, nullptr, sums);
+                     if (size.minmax_lr != 0) {
+                       range_gradients_row<true>(row.grids, sums, row.groups(), size.minmax_lr, a.min_scale + first,
+                                                 a.max_scale + first);
+                     }
+                   });
   });
 }
 
 void rounding_gradients(const WeightArrays& a, const QuantScheme& scheme, const float* gradient,
                         const GradientArrays& out) {
   with_kinds(a, scheme, [&](auto type, auto width) {
-    for_each_piece(a, scheme, [&](const float* weight, std::int64_t at, std::int64_t first, const Row& row, Room& room) {
-      GroupSums* sums = at_least(room.sums, row.groups());
-      gradients_row<type(), false, width()>(weight, a.v + at, gradient + at, row, 0, out.v + at, sums);
-      range_gradients_row<false>(row.grids, sums, row.groups(), 0, out.min_scale + first, out.max_scale + first);
-    });
+    for_each_piece(
+        a, scheme, [&](const float* weight, std::int64_t at, std::int64_t first, const Row& row, Room& room) {
+          GroupSums* sums = at_least(room.sums, row.groups());
+          gradients_row<type(), false, width()>(weight, a.v + at, gradient + at, row, 0, out.v + at, sums);
+          range_gradients_row<false>(row.grids, sums, row.groups(), 0, out.min_scale + first, out.max_scale + first);
+        });
   });
 }
 
 void quantize(const WeightArrays& a, const QuantScheme& scheme, const bool* wanted, const QuantizedArrays& out) {
   if (wanted != nullptr && !*wanted) return;
   with_kinds(a, scheme, [&](auto type, auto width) {
-    for_each_piece(a, scheme, [&](const float* weight, std::int64_t at, std::int64_t first, const Row& row, Room& room) {
-      std::int32_t* q = at_least(room.integers, row.columns);
-      quantize_row<type(), width()>(weight, a.v + at, row, q);
-      narrow_integers(q, row.columns, out.q + at);
-      for (std::int64_t g = 0; g < row.groups(); ++g) {
-        out.scale[first + g] = row.grids.scale(g);
-        out.zero_point[first + g] = static_cast<std::uint8_t>(row.grids.zero_point(g));
-      }
-    });
+    for_each_piece(a, scheme,
+                   [&](const float* weight, std::int64_t at, std::int64_t first, const Row& row, Room& room) {
+                     std::int32_t* q = at_least(room.integers, row.columns);
+                     quantize_row<type(), width()>(weight, a.v + at, row, q);
+                     narrow_integers(q, row.columns, out.q + at);
+                     for (std::int64_t g = 0; g < row.groups(); ++g) {
+                       out.scale[first + g] = row.grids.scale(g);
+                       out.zero_point[first + g] = static_cast<std::uint8_t>(row.grids.zero_point(g));
+                     }
+                   });
   });
 }
 

@@ -10,8 +10,8 @@ namespace roundtable {
 
 class GradientArena {
  public:
-  // Room for a gradient like each of `weights`, where they are, in fp32: [n + 2], the last two being the number of ranks
-  // that want to leave, and the loss.
+  // Room for a gradient like each of `weights`, where they are, in fp32: [n + 2], the last two being the number of
+  // ranks that want to leave, and the loss.
   explicit GradientArena(const std::vector<torch::Tensor>& weights);
 
   // A sum begins: the tail is 0, and a layer's next gradient takes the place of what it has.

@@ -134,12 +134,12 @@ class LimitTest(unittest.TestCase):
         linear = list(gemm_limit.linear_products(BLOCK, tokens))
         self.assertEqual(sum(p.flops for p in linear), 2 * tokens * (3 * weights - from_input))
         attention = list(gemm_limit.attention_products(BLOCK, 8, 512))
-        seen = sum(128 * keys for keys in (128, 256, 384, 512))  # of 512 x 512 scores of a head
+        seen = sum(64 * keys for keys in range(64, 513, 64))  # of 512 x 512 scores of a head
         self.assertEqual(sum(p.flops for p in attention), 6 * 2 * 8 * 9 * seen * 64)
 
     def test_a_last_tile_may_be_short(self):
         rows = [p.m for p in gemm_limit.attention_products(BLOCK, 1, 130) if p.part == "attention forward"]
-        self.assertEqual(rows, [3 * 128] * 2 + [3 * 2] * 2)
+        self.assertEqual(rows, [3 * 64] * 4 + [3 * 2] * 2)
 
     def test_ranks_share_the_work(self):
         whole, half = (gemm_limit.flops_of_step(BLOCK, batch, 512) for batch in (8, 4))
