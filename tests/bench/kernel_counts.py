@@ -49,6 +49,7 @@ HALF_RATE, SLOW = 2, 8  # times as long: 64 lanes, 16 lanes
 HALVES = ("integer", "fp compare")
 # What the program never launches, as a weight is tuned in its own type (TuningState of src/tune/block_tuner.cc); and the
 # search of scales, which runs once a block and writes nothing in its loop.
+KINDS_OF_WEIGHTS = ("int", "mx_fp", "nv_fp")  # WeightType of src/quant/scheme.h, in its order
 UNUSED = re.compile(r"search_kernel|fake_quantize_kernel<\w+, (?:float, __nv_bfloat16|__nv_bfloat16, float)>")
 
 
@@ -140,9 +141,9 @@ def demangled(names):
 
 def plain_name(full):
     """'void a::(anonymous namespace)::f<true, b>(c)' without what goes before and after f<true, b>."""
-    found = re.search(r"(\w+)(<[^()]*>)?\(", full.replace("(anonymous namespace)", "").replace("(bool)", ""))
-    name = "".join(part or "" for part in found.groups()) if found else full
-    return re.sub(r"\b[01]\b", lambda bit: ("false", "true")[int(bit[0])], name)
+    named = re.sub(r"\(roundtable::WeightType\)(\d)", lambda kind: KINDS_OF_WEIGHTS[int(kind[1])], full)
+    found = re.search(r"(\w+)(<[^()]*>)?\(", named.replace("(anonymous namespace)", ""))
+    return "".join(part or "" for part in found.groups()) if found else full
 
 
 # --- counting ----------------------------------------------------------------------------------------------------
@@ -183,8 +184,8 @@ def latency_hidden(weight, group_size, warps, waits, peak):
 
 
 def group_sizes(kernel, of_integers):
-    """Floats of 4 bits, the kernels of <true, ...>, have the groups of mx_fp and nv_fp (src/quant/scheme.h)."""
-    return (32, 16) if "<true" in kernel else (of_integers,)
+    """Those of floats of 4 bits are given (src/quant/scheme.h)."""
+    return (32,) if "<mx_fp" in kernel else (16,) if "<nv_fp" in kernel else (of_integers,)
 
 
 def count_kernel(name, code, group_size, resources, arch):
@@ -215,9 +216,9 @@ def count_file(nvcc, nvdisasm, entry, arch, group_size):
 # --- text --------------------------------------------------------------------------------------------------------
 
 def short_name(kernel):
-    """fake_quantize_kernel<false, float, float> as 'fake_quantize, int, fp32'."""
+    """fake_quantize_kernel<int, float, float> as 'fake_quantize, int, fp32'."""
     name, _, arguments = kernel.rstrip(">").partition("<")
-    words = {"false": "int", "true": "fp4", "float": "fp32", "__nv_bfloat16": "bf16"}
+    words = {"float": "fp32", "__nv_bfloat16": "bf16"}
     kinds = dict.fromkeys(words.get(one, one) for one in arguments.split(", ") if one)
     return ", ".join([name.removesuffix("_kernel"), *kinds])
 
