@@ -50,7 +50,7 @@ nlohmann::json fingerprint(const Config& config, const Plan& plan) {
   const auto& q = config.quantization;
   const auto& t = config.tuning;
   const std::string& estimate = config.calibration.estimate;
-  return {{"version", 3},
+  return {{"version", 4},
           {"model", model_digest(config.model.path)},
           {"calibration.tokens", hash_file(config.calibration.tokens)},
           {"calibration.n_samples", config.calibration.n_samples},

@@ -69,7 +69,7 @@ nlohmann::json states_fingerprint(const nlohmann::json& print, const Config& con
                                   const std::vector<std::string>& devices) {
   const std::int64_t width = pass_width_of(config);
   // To be raised with every change of what a block of the float model computes.
-  nlohmann::json states = {{"version", 1}, {"LibTorch", TORCH_VERSION}, {"samples a pass", width}};
+  nlohmann::json states = {{"version", 2}, {"LibTorch", TORCH_VERSION}, {"samples a pass", width}};
   const bool alike = std::all_of(devices.begin(), devices.end(), [&](const auto& d) { return d == devices.front(); });
   states["devices"] = alike ? nlohmann::json(devices.front()) : nlohmann::json(devices);
   // The ranks cut the samples, and so the last pass of each, whose shape may choose another kernel. With one sample a
