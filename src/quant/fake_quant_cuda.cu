@@ -1,4 +1,4 @@
-// Fake quantization on CUDA: a warp a group, its lanes along the group's weights.
+// Fake quantization on CUDA: a team of a warp's lanes a group, along the group's weights.
 // Not run where there is no GPU; tests/quant/fake_quant_cuda_test.cc (label gpu) holds it against the CPU's results.
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
@@ -18,54 +18,76 @@ __device__ inline float load(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ inline void store(float x, float& out) { out = x; }
 __device__ inline void store(float x, __nv_bfloat16& out) { out = __float2bfloat16_rn(x); }
 
-// The group of this warp; `size` is 0 for warps past the last group.
+// Groups of `width` weights, each with 2^shift lanes. A lane has four weights of a group where there are as many: to make
+// the group's grid, which every lane does, takes as long as some weights.
+struct Teams {
+  std::int64_t width;
+  int shift;
+};
+
+Teams teams_for(const WeightArrays& a, const QuantScheme& scheme) {
+  const std::int64_t width = scheme.group_columns(a.columns);
+  int shift = 5;
+  while (shift > 2 && (std::int64_t{4} << shift) > width) --shift;
+  return {width, shift};
+}
+
+// The group of this thread's team. Past the last group it is the first one, of which `size` leaves nothing to do: all
+// lanes of a warp take part in its sums.
 struct Group {
   std::int64_t offset;
   std::int64_t size;
   std::int64_t index;
   int lane;
+  int team;
 };
 
-__device__ inline Group group_of_warp(const WeightArrays& a, std::int64_t width) {
-  const std::int64_t index = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
-  if (index >= a.rows * a.groups) return {0, 0, 0, 0};
+__device__ inline Group group_of_team(const WeightArrays& a, const Teams& teams) {
+  const std::int64_t found = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) >> teams.shift;
+  const bool is_there = found < a.rows * a.groups;
+  const std::int64_t index = is_there ? found : 0;
   const std::int64_t row = index / a.groups;
-  const std::int64_t column = (index - row * a.groups) * width;
+  const std::int64_t column = (index - row * a.groups) * teams.width;
   const std::int64_t left = a.columns - column;
-  return {row * a.columns + column, left < width ? left : width, index, static_cast<int>(threadIdx.x % kWarp)};
+  const std::int64_t size = left < teams.width ? left : teams.width;
+  const int team = 1 << teams.shift;
+  return {row * a.columns + column, is_there ? size : 0, index, static_cast<int>(threadIdx.x) & (team - 1), team};
 }
 
 __device__ inline GroupGrid grid_of(const WeightArrays& a, const QuantScheme& scheme, std::int64_t index) {
   return group_grid(scheme, {a.wmin[index], a.wmax[index], a.min_scale[index], a.max_scale[index]});
 }
 
-__device__ inline float warp_sum(float x) {
-  for (int step = kWarp / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+// Over the lanes of a team; all of the warp call it.
+__device__ inline float team_sum(float x, int team) {
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    const float other = __shfl_xor_sync(0xffffffffu, x, step);
+    if (step < team) x += other;
+  }
   return x;
 }
 
 template <WeightType kType, class W, class R>
-__global__ void fake_quantize_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, R* result) {
-  const Group group = group_of_warp(a, width);
+__global__ void fake_quantize_kernel(WeightArrays a, QuantScheme scheme, Teams teams, R* result) {
+  const Group group = group_of_team(a, teams);
   if (group.size == 0) return;
   const GroupGrid grid = grid_of(a, scheme, group.index);
   const W* weight = static_cast<const W*>(a.weight);
-  for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += kWarp) {
+  for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += group.team) {
     store(grid.scale * level_of<kType>(grid, load(weight[i]), a.v[i]), result[i]);
   }
 }
 
 // The step (out == nullptr) or the gradients themselves, which share everything but the last line.
 template <WeightType kType, class W>
-__global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, const float* gradient,
+__global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, Teams teams, const float* gradient,
                                 StepSize size, GradientArrays out) {
-  const Group group = group_of_warp(a, width);
-  if (group.size == 0) return;
+  const Group group = group_of_team(a, teams);
   const GroupGrid grid = grid_of(a, scheme, group.index);
   const W* weight = static_cast<const W*>(a.weight);
   float dscale = 0;
   float dzero = 0;
-  for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += kWarp) {
+  for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += group.team) {
     const WeightGradient one = weight_gradient<kType>(grid, load(weight[i]), a.v[i], gradient[i]);
     dscale += one.dscale;
     dzero += one.dzero;
@@ -75,9 +97,9 @@ __global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, std::int64_t
       a.v[i] = stepped(a.v[i], one.dv, size.lr);
     }
   }
-  dscale = warp_sum(dscale);
-  dzero = warp_sum(dzero);
-  if (group.lane != 0) return;
+  dscale = team_sum(dscale, group.team);
+  dzero = team_sum(dzero, group.team);
+  if (group.lane != 0 || group.size == 0) return;
   const RangeGradient d = range_gradient(grid, dscale, dzero);
   if (out.v != nullptr) {
     out.min_scale[group.index] = d.dmin_scale;
@@ -89,9 +111,8 @@ __global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, std::int64_t
 }
 
 template <WeightType kType, class W>
-__global__ void search_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, const float* importance) {
-  const Group group = group_of_warp(a, width);
-  if (group.size == 0) return;
+__global__ void search_kernel(WeightArrays a, QuantScheme scheme, Teams teams, const float* importance) {
+  const Group group = group_of_team(a, teams);
   const W* weight = static_cast<const W*>(a.weight);
   const float* inputs = importance + group.offset % a.columns;
   float best = 1;
@@ -100,29 +121,29 @@ __global__ void search_kernel(WeightArrays a, QuantScheme scheme, std::int64_t w
     const float scale = scale_candidate(candidate);
     const GroupGrid grid = group_grid(scheme, {a.wmin[group.index], a.wmax[group.index], scale, scale});
     float error = 0;
-    for (std::int64_t i = group.lane; i < group.size; i += kWarp) {
+    for (std::int64_t i = group.lane; i < group.size; i += group.team) {
       error += inputs[i] * nearest_error<kType>(grid, load(weight[group.offset + i]));
     }
-    error = warp_sum(error);
+    error = team_sum(error, group.team);
     if (error < least) {
       least = error;
       best = scale;
     }
   }
-  if (group.lane != 0) return;
+  if (group.lane != 0 || group.size == 0) return;
   a.min_scale[group.index] = best;
   a.max_scale[group.index] = best;
 }
 
 template <WeightType kType, class W>
-__global__ void quantize_kernel(WeightArrays a, QuantScheme scheme, std::int64_t width, const bool* wanted,
+__global__ void quantize_kernel(WeightArrays a, QuantScheme scheme, Teams teams, const bool* wanted,
                                 QuantizedArrays out) {
   if (wanted != nullptr && !*wanted) return;
-  const Group group = group_of_warp(a, width);
+  const Group group = group_of_team(a, teams);
   if (group.size == 0) return;
   const GroupGrid grid = grid_of(a, scheme, group.index);
   const W* weight = static_cast<const W*>(a.weight);
-  for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += kWarp) {
+  for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += group.team) {
     out.q[i] = static_cast<std::uint8_t>(bits_of<kType>(grid, load(weight[i]), a.v[i]));
   }
   if (group.lane != 0) return;
@@ -142,20 +163,20 @@ void with_types(const WeightArrays& a, const QuantScheme& scheme, const Body& bo
   });
 }
 
-unsigned blocks_for(const WeightArrays& a) {
-  return static_cast<unsigned>((a.rows * a.groups + kWarpsABlock - 1) / kWarpsABlock);
-}
-
 constexpr unsigned kThreads = kWarp * kWarpsABlock;
+
+unsigned blocks_for(const WeightArrays& a, const Teams& teams) {
+  return static_cast<unsigned>((((a.rows * a.groups) << teams.shift) + kThreads - 1) / kThreads);
+}
 
 void launch_gradient(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size,
                      const GradientArrays& out) {
-  const std::int64_t width = scheme.group_columns(a.columns);
+  const Teams teams = teams_for(a, scheme);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
   with_types(a, scheme, [&](auto* weight, auto type) {
     using W = std::remove_pointer_t<decltype(weight)>;
     gradient_kernel<decltype(type)::value, W>
-        <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, gradient, size, out);
+        <<<blocks_for(a, teams), kThreads, 0, stream>>>(a, scheme, teams, gradient, size, out);
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -163,24 +184,24 @@ void launch_gradient(const WeightArrays& a, const QuantScheme& scheme, const flo
 }  // namespace
 
 void search_scales(const WeightArrays& a, const QuantScheme& scheme, const float* importance) {
-  const std::int64_t width = scheme.group_columns(a.columns);
+  const Teams teams = teams_for(a, scheme);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
   with_types(a, scheme, [&](auto* weight, auto type) {
     using W = std::remove_pointer_t<decltype(weight)>;
     search_kernel<decltype(type)::value, W>
-        <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, importance);
+        <<<blocks_for(a, teams), kThreads, 0, stream>>>(a, scheme, teams, importance);
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* result, bool result_is_bf16) {
-  const std::int64_t width = scheme.group_columns(a.columns);
+  const Teams teams = teams_for(a, scheme);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
   with_types(a, scheme, [&](auto* weight, auto type) {
     using W = std::remove_pointer_t<decltype(weight)>;
     const auto launch = [&](auto* out) {
       fake_quantize_kernel<decltype(type)::value, W>
-          <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, out);
+          <<<blocks_for(a, teams), kThreads, 0, stream>>>(a, scheme, teams, out);
     };
     if (result_is_bf16) {
       launch(static_cast<__nv_bfloat16*>(result));
@@ -201,12 +222,12 @@ void rounding_gradients(const WeightArrays& a, const QuantScheme& scheme, const 
 }
 
 void quantize(const WeightArrays& a, const QuantScheme& scheme, const bool* wanted, const QuantizedArrays& out) {
-  const std::int64_t width = scheme.group_columns(a.columns);
+  const Teams teams = teams_for(a, scheme);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
   with_types(a, scheme, [&](auto* weight, auto type) {
     using W = std::remove_pointer_t<decltype(weight)>;
     quantize_kernel<decltype(type)::value, W>
-        <<<blocks_for(a), kThreads, 0, stream>>>(a, scheme, width, wanted, out);
+        <<<blocks_for(a, teams), kThreads, 0, stream>>>(a, scheme, teams, wanted, out);
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }

@@ -155,8 +155,8 @@ def warps_of(registers):
 
 
 def a_weight(done, group_size):
-    """What is executed for a group, a weight: by all 32 lanes of its warp, those without a weight too."""
-    counts, lanes = machine_code.counts_of(done.code), machine_code.WARP / group_size
+    """What is executed for a group, a weight: by all lanes of its team, those without a weight too."""
+    counts, lanes = machine_code.counts_of(done.code), team_of(group_size) / group_size
     return {"instructions": {kind: round(n * lanes, 3) for kind, n in counts["instructions"].items()},
             "all_instructions": len(done.code) * lanes, "flops": counts["flops"] * lanes,
             "slow": counts["slow"] * lanes, "bytes_read": done.weight_read + done.group_read / group_size,
@@ -178,9 +178,18 @@ def bound_of(weight, peak):
 
 
 def latency_hidden(weight, group_size, warps, waits, peak):
-    """Clocks that a wait may take before `warps` of them, each with a group under way, leave the memory idle."""
+    """Clocks that a wait may take before `warps` of them, each with its groups under way, leave the memory idle."""
     bytes_a_clock = peak.memory / (peak.fp32 / 2 / peak.fp32_lanes)  # of a multiprocessor
-    return warps * (weight["bytes_read"] + weight["bytes_written"]) * group_size / waits / bytes_a_clock
+    weights = group_size * machine_code.WARP // team_of(group_size)
+    return warps * (weight["bytes_read"] + weight["bytes_written"]) * weights / waits / bytes_a_clock
+
+
+def team_of(group_size):
+    """Lanes of a group: teams_for() of fake_quant_cuda.cu."""
+    team = machine_code.WARP
+    while team > 4 and 4 * team > group_size:
+        team //= 2
+    return team
 
 
 def group_sizes(kernel, of_integers):
@@ -190,7 +199,7 @@ def group_sizes(kernel, of_integers):
 
 def count_kernel(name, code, group_size, resources, arch):
     try:
-        done = machine_code.executed(code, -(-group_size // machine_code.WARP))
+        done = machine_code.executed(code, -(-group_size // team_of(group_size)))
     except ValueError as error:
         raise CannotCount(f"{name}: {error}: it is no kernel of the kind that machine_code.py counts") from error
     peak, warps, weight = GPUS.get(arch, OTHERWISE)[1], warps_of(resources["registers"]), a_weight(done, group_size)
