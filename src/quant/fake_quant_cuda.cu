@@ -2,6 +2,7 @@
 // Not run where there is no GPU; tests/quant/fake_quant_cuda_test.cc (label gpu) holds it against the CPU's results.
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
+#include <c10/util/Exception.h>
 #include <cuda_bf16.h>
 
 #include "quant/fake_quant_kernels.h"
@@ -18,8 +19,8 @@ __device__ inline float load(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ inline void store(float x, float& out) { out = x; }
 __device__ inline void store(float x, __nv_bfloat16& out) { out = __float2bfloat16_rn(x); }
 
-// Groups of `width` weights, each with 2^shift lanes. A lane has four weights of a group where there are as many: to make
-// the group's grid, which every lane does, takes as long as some weights.
+// Groups of `width` weights, each with 2^shift lanes. A lane has four weights of a group where there are as many: to
+// make the group's grid, which every lane does, takes as long as some weights.
 struct Teams {
   std::int64_t width;
   int shift;
@@ -36,22 +37,25 @@ Teams teams_for(const WeightArrays& a, const QuantScheme& scheme) {
 // lanes of a warp take part in its sums.
 struct Group {
   std::int64_t offset;
-  std::int64_t size;
   std::int64_t index;
-  int lane;
-  int team;
+  std::uint32_t size;
+  std::uint32_t lane;
+  std::uint32_t team;
 };
 
+// Threads and groups are counted in 32 bits (blocks_for() sees to it): a division of 64 takes as long as all else here.
 __device__ inline Group group_of_team(const WeightArrays& a, const Teams& teams) {
-  const std::int64_t found = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) >> teams.shift;
+  const std::uint32_t found = (blockIdx.x * blockDim.x + threadIdx.x) >> teams.shift;
   const bool is_there = found < a.rows * a.groups;
-  const std::int64_t index = is_there ? found : 0;
-  const std::int64_t row = index / a.groups;
-  const std::int64_t column = (index - row * a.groups) * teams.width;
-  const std::int64_t left = a.columns - column;
-  const std::int64_t size = left < teams.width ? left : teams.width;
-  const int team = 1 << teams.shift;
-  return {row * a.columns + column, is_there ? size : 0, index, static_cast<int>(threadIdx.x) & (team - 1), team};
+  const std::uint32_t index = is_there ? found : 0;
+  const auto width = static_cast<std::uint32_t>(teams.width);
+  const auto groups = static_cast<std::uint32_t>(a.groups);
+  const std::uint32_t row = index / groups;
+  const std::uint32_t column = (index - row * groups) * width;
+  const std::uint32_t left = static_cast<std::uint32_t>(a.columns) - column;
+  const std::uint32_t size = left < width ? left : width;
+  const std::uint32_t team = 1u << teams.shift;
+  return {row * a.columns + column, index, is_there ? size : 0, threadIdx.x & (team - 1), team};
 }
 
 __device__ inline GroupGrid grid_of(const WeightArrays& a, const QuantScheme& scheme, std::int64_t index) {
@@ -59,8 +63,8 @@ __device__ inline GroupGrid grid_of(const WeightArrays& a, const QuantScheme& sc
 }
 
 // Over the lanes of a team; all of the warp call it.
-__device__ inline float team_sum(float x, int team) {
-  for (int step = kWarp / 2; step > 0; step /= 2) {
+__device__ inline float team_sum(float x, std::uint32_t team) {
+  for (std::uint32_t step = kWarp / 2; step > 0; step /= 2) {
     const float other = __shfl_xor_sync(0xffffffffu, x, step);
     if (step < team) x += other;
   }
@@ -72,9 +76,11 @@ __global__ void fake_quantize_kernel(WeightArrays a, QuantScheme scheme, Teams t
   const Group group = group_of_team(a, teams);
   if (group.size == 0) return;
   const GroupGrid grid = grid_of(a, scheme, group.index);
-  const W* weight = static_cast<const W*>(a.weight);
-  for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += group.team) {
-    store(grid.scale * level_of<kType>(grid, load(weight[i]), a.v[i]), result[i]);
+  const W* weight = static_cast<const W*>(a.weight) + group.offset;
+  const float* v = a.v + group.offset;
+  result += group.offset;
+  for (std::uint32_t i = group.lane; i < group.size; i += group.team) {
+    store(grid.scale * level_of<kType>(grid, load(weight[i]), v[i]), result[i]);
   }
 }
 
@@ -84,17 +90,19 @@ __global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, Teams teams,
                                 StepSize size, GradientArrays out) {
   const Group group = group_of_team(a, teams);
   const GroupGrid grid = grid_of(a, scheme, group.index);
-  const W* weight = static_cast<const W*>(a.weight);
+  const W* weight = static_cast<const W*>(a.weight) + group.offset;
+  float* v = a.v + group.offset;
+  gradient += group.offset;
   float dscale = 0;
   float dzero = 0;
-  for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += group.team) {
-    const WeightGradient one = weight_gradient<kType>(grid, load(weight[i]), a.v[i], gradient[i]);
+  for (std::uint32_t i = group.lane; i < group.size; i += group.team) {
+    const WeightGradient one = weight_gradient<kType>(grid, load(weight[i]), v[i], gradient[i]);
     dscale += one.dscale;
     dzero += one.dzero;
     if (out.v != nullptr) {
-      out.v[i] = one.dv;
+      out.v[group.offset + i] = one.dv;
     } else {
-      a.v[i] = stepped(a.v[i], one.dv, size.lr);
+      v[i] = stepped(v[i], one.dv, size.lr);
     }
   }
   dscale = team_sum(dscale, group.team);
@@ -113,7 +121,7 @@ __global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, Teams teams,
 template <WeightType kType, class W>
 __global__ void search_kernel(WeightArrays a, QuantScheme scheme, Teams teams, const float* importance) {
   const Group group = group_of_team(a, teams);
-  const W* weight = static_cast<const W*>(a.weight);
+  const W* weight = static_cast<const W*>(a.weight) + group.offset;
   const float* inputs = importance + group.offset % a.columns;
   float best = 1;
   float least = INFINITY;
@@ -121,8 +129,8 @@ __global__ void search_kernel(WeightArrays a, QuantScheme scheme, Teams teams, c
     const float scale = scale_candidate(candidate);
     const GroupGrid grid = group_grid(scheme, {a.wmin[group.index], a.wmax[group.index], scale, scale});
     float error = 0;
-    for (std::int64_t i = group.lane; i < group.size; i += group.team) {
-      error += inputs[i] * nearest_error<kType>(grid, load(weight[group.offset + i]));
+    for (std::uint32_t i = group.lane; i < group.size; i += group.team) {
+      error += inputs[i] * nearest_error<kType>(grid, load(weight[i]));
     }
     error = team_sum(error, group.team);
     if (error < least) {
@@ -142,9 +150,11 @@ __global__ void quantize_kernel(WeightArrays a, QuantScheme scheme, Teams teams,
   const Group group = group_of_team(a, teams);
   if (group.size == 0) return;
   const GroupGrid grid = grid_of(a, scheme, group.index);
-  const W* weight = static_cast<const W*>(a.weight);
-  for (std::int64_t i = group.offset + group.lane; i < group.offset + group.size; i += group.team) {
-    out.q[i] = static_cast<std::uint8_t>(bits_of<kType>(grid, load(weight[i]), a.v[i]));
+  const W* weight = static_cast<const W*>(a.weight) + group.offset;
+  const float* v = a.v + group.offset;
+  std::uint8_t* q = out.q + group.offset;
+  for (std::uint32_t i = group.lane; i < group.size; i += group.team) {
+    q[i] = static_cast<std::uint8_t>(bits_of<kType>(grid, load(weight[i]), v[i]));
   }
   if (group.lane != 0) return;
   out.scale[group.index] = grid.scale;
@@ -166,7 +176,10 @@ void with_types(const WeightArrays& a, const QuantScheme& scheme, const Body& bo
 constexpr unsigned kThreads = kWarp * kWarpsABlock;
 
 unsigned blocks_for(const WeightArrays& a, const Teams& teams) {
-  return static_cast<unsigned>((((a.rows * a.groups) << teams.shift) + kThreads - 1) / kThreads);
+  const std::int64_t threads = (a.rows * a.groups) << teams.shift;
+  TORCH_CHECK(threads <= std::int64_t{1} << 31 && a.columns <= std::int64_t{1} << 31,
+              "a weight of ", a.rows, " x ", a.columns, " is too large for the kernels of fake quantization");
+  return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
 }
 
 void launch_gradient(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size,

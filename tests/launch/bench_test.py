@@ -275,6 +275,7 @@ class MachineCodeTest(unittest.TestCase):
         self.assertEqual(kernel_counts.resources_of(said),
                          {"_Zf": {"registers": 35, "spill_bytes": 12, "shared_bytes": 64}})
         self.assertEqual([kernel_counts.warps_of(n) for n in (32, 35, 46)], [64, 48, 40])
+        self.assertEqual([kernel_counts.team_of(n) for n in (8, 16, 32, 40, 64, 128, 4096)], [4, 4, 8, 8, 16, 32, 32])
         name = kernel_counts.plain_name("void a::(anonymous namespace)::f_kernel<(roundtable::WeightType)1, __nv_bfloat16>(a::B, int*)")
         self.assertEqual((name, kernel_counts.short_name(name)), ("f_kernel<mx_fp, __nv_bfloat16>", "f, mx_fp, bf16"))
 
