@@ -43,7 +43,8 @@ class SmolLM2Test(RealModelCase):
             ours = self.ours(output, ids)[0]["perplexity"]
             theirs = perplexity_of(torch.from_numpy(model.logits(ids)), ids)
             alike = perplexity_of(logits_of(load_with_rounded_activations(output), ids), ids)
-            print(f"perplexity {ours:.4f}, in llama.cpp {theirs:.4f}, with its activations {alike:.4f}", file=sys.stderr)
+            print(f"perplexity {ours:.4f}, in llama.cpp {theirs:.4f}, with its activations {alike:.4f}",
+                  file=sys.stderr)
             unrounded = self.ours(self.model, ids)[0]["perplexity"]
             self.assertGreater(ours / unrounded, 1.05)  # that it was rounded shows
             self.assertAlmostEqual(theirs / ours, 1, delta=0.005)
@@ -51,8 +52,8 @@ class SmolLM2Test(RealModelCase):
             self.hold_text(output, model)
 
     def test_distributions_from_searched_scales(self):
-        """With these weights rounding activations moves a sample's loss by 0.7 % up or down, and with it the perplexity of
-        a few samples by more than a wrong weight might. The divergence of each position's distribution has no such luck."""
+        """With these weights rounding activations moves a sample's loss by 0.7 % up or down, and the perplexity of a few
+        samples by more than a wrong weight might. The divergence of each position's distribution has no such luck."""
         ids = self.held_out(2, 256)
         output = self.checkpoint("search")
         with self.in_llama_cpp(output) as model:
@@ -66,7 +67,8 @@ class SmolLM2Test(RealModelCase):
 
     def checkpoint(self, init_scale):
         return self.rounded(f"q4_0-{init_scale}", **{
-            "tuning.init_scale": init_scale, "quantization.group_size": 32, "output.formats": ["llm_compressor", "gguf"]})
+            "tuning.init_scale": init_scale, "quantization.group_size": 32,
+            "output.formats": ["llm_compressor", "gguf"]})
 
     def in_llama_cpp(self, output):
         model = LlamaCpp(output / "gguf" / "model.gguf")
