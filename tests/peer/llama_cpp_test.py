@@ -34,6 +34,7 @@ def divergence(p, q):
 
 class SmolLM2Test(RealModelCase):
     NEW_TOKENS = 16
+    CHECKPOINTS = {}  # of init_scale
 
     def test_perplexity_and_text(self):
         """llama.cpp's perplexity is what transformers finds with activations rounded as llama.cpp rounds them."""
@@ -66,9 +67,12 @@ class SmolLM2Test(RealModelCase):
         self.assertGreater(apart["float"], 10 * apart["ours"])
 
     def checkpoint(self, init_scale):
-        return self.rounded(f"q4_0-{init_scale}", **{
-            "tuning.init_scale": init_scale, "quantization.group_size": 32,
-            "output.formats": ["llm_compressor", "gguf"]})
+        """Made once for both tests."""
+        if init_scale not in self.CHECKPOINTS:
+            self.CHECKPOINTS[init_scale] = self.rounded(f"q4_0-{init_scale}", **{
+                "tuning.init_scale": init_scale, "quantization.group_size": 32,
+                "output.formats": ["llm_compressor", "gguf"]})
+        return self.CHECKPOINTS[init_scale]
 
     def in_llama_cpp(self, output):
         model = LlamaCpp(output / "gguf" / "model.gguf")
