@@ -362,5 +362,24 @@ TEST(FakeQuantByHand, ZeroPointIsLiftedToTheFormatsLeast) {
   EXPECT_TRUE(torch::equal(q.q, torch::tensor({{11, 15, 1}}, torch::kUInt8)));  // 1.5 needs 16: clamped
 }
 
+// Instead of a division there are a product and a correction, which round as it does: to the bit, for scales in fp16.
+TEST(FakeQuantMath, TheRatioIsTheQuotient) {
+  torch::manual_seed(5);
+  constexpr std::int64_t kCount = 1'000'000;
+  const torch::Tensor scales = (torch::randn({kCount}) * 0.01).to(torch::kFloat16).to(torch::kFloat32).contiguous();
+  const torch::Tensor weights = torch::randn({kCount});
+  const auto* scale = scales.const_data_ptr<float>();
+  const auto* weight = weights.const_data_ptr<float>();
+  std::int64_t others = 0;
+  for (std::int64_t i = 0; i < kCount; ++i) {
+    if (std::fabs(scale[i]) < least_scale(QuantScheme{})) continue;
+    GroupGrid grid;
+    grid.scale = scale[i];
+    grid.inverse_scale = 1.0f / scale[i];
+    others += ratio_of(grid, weight[i]) != weight[i] / scale[i];
+  }
+  EXPECT_EQ(others, 0);
+}
+
 }  // namespace
 }  // namespace roundtable
