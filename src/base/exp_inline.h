@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "base/bf16_bits.h"
+#include "base/simd.h"
 
 namespace roundtable {
 

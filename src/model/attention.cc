@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "model/attention_heads.h"
+#include "model/attention_kept.h"
 #include "model/attention_rows.h"
 #include "model/packed_attention.h"
 
@@ -90,41 +91,36 @@ struct TiledAttention : public torch::autograd::Function<TiledAttention> {
     const torch::Tensor v = heads.keys_of(v_in);
     const torch::Tensor wide_k = k.to(torch::kFloat32);
     const bool keep = q.requires_grad() || k_in.requires_grad() || v_in.requires_grad();
-    variable_list kept{q, k, v};
+    KeptAttention kept{q, k, v, scale, window};
     torch::Tensor out = heads.new_rows(q);
     for (const AttentionTile& tile : attention_tiles(heads.seqlen, window)) {
       const torch::Tensor p = tile_probabilities(heads.rows_of(q, tile), wide_k.narrow(1, tile.first_key, tile.keys()),
                                                  tile, window, scale);
       heads.put_rows(torch::bmm(p, v.narrow(1, tile.first_key, tile.keys())), tile, out);
-      if (keep) kept.push_back(p);
+      if (keep) kept.tiles.push_back(p);
     }
-    context->save_for_backward(kept);
-    context->saved_data["scale"] = scale;
-    context->saved_data["window"] = window;
+    kept.save(context);
     return out.transpose(1, 2);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grad_outputs) {
-    const variable_list kept = context->get_saved_variables();
-    const torch::Tensor& q = kept[0];
-    const torch::Tensor& k = kept[1];
-    const torch::Tensor& v = kept[2];
-    const auto scale = static_cast<float>(context->saved_data["scale"].toDouble());
-    const std::int64_t window = context->saved_data["window"].toInt();
-    const auto heads = AttentionHeads::of(q, k.unflatten(0, {q.size(0), -1}));
+    const auto kept = KeptAttention::saved_in(context);
+    const torch::Tensor &q = kept.q, &k = kept.k, &v = kept.v;
+    const auto scale = static_cast<float>(kept.scale);
+    const AttentionHeads heads = kept.heads();
     const bool bf16 = q.scalar_type() == torch::kBFloat16;
     // A key's gradient is a sum over tiles, so it is kept in fp32.
     torch::Tensor dk = torch::zeros(k.sizes(), k.options().dtype(torch::kFloat32));
     torch::Tensor dv = torch::zeros_like(dk);
     torch::Tensor dq = heads.new_rows(q);
-    std::size_t place = 3;
-    for (const AttentionTile& tile : attention_tiles(heads.seqlen, window)) {
-      const torch::Tensor& p = kept[place++];
+    auto next = kept.tiles.begin();
+    for (const AttentionTile& tile : attention_tiles(heads.seqlen, kept.window)) {
+      const torch::Tensor& p = *next++;
       const auto keys_of = [&](const torch::Tensor& x) { return x.narrow(1, tile.first_key, tile.keys()); };
       const torch::Tensor dy = heads.rows_of(grad_outputs[0], tile);
       torch::Tensor ds = torch::bmm(dy, keys_of(v).transpose(1, 2));
       keys_of(dv).add_(torch::bmm(p.transpose(1, 2), dy));
-      (bf16 ? softmax_rows_gradient<std::uint16_t> : softmax_rows_gradient<float>)(tile, window, scale, p, ds);
+      (bf16 ? softmax_rows_gradient<std::uint16_t> : softmax_rows_gradient<float>)(tile, kept.window, scale, p, ds);
       heads.put_rows(torch::bmm(ds, keys_of(k)), tile, dq);
       keys_of(dk).add_(torch::bmm(ds.transpose(1, 2), heads.rows_of(q, tile)));
     }

@@ -9,6 +9,7 @@
 
 #include "base/bf16_rows.h"
 #include "model/attention_heads.h"
+#include "model/attention_kept.h"
 #include "model/packed_product.h"
 
 namespace roundtable {
@@ -175,27 +176,21 @@ struct PackedAttention : public torch::autograd::Function<PackedAttention> {
     const torch::Tensor transposed_keys = pack_transposed(k);
     const torch::Tensor values = pack_rows(v);
     const bool keep = q_in.requires_grad() || k_in.requires_grad() || v_in.requires_grad();
-    variable_list kept{q.whole, k, v};
+    KeptAttention kept{q.whole, k, v, scale, window};
     const torch::Tensor out = heads.new_rows(q_in).transpose(1, 2);
     for (const AttentionTile& tile : attention_tiles(heads.seqlen, window)) {
       torch::Tensor p = torch::empty({heads.n(), heads.shared * tile.rows(), tile.keys()}, k.options());
       TileWork(heads, tile, window, static_cast<float>(scale)).forward(q, transposed_keys, values, p, HeadRows(out));
-      if (keep) kept.push_back(p);
+      if (keep) kept.tiles.push_back(p);
     }
-    context->save_for_backward(kept);
-    context->saved_data["scale"] = scale;
-    context->saved_data["window"] = window;
+    kept.save(context);
     return out;
   }
 
   static variable_list backward(AutogradContext* context, variable_list grad_outputs) {
-    const variable_list kept = context->get_saved_variables();
-    const torch::Tensor& q = kept[0];
-    const torch::Tensor& k = kept[1];
-    const torch::Tensor& v = kept[2];
-    const auto scale = static_cast<float>(context->saved_data["scale"].toDouble());
-    const std::int64_t window = context->saved_data["window"].toInt();
-    const auto heads = AttentionHeads::of(q, k.unflatten(0, {q.size(0), -1}));
+    const auto kept = KeptAttention::saved_in(context);
+    const torch::Tensor &q = kept.q, &k = kept.k, &v = kept.v;
+    const AttentionHeads heads = kept.heads();
     const HeadRows dy(grad_outputs[0]);
     const torch::Tensor transposed_values = pack_transposed(v);
     const torch::Tensor keys = pack_rows(k);
@@ -204,10 +199,10 @@ struct PackedAttention : public torch::autograd::Function<PackedAttention> {
         torch::zeros({heads.n(), heads.head_dim, heads.seqlen}, k.options().dtype(torch::kFloat32));
     const torch::Tensor dv = torch::zeros_like(dk);
     const torch::Tensor dq = heads.new_rows(q).transpose(1, 2);
-    std::size_t place = 3;
-    for (const AttentionTile& tile : attention_tiles(heads.seqlen, window)) {
-      TileWork(heads, tile, window, scale)
-          .backward(HeadRows(q), dy, transposed_values, keys, kept[place++], HeadRows(dq), dk, dv);
+    auto p = kept.tiles.begin();
+    for (const AttentionTile& tile : attention_tiles(heads.seqlen, kept.window)) {
+      TileWork(heads, tile, kept.window, static_cast<float>(kept.scale))
+          .backward(HeadRows(q), dy, transposed_values, keys, *p++, HeadRows(dq), dk, dv);
     }
     const auto turned_back = [&](const torch::Tensor& x) {
       return x.to(k.scalar_type()).unflatten(0, {heads.batch, heads.kv_heads}).transpose(2, 3);

@@ -30,7 +30,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "base/bf16_bits.h"
+#include "base/simd.h"
 #include "quant/scheme.h"
 
 namespace roundtable {

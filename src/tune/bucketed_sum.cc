@@ -4,11 +4,12 @@
 #include <utility>
 
 #include "base/error.h"
+#include "tune/gradient_arena.h"
 
 namespace roundtable {
 namespace {
 
-constexpr std::int64_t kTail = 2;
+constexpr std::int64_t kTail = GradientArena::kTail;
 
 ElementType element_type(const torch::Tensor& data) {
   return data.scalar_type() == torch::kFloat32    ? ElementType::kF32

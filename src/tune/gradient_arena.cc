@@ -11,7 +11,7 @@ GradientArena::GradientArena(const std::vector<torch::Tensor>& weights) : taken_
     starts_.push_back(end);
     end += weight.numel();
   }
-  whole_ = torch::zeros({end + 2}, weights.front().options().dtype(torch::kFloat32));
+  whole_ = torch::zeros({end + kTail}, weights.front().options().dtype(torch::kFloat32));
   for (std::size_t i = 0; i < weights.size(); ++i) {
     gradients_.push_back(whole_.narrow(0, starts_[i], weights[i].numel()).view_as(weights[i]));
   }

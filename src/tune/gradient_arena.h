@@ -10,8 +10,9 @@ namespace roundtable {
 
 class GradientArena {
  public:
-  // Room for a gradient like each of `weights`, where they are, in fp32: [n + 2], the last two being the number of
-  // ranks that want to leave, and the loss.
+  static constexpr std::int64_t kTail = 2;  // numbers behind the gradients: ranks that want to leave, and the loss
+
+  // Room for a gradient like each of `weights`, where they are, in fp32: [n + kTail].
   explicit GradientArena(const std::vector<torch::Tensor>& weights);
 
   // A sum begins: the tail is 0, and a layer's next gradient takes the place of what it has.
@@ -24,7 +25,7 @@ class GradientArena {
   torch::Tensor& whole() { return whole_; }
   const torch::Tensor& gradient(std::size_t layer) const { return gradients_[layer]; }  // a view, of the weight's shape
   const std::vector<std::int64_t>& starts() const { return starts_; }                   // of the layers, in `whole`
-  torch::Tensor tail() const { return whole_.narrow(0, whole_.numel() - 2, 2); }
+  torch::Tensor tail() const { return whole_.narrow(0, whole_.numel() - kTail, kTail); }
   torch::Tensor loss() const { return whole_[-1]; }
   void add_loss(const torch::Tensor& loss) { whole_[-1].add_(loss); }
   void vote_to_leave() { whole_[-2].fill_(1.0); }

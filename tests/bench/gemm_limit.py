@@ -39,9 +39,8 @@ from safetensors import safe_open
 import gpu_peaks
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "launch"))
-from machine_rates import Product, operands_of
+from machine_rates import TILE_ROWS, Product, operands_of
 
-TILE_ROWS = 64  # kTileRows of src/model/attention_rows.cc
 READ_THE_INPUT = ("q_proj", "k_proj", "v_proj")
 PARTS = ("linear y = x W^T", "linear dx = dy W", "linear dW = dy^T x", "attention forward", "attention backward")
 WARM_UP = 3  # rounds
