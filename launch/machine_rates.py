@@ -15,7 +15,7 @@ from multiprocessing import shared_memory
 
 import torch
 
-TILE_ROWS = 64  # of attention: kTileRows of src/model/attention_rows.cc
+TILE_ROWS = 64  # of attention: kTileRows of src/model/attention/rows.cc
 PATIENCE = 120  # seconds that a process waits for the others
 
 
@@ -94,7 +94,7 @@ def linears_of(block):
 
 
 def products_of_pass(block, samples, seqlen):
-    """Forward and backward. As many operations as src/pipeline/forecast.cc counts for a step of these tokens."""
+    """Forward and backward. As many operations as src/plan/forecast.cc counts for a step of these tokens."""
     tokens = samples * seqlen
     products = []
     for place, (out, into) in enumerate(linears_of(block)):

@@ -1,7 +1,7 @@
 """Reads what a run has left in its run directory, whole or half-done: for launch/report.py.
 
-events.jsonl   one JSON object a line (src/pipeline/events.h)
-journal        records of | size u32 | ~size u32 | checksum u64 | JSON | (src/pipeline/journal.h)
+events.jsonl   one JSON object a line (src/rundir/events.h)
+journal        records of | size u32 | ~size u32 | checksum u64 | JSON | (src/rundir/journal.h)
 config.yaml    the resolved config
 """
 

@@ -19,7 +19,7 @@ install(FILES launch/report_charts.py launch/report_record.py launch/report_time
   launch/machine_rates.py launch/report.css launch/requirements.txt DESTINATION ${share}/launch)
 install(DIRECTORY launch/lm_eval DESTINATION ${share}/launch)
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
-install(FILES src/pipeline/phases.svg DESTINATION ${CMAKE_INSTALL_DOCDIR}/src/pipeline)  # as README.md refers to it
+install(FILES src/phases/phases.svg DESTINATION ${CMAKE_INSTALL_DOCDIR}/src/phases)  # as README.md refers to it
 
 install(CODE "
   execute_process(COMMAND ${ROUNDTABLE_PYTHON} ${PROJECT_SOURCE_DIR}/launch/man_page.py $<TARGET_FILE:roundtable>

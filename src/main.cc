@@ -15,12 +15,12 @@
 #include "base/full_disk.h"
 #include "base/log.h"
 #include "base/stop_signal.h"
-#include "comm/mpi_communicator.h"
+#include "comm/mpi/communicator.h"
 #include "comm/watchdog.h"
 #include "config/config.h"
-#include "pipeline/commands.h"
-#include "pipeline/events.h"
-#include "pipeline/status.h"
+#include "commands/commands.h"
+#include "rundir/events.h"
+#include "commands/status.h"
 
 namespace roundtable {
 namespace {

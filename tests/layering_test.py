@@ -3,6 +3,7 @@
   tests/layering_test.py [SRC]
 """
 
+import collections
 import pathlib
 import re
 import sys
@@ -11,34 +12,63 @@ import unittest
 
 SRC = pathlib.Path(__file__).resolve().parent.parent / "src"
 
-# folder -> the folders that it may include beside itself. pipeline -> {tune, export} -> {model, quant, data, cache} ->
-# {comm, io, config} -> base; folders of one level do not know each other.
-ALLOWED = {
-    "base": set(),
-    "comm": {"base"},
-    "io": {"base"},
-    "config": {"base"},
-    "data": {"base", "io"},
-    "cache": {"base", "comm"},  # what it stores and where is for its caller to say
-    "model": {"base", "comm", "io"},
-    "quant": {"base"},  # numbers in, numbers out
-    "tune": {"base", "comm", "data", "model", "quant"},
-    "export": {"base", "io", "model", "quant"},
-    "pipeline": {"base", "comm", "io", "config", "data", "cache", "model", "quant", "tune", "export"},
-    "": {"base", "comm", "config", "pipeline"},  # main.cc and the precompiled header
+# The floors of the house, from the ground up. A folder may include what lies on a lower floor, whatever is named for it
+# in BESIDE, and itself.
+FLOORS = [
+    {"base", "device"},
+    {"comm", "io", "config", "quant"},
+    {"model", "cache", "data"},
+    {"export", "tune", "rundir"},
+    {"plan"},
+    {"run"},
+    {"phases", "convert"},
+    {"commands"},
+    {""},  # main.cc and the precompiled header
+]
+
+# Neighbours on one floor do not know each other, but for these.
+BESIDE = {
+    "device": {"base"},
+    "phases": {"convert"},  # the phase "formats" is a conversion
 }
 
+# What a folder leaves out of that, to stay small or free of a heavy library.
+NOT = {
+    "comm": {"torch"},
+    "quant": {"device"},  # numbers in, numbers out
+    "rundir": {"model", "cache", "data", "quant", "comm"},  # files alone: no tensors, no MPI
+    "cache": {"io", "config", "quant"},  # what it stores and where is for its caller to say
+    "data": {"comm", "config", "quant"},
+    "tune": {"config", "io", "cache"},
+    "export": {"comm", "config", "cache", "data"},
+}
+
+
+def allowed(folder):
+    below = set().union(*FLOORS[:floor_of(folder)])
+    return (below | BESIDE.get(folder, set())) - NOT.get(folder, set())
+
+
+def floor_of(folder):
+    return next(i for i, floor in enumerate(FLOORS) if folder in floor)
+
+
 # header (or the folder that it is in) -> the folders that may include it
+ABOVE_TENSORS = {"quant", "model", "tune", "export", "plan", "run", "convert", "phases", "commands"}
 CONFINED = {
-    "torch/": {"", "quant", "model", "tune", "export", "pipeline"},
-    "ATen/": {"quant", "model", "tune", "pipeline"},
-    "c10/": {"quant", "model", "tune", "pipeline"},
+    "torch/": {"", "device"} | ABOVE_TENSORS,
+    "ATen/": {"device"} | ABOVE_TENSORS,
+    "c10/": {"device"} | ABOVE_TENSORS,
     "mpi.h": {"comm", "cache"},
     "nccl.h": {"comm"},
+    "cuda_runtime_api.h": {"comm", "quant"},
     "hdf5.h": {"cache"},
     "yaml-cpp/": {"config"},
     "spdlog/": {"base"},
 }
+
+# Headers that folders without LibTorch include.
+FREE_OF_TORCH = {"device/stream.h"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 SOURCES = {".h", ".cc", ".cu", ".cuh"}
@@ -49,7 +79,7 @@ def offences(src):
     for path in sorted(p for p in src.rglob("*") if p.suffix in SOURCES):
         parts = path.relative_to(src).parts
         folder = parts[0] if len(parts) > 1 else ""
-        if folder not in ALLOWED:
+        if not any(folder in floor for floor in FLOORS):
             found.append(f"{path}: folder '{folder}' has no place in the house: name it in {__file__}")
             continue
         for bracket, header in INCLUDE.findall(path.read_text()):
@@ -57,14 +87,22 @@ def offences(src):
                 if (header.startswith(confined) if confined.endswith("/") else header == confined) \
                         and folder not in folders:
                     found.append(f"{path}: <{header}> is for {', '.join(sorted(folders))} alone")
+            if path.relative_to(src).as_posix() in FREE_OF_TORCH and header.startswith(("torch/", "ATen/", "c10/")):
+                found.append(f"{path}: <{header}>: this header is included where LibTorch is not known")
             if bracket == "<":
                 continue
             target = header.split("/")[0] if "/" in header else None
             if target is None or not (src / header).exists():
                 found.append(f'{path}: "{header}" is not a file named from src/')
-            elif target != folder and target not in ALLOWED[folder]:
+            elif target != folder and target not in allowed(folder):
                 found.append(f'{path}: "{header}": {folder or "main"} may not know {target}')
     return found
+
+
+def crowded(src, most=20):
+    """Folders with more source files side by side than a reader takes in at a glance."""
+    count = collections.Counter(p.parent for p in src.rglob("*") if p.suffix in SOURCES)
+    return [f"{folder}: {files} files" for folder, files in sorted(count.items()) if files > most]
 
 
 class LayeringTest(unittest.TestCase):
@@ -73,22 +111,30 @@ class LayeringTest(unittest.TestCase):
 
     def test_every_folder_is_in_the_table(self):
         folders = {p.name for p in SRC.iterdir() if p.is_dir()}
-        self.assertEqual(folders, set(ALLOWED) - {""})
+        self.assertEqual(folders, set().union(*FLOORS) - {""})
 
     def test_the_table_has_no_circle(self):
-        left = dict(ALLOWED)
+        """A folder may know one beside it, but then not the other way round, nor by a detour."""
+        left = {folder: allowed(folder) for floor in FLOORS for folder in floor}
         while left:
             free = [folder for folder, below in left.items() if not below & set(left)]
             self.assertTrue(free, f"a circle among {sorted(left)}")
             for folder in free:
                 del left[folder]
 
+    def test_no_folder_is_crowded(self):
+        self.assertEqual(crowded(SRC), [])
+        with tempfile.TemporaryDirectory() as name:
+            for i in range(3):
+                (pathlib.Path(name) / f"{i}.h").touch()
+            self.assertEqual(len(crowded(pathlib.Path(name), most=2)), 1)
+
     def test_offences_are_seen(self):
         """On a source tree of our own making."""
         def offences_of(folder, include):
             with tempfile.TemporaryDirectory() as name:
                 src = pathlib.Path(name)
-                for below in ALLOWED:
+                for below in set().union(*FLOORS):
                     (src / below).mkdir(exist_ok=True)
                     (src / below / "some.h").touch()
                 (src / folder / "x.cc").write_text(f"// comment\n#include {include}\n")
@@ -99,6 +145,8 @@ class LayeringTest(unittest.TestCase):
         self.assertEqual(offences_of("base", "<vector>"), 0)
         for folder, include in [("quant", '"tune/some.h"'), ("io", '"comm/some.h"'), ("data", '"cache/some.h"'),
                                 ("tune", '"export/some.h"'), ("model", "<mpi.h>"), ("cache", "<nccl.h>"),
+                                ("convert", '"phases/some.h"'), ("plan", '"run/some.h"'), ("rundir", '"comm/some.h"'),
+                                ("rundir", "<torch/types.h>"), ("config", "<ATen/ATen.h>"),
                                 ("io", "<torch/torch.h>"), ("tune", '"nowhere/some.h"'), ("tune", '"some.h"')]:
             self.assertEqual(offences_of(folder, include), 1, (folder, include))
 

@@ -1,7 +1,7 @@
 // The world of a test program under mpirun.
 #pragma once
 
-#include "comm/mpi_communicator.h"
+#include "comm/mpi/communicator.h"
 
 namespace roundtable::testing {
 

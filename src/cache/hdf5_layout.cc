@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "comm/mpi_communicator.h"
+#include "comm/mpi/communicator.h"
 
 namespace roundtable {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "comm/mpi_communicator.h"
+#include "comm/mpi/communicator.h"
 
 namespace roundtable {
 

@@ -11,7 +11,7 @@
 #include "base/activity.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "comm/mailbox.h"
+#include "comm/mpi/mailbox.h"
 
 namespace roundtable {
 namespace {

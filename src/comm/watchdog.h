@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "comm/mpi_communicator.h"
+#include "comm/mpi/communicator.h"
 
 namespace roundtable {
 

@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "export/formats.h"
+#include "export/formats/formats.h"
 
 namespace roundtable {
 

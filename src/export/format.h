@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "export/layer_tensors.h"
-#include "model/model_config.h"
+#include "model/description/model_config.h"
 #include "quant/fake_quant.h"
 
 namespace roundtable {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "io/safetensors.h"
-#include "model/tensor_source.h"
+#include "model/load/tensor_source.h"
 
 namespace roundtable {
 

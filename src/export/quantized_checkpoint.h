@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "export/format.h"
-#include "model/tensor_source.h"
+#include "model/load/tensor_source.h"
 
 namespace roundtable {
 

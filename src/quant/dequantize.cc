@@ -7,7 +7,7 @@
 #include <array>
 #include <vector>
 
-#include "base/bf16_bits.h"
+#include "base/simd/bf16_bits.h"
 #include "base/error.h"
 #include "quant/fake_quant.h"
 #include "quant/fake_quant_math.h"

@@ -6,8 +6,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "base/bf16_bits.h"
-#include "base/bf16_rows.h"
+#include "base/simd/bf16_bits.h"
+#include "base/simd/bf16_rows.h"
 #include "quant/fake_quant_kernels.h"
 #include "quant/fake_quant_math.h"
 

@@ -30,7 +30,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "base/simd.h"
+#include "base/simd/simd.h"
 #include "quant/scheme.h"
 
 namespace roundtable {

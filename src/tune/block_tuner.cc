@@ -10,9 +10,9 @@
 
 #include "base/activity.h"
 #include "base/error.h"
-#include "tune/gradient_arena.h"
-#include "tune/gradient_sum.h"
-#include "tune/mse.h"
+#include "tune/gradients/gradient_arena.h"
+#include "tune/gradients/gradient_sum.h"
+#include "tune/losses/mse.h"
 #include "tune/step_reports.h"
 
 namespace roundtable {

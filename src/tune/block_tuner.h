@@ -12,9 +12,9 @@
 #include "base/sample_range.h"
 #include "comm/communicator.h"
 #include "data/sampler.h"
-#include "model/decoder_block.h"
+#include "model/forward/decoder_block.h"
 #include "quant/fake_quant.h"
-#include "tune/bucketed_sum.h"
+#include "tune/gradients/bucketed_sum.h"
 #include "tune/optimizer.h"
 
 namespace roundtable {

@@ -10,7 +10,7 @@ already; each has operands of its own, as in a step:
   linear      y = x W^T, dW = dy^T x and dx = dy W of each layer. Layers that read the block's input have no dx:
               nothing before them is tuned.
   attention   q k^T and p v; backward dp, dv, dq and dk. A tile of 64 query rows meets the keys up to its end alone
-              (causal), and query heads that share a key/value head are rows of one product (src/model/attention.cc).
+              (causal), and query heads that share a key/value head are rows of one product (src/model/attention/attention.cc).
 With several ranks each takes its share of the batch in a process of its own, all at once; the slowest counts.
 A model is read by its layers' names and sizes: Llama and what has its names. The last line of stdout is a JSON object:
 {part: seconds}, medians over the rounds.
@@ -140,7 +140,7 @@ def flops_of_step(block, batch_size, seqlen):
 # --- on a GPU ----------------------------------------------------------------------------------------------------
 
 def attention_call(block, samples, seqlen):
-    """A call of LibTorch's attention and its backward pass, as library_attention() of src/model/attention.cc makes."""
+    """A call of LibTorch's attention and its backward pass, as library_attention() of src/model/attention/attention.cc makes."""
     def heads(count):
         shape = (samples, count, seqlen, block.head_dim)
         return torch.randn(shape, dtype=torch.bfloat16, device="cuda").requires_grad_(True)

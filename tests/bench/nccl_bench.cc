@@ -4,7 +4,7 @@
 //
 // The arena is that of so many blocks of Llama-3.1-8B's shape, fp32, on each device:
 //   all-reduce fp32, bf16   the whole arena in one call, in either type
-//   buckets fp32, bf16      a layer at a time, as at the end of a backward pass (tune/bucketed_sum.h): bf16 with the
+//   buckets fp32, bf16      a layer at a time, as at the end of a backward pass (tune/gradients/bucketed_sum.h): bf16 with the
 //                           roundings there and back
 //   exchange fp32           two ranks send each other the arena, as run.reproducible does; of an even number of ranks
 // Bus bandwidth is what each rank's link carries whatever the number of ranks: bytes of the arena a second, times
@@ -25,10 +25,10 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "comm/mpi_communicator.h"
-#include "comm/nccl_communicator.h"
-#include "pipeline/device_stream.h"
-#include "tune/bucketed_sum.h"
+#include "comm/mpi/communicator.h"
+#include "comm/nccl/nccl.h"
+#include "device/stream.h"
+#include "tune/gradients/bucketed_sum.h"
 
 namespace roundtable {
 namespace {

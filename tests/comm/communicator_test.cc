@@ -5,8 +5,8 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "base/bf16_bits.h"
-#include "comm/mailbox.h"
+#include "base/simd/bf16_bits.h"
+#include "comm/mpi/mailbox.h"
 #include "comm/rank_grid.h"
 #include "tests/mpi_main.h"
 

@@ -4,8 +4,8 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "comm/nccl_communicator.h"
-#include "pipeline/device_stream.h"
+#include "comm/nccl/nccl.h"
+#include "device/stream.h"
 #include "tests/mpi_main.h"
 
 namespace roundtable {

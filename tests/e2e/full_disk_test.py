@@ -19,7 +19,7 @@ MEND = "free some space|look at the space"
 
 
 def records(output):
-    """Of a run's journal: | size u32 | ~size u32 | checksum u64 | JSON | each (src/pipeline/journal.h)."""
+    """Of a run's journal: | size u32 | ~size u32 | checksum u64 | JSON | each (src/rundir/journal.h)."""
     path = pathlib.Path(f"{output}.run") / "journal"
     data = path.read_bytes() if path.exists() else b""
     found, at = [], 0

@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "export/gguf_blocks.h"
+#include "export/gguf/blocks.h"
 
 namespace roundtable {
 namespace {

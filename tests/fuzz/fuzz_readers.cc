@@ -20,11 +20,11 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "data/token_set.h"
-#include "export/gguf_vocab.h"
+#include "export/gguf/vocab.h"
 #include "export/quantized_checkpoint.h"
 #include "io/safetensors.h"
-#include "model/model_config.h"
-#include "pipeline/journal.h"
+#include "model/description/model_config.h"
+#include "rundir/journal.h"
 #include "tests/io/temporary_folder.h"
 
 namespace {

@@ -68,7 +68,7 @@ class SectionTest(program.Case):
 
 class FiguresTest(unittest.TestCase):
     def test_products_are_as_many_as_the_forecast_counts(self):
-        """Clockwork::step() of src/pipeline/forecast.cc, by hand for SmolLM2-135M and 2 samples of 256 tokens."""
+        """Clockwork::step() of src/plan/forecast.cc, by hand for SmolLM2-135M and 2 samples of 256 tokens."""
         weights, from_input = 2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576, 576 * 576 + 2 * 192 * 576
         attention = 2 * 2 * 576 * (256 / 2 + 32)
         products = machine_rates.products_of_pass(machine_rates.read_block(MODEL), 2, 256)

@@ -1,5 +1,5 @@
 // causal_attention against the formula in fp64, forward and backward, and against LibTorch's kernel for precision.
-#include "model/attention.h"
+#include "model/attention/attention.h"
 
 #include <gtest/gtest.h>
 #include <torch/types.h>

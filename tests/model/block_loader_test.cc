@@ -1,5 +1,5 @@
 // Blocks read ahead are those that are read when they are asked for.
-#include "model/block_loader.h"
+#include "model/load/block_loader.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -3,9 +3,9 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "model/rms_norm.h"
-#include "model/rope.h"
-#include "model/swiglu.h"
+#include "model/forward/rms_norm.h"
+#include "model/forward/rope.h"
+#include "model/forward/swiglu.h"
 
 namespace roundtable {
 namespace {

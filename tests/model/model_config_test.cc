@@ -1,5 +1,5 @@
 // config.json: what is read of it, and what is refused.
-#include "model/model_config.h"
+#include "model/description/model_config.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // Packed products against LibTorch's in fp64.
-#include "model/packed_product.h"
+#include "model/attention/packed_product.h"
 
 #include <gtest/gtest.h>
 #include <torch/types.h>

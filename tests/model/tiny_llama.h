@@ -1,7 +1,7 @@
 // The smallest Llama that the tests of several folders share.
 #pragma once
 
-#include "model/model_config.h"
+#include "model/description/model_config.h"
 
 namespace roundtable::testing {
 

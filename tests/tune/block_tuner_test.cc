@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "tests/tune/plain_tuner.h"
 #include "tests/tune/tuner_fixture.h"
-#include "tune/importance.h"
+#include "tune/losses/importance.h"
 
 namespace roundtable {
 namespace {

@@ -1,5 +1,5 @@
 // Buckets: which leave when, and what the sums are, at any number of ranks.
-#include "tune/bucketed_sum.h"
+#include "tune/gradients/bucketed_sum.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // What is in an arena after some gradients.
-#include "tune/gradient_arena.h"
+#include "tune/gradients/gradient_arena.h"
 
 #include <gtest/gtest.h>
 #include <torch/types.h>

@@ -1,5 +1,5 @@
 // The reported error of each layer against the formula written out.
-#include "tune/layer_error.h"
+#include "tune/losses/layer_error.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

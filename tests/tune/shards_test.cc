@@ -4,7 +4,7 @@
 
 #include "tests/mpi_main.h"
 #include "tests/tune/tuner_fixture.h"
-#include "tune/importance.h"
+#include "tune/losses/importance.h"
 
 namespace roundtable {
 namespace {

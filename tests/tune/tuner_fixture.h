@@ -4,7 +4,7 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "model/block_loader.h"
+#include "model/load/block_loader.h"
 #include "tune/block_tuner.h"
 #include "tests/model/tiny_llama.h"
 

@@ -1,0 +1,163 @@
+// NCCL collectives. Not run where there is no GPU; tests/comm/nccl_test.cc (label gpu) runs them where there is one.
+#include "comm/nccl/nccl.h"
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include "base/error.h"
+
+namespace roundtable {
+namespace {
+
+void check_nccl(ncclResult_t result, const char* call) {
+  // ncclInProgress is not an error: a non-blocking communicator answers so while it works.
+  if (result == ncclSuccess || result == ncclInProgress) return;
+  throw machine_error(call, fmt::format("{} ({})", ncclGetErrorString(result), ncclGetLastError(nullptr)));
+}
+
+void check_cuda(cudaError_t result, const char* call) {
+  if (result != cudaSuccess) throw machine_error(call, cudaGetErrorString(result));
+}
+
+ncclDataType_t nccl_type_of(ElementType type) {
+  switch (type) {
+    case ElementType::kF32:
+      return ncclFloat32;
+    case ElementType::kF64:
+      return ncclFloat64;
+    case ElementType::kBF16:
+      return ncclBfloat16;
+    case ElementType::kI8:
+      return ncclInt8;
+    case ElementType::kI64:
+      return ncclInt64;
+    default:
+      RT_CHECK(false && "element type cannot be summed over NCCL");
+      return ncclFloat32;
+  }
+}
+
+// A point in a stream that another stream can wait for.
+class Event {
+ public:
+  Event() { check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreateWithFlags"); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record(cudaStream_t stream) { check_cuda(cudaEventRecord(event_, stream), "cudaEventRecord"); }
+  void hold_back(cudaStream_t stream) const {
+    check_cuda(cudaStreamWaitEvent(stream, event_, 0), "cudaStreamWaitEvent");
+  }
+  bool passed() const {
+    const cudaError_t state = cudaEventQuery(event_);
+    if (state == cudaErrorNotReady) return false;
+    check_cuda(state, "cudaEventQuery");
+    return true;
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// A sum on the communicator's own stream: kernels enqueued meanwhile run beside it.
+class NcclSum final : public PendingSum {
+ public:
+  explicit NcclSum(cudaStream_t compute) : compute_(compute) {}
+
+  bool poll() override { return done_.passed(); }
+  void wait() override { done_.hold_back(compute_); }
+
+  // The sum was enqueued on `stream`.
+  void enqueued(cudaStream_t stream) { done_.record(stream); }
+
+ private:
+  cudaStream_t compute_;
+  Event done_;
+};
+
+class NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(Communicator& host, int device, cudaStream_t stream)
+      : rank_(host.rank()), size_(host.size()), stream_(stream) {
+    check_cuda(cudaSetDevice(device), "cudaSetDevice");
+    check_cuda(cudaStreamCreateWithFlags(&sums_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    ncclUniqueId id;
+    if (rank_ == 0) check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId");
+    host.broadcast(&id, sizeof(id), 0);
+    check_nccl(ncclCommInitRank(&comm_, size_, id, rank_), "ncclCommInitRank");
+  }
+
+  ~NcclCommunicator() override {
+    if (comm_ != nullptr) ncclCommDestroy(comm_);
+    if (sums_ != nullptr) cudaStreamDestroy(sums_);
+  }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+
+  std::unique_ptr<PendingSum> start_all_reduce_sum(void* data, std::int64_t count, ElementType type) override {
+    Event produced;  // what is summed comes from kernels on the compute stream
+    produced.record(stream_);
+    produced.hold_back(sums_);
+    auto sum = std::make_unique<NcclSum>(stream_);
+    check_nccl(ncclAllReduce(data, data, static_cast<std::size_t>(count), nccl_type_of(type), ncclSum, comm_, sums_),
+               "ncclAllReduce");
+    sum->enqueued(sums_);
+    poll();
+    return sum;
+  }
+
+  void broadcast(void* data, std::int64_t bytes, int root) override {
+    check_nccl(ncclBroadcast(data, data, static_cast<std::size_t>(bytes), ncclInt8, root, comm_, stream_),
+               "ncclBroadcast");
+    poll();
+  }
+
+  void barrier() override {
+    // NCCL has no barrier: a reduction of one element, waited for, is one.
+    float* one = nullptr;
+    check_cuda(cudaMallocAsync(reinterpret_cast<void**>(&one), sizeof(float), stream_), "cudaMallocAsync");
+    all_reduce_sum(one, 1, ElementType::kF32);
+    check_cuda(cudaFreeAsync(one, stream_), "cudaFreeAsync");
+    check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  }
+
+  void all_gather(const void* mine, std::int64_t bytes, void* gathered) override {
+    check_nccl(ncclAllGather(mine, gathered, static_cast<std::size_t>(bytes), ncclInt8, comm_, stream_),
+               "ncclAllGather");
+    poll();
+  }
+
+  void exchange(const void* mine, void* theirs, std::int64_t bytes, int peer) override {
+    check_nccl(ncclGroupStart(), "ncclGroupStart");
+    check_nccl(ncclSend(mine, static_cast<std::size_t>(bytes), ncclInt8, peer, comm_, stream_), "ncclSend");
+    check_nccl(ncclRecv(theirs, static_cast<std::size_t>(bytes), ncclInt8, peer, comm_, stream_), "ncclRecv");
+    check_nccl(ncclGroupEnd(), "ncclGroupEnd");
+    poll();
+  }
+
+ private:
+  // A peer that died or a broken link shows as an asynchronous error, not as the result of a call.
+  void poll() {
+    ncclResult_t state = ncclSuccess;
+    check_nccl(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError");
+    check_nccl(state, "NCCL (asynchronous)");
+  }
+
+  int rank_;
+  int size_;
+  cudaStream_t stream_;          // LibTorch's
+  cudaStream_t sums_ = nullptr;  // ours: sums overlap what LibTorch computes
+  ncclComm_t comm_ = nullptr;
+};
+
+}  // namespace
+
+bool nccl_available() { return true; }
+
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host, int device, void* stream) {
+  return std::make_unique<NcclCommunicator>(host, device, static_cast<cudaStream_t>(stream));
+}
+
+}  // namespace roundtable

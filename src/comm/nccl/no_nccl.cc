@@ -1,0 +1,13 @@
+// Stands in for nccl_communicator.cc in builds without a CUDA toolkit.
+#include "base/error.h"
+#include "comm/nccl/nccl.h"
+
+namespace roundtable {
+
+bool nccl_available() { return false; }
+
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator&, int, void*) {
+  throw bad_input("parallel.backend", "this build has no NCCL", "build where a CUDA toolkit is found, or choose mpi");
+}
+
+}  // namespace roundtable

@@ -1,0 +1,309 @@
+// The parts of a run in small, with a stopwatch.
+#include "commands/trial.h"
+
+#include <torch/types.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <optional>
+
+#include "base/activity.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "cache/boundary_file.h"
+#include "data/sampler.h"
+#include "io/checkpoint.h"
+#include "model/load/block_loader.h"
+#include "commands/start.h"
+#include "phases/forward_pass.h"
+#include "plan/tune_settings.h"
+
+namespace roundtable {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+double rate(double bytes, double seconds) { return bytes / std::max(seconds, 1e-9); }
+
+// The slowest of all ranks. Collective.
+template <class T>
+std::vector<T> of_all_ranks(Communicator& world, T mine) {
+  std::vector<T> all(static_cast<std::size_t>(world.size()));
+  world.all_gather(&mine, sizeof(mine), all.data());
+  return all;
+}
+
+double slowest(Communicator& world, double seconds) {
+  const std::vector<double> all = of_all_ranks(world, seconds);
+  return *std::max_element(all.begin(), all.end());
+}
+
+// A directory that is made where it is missing, and removed again if it was.
+class BorrowedDirectory {
+ public:
+  explicit BorrowedDirectory(const std::string& path) : path_(fs::absolute(path)) {
+    for (fs::path missing = path_; !fs::exists(missing); missing = missing.parent_path()) outermost_ = missing;
+    std::error_code error;
+    fs::create_directories(path, error);
+    if (error) throw machine_error(path, "cannot be made: " + error.message());
+  }
+  ~BorrowedDirectory() {
+    std::error_code not_empty;
+    for (fs::path made = path_; !outermost_.empty() && fs::remove(made, not_empty) && made != outermost_;) made = made.parent_path();
+  }
+  BorrowedDirectory(const BorrowedDirectory&) = delete;
+  BorrowedDirectory& operator=(const BorrowedDirectory&) = delete;
+
+ private:
+  fs::path path_;
+  fs::path outermost_;
+};
+
+class Trial {
+ public:
+  Trial(Environment& env) : env_(env), source_(env.config.model.path) {}
+
+  json run() {
+    enter_phase("trial");
+    json result;
+    result["read"] = read_shards();
+    result["boundary"] = pass_boundary();
+    result["step"] = steps();
+    result["all_reduce"] = reduce();
+    if (env_.world.rank() == 0) {
+      result["disk"] = disk();
+      result["warnings"] = warnings(result);
+    }
+    return result;
+  }
+
+ private:
+  // Its largest tensor of each shard, the shards spread over the ranks.
+  json read_shards() {
+    const Checkpoint& checkpoint = source_.checkpoint();
+    std::map<std::string, std::string> largest;  // file -> tensor
+    run_on_all(env_.world, [&] {
+      for (const std::string& name : checkpoint.names()) {
+        std::string& best = largest[checkpoint.file_of(name)];
+        if (best.empty() || checkpoint.info(name).bytes > checkpoint.info(best).bytes) best = name;
+      }
+    });
+    std::int64_t bytes = 0;
+    const Stopwatch watch;
+    run_on_all(env_.world, [&] {
+      int index = 0;
+      for (const auto& [file, tensor] : largest) {
+        if (index++ % env_.world.size() != env_.world.rank()) continue;
+        std::vector<char> data(checkpoint.info(tensor).bytes);
+        checkpoint.read(tensor, data.data());
+        bytes += std::ssize(data);
+      }
+    });
+    const double seconds = slowest(env_.world, watch.seconds());
+    env_.world.all_reduce_sum(&bytes, 1, ElementType::kI64);
+    return {{"shards", largest.size()}, {"bytes", bytes}, {"seconds", seconds}, {"rate", rate(static_cast<double>(bytes), seconds)}};
+  }
+
+  // Up to eight samples a rank, as calibration writes them and tuning reads them.
+  json pass_boundary() {
+    const auto& calibration = env_.config.calibration;
+    const std::int64_t samples = std::min<std::int64_t>(calibration.n_samples, 8 * env_.world.size());
+    const BoundaryShape shape{samples, calibration.seqlen, env_.plan.model.hidden_size, element_type_of(env_.dtype)};
+    const SampleRange range = part_of(samples, env_.world.size(), env_.world.rank());
+    const torch::Tensor states = torch::randn({range.size(), shape.seqlen, shape.hidden}).to(env_.dtype);
+    torch::Tensor read = torch::empty_like(states);
+    const std::string path = env_.boundaries.folder + "/trial.h5";
+    std::optional<BorrowedDirectory> directory;
+    run_on_root(env_.world, [&] {
+      directory.emplace(env_.boundaries.folder);
+      return std::string();
+    });
+    const Stopwatch writing;
+    {
+      BoundaryWriter writer(env_.world, path, shape, 0, env_.boundaries.fingerprint, file_layout(env_.config));
+      writer.write(range, states.const_data_ptr());
+      writer.finish();
+    }
+    const double write_seconds = slowest(env_.world, writing.seconds());
+    const Stopwatch reading;
+    read_boundary(env_.world, path, shape, 0, env_.boundaries.fingerprint, range, read.data_ptr());
+    const double read_seconds = slowest(env_.world, reading.seconds());
+    run_on_root(env_.world, [&] {
+      std::error_code ignored;
+      fs::remove(path, ignored);
+      return std::string();
+    });
+    run_on_all(env_.world, [&] {
+      if (!torch::equal(states, read)) throw machine_error(path, "what was read is not what was written", "suspect the file system");
+    });
+    const double bytes = static_cast<double>(samples * shape.sample_bytes());
+    return {{"samples", samples}, {"bytes", samples * shape.sample_bytes()}, {"write_rate", rate(bytes, write_seconds)}, {"read_rate", rate(bytes, read_seconds)}};
+  }
+
+  // Steps of the first block on embedded calibration samples; the first one warms up.
+  json steps() {
+    enter_block(0);
+    const auto& c = env_.config.calibration;
+    const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, env_.plan.model.vocab_size);
+    const SampleRange range = shard_samples(c.n_samples, env_.plan.batch, env_.plan.shards, env_.grid.shard());
+    const BlockContext context = make_block_context(env_.plan.model, c.seqlen, env_.dtype, env_.device);
+    TuneSettings settings = tune_settings(env_.config, env_.plan.shards);
+    settings.iters = 2;
+
+    reset_peak_resident_bytes();
+    torch::Tensor hidden = embed_rows(env_, source_, tokens, range);
+    if (env_.config.tuning.low_gpu_mem_usage) hidden = hidden.cpu();
+    const BlockWeights weights = BlockLoader(source_, env_.plan.model, env_.grid.group_comm()).load(0, 0);
+    DecoderBlock block = make_block(env_.plan.model, weights, env_.dtype, env_.device);
+    const torch::Tensor target = run_block(block, hidden, context, settings.micro_batch);
+    std::vector<torch::Tensor> original;
+    for (const torch::Tensor& weight : weights.weights) original.push_back(weight.to(env_.device));
+    const Sampler sampler(env_.config.tuning.sampler, c.n_samples, env_.plan.batch,
+                          static_cast<std::uint64_t>(env_.config.tuning.seed), 0);
+    std::array<double, 2> own{}, step{};
+    const auto time = [&](const TuneSettings& how, Communicator& group, std::array<double, 2>& seconds) {
+      Stopwatch watch;
+      TuneObserver observer;
+      observer.on_iteration = [&](std::int64_t iteration, float, float) {
+        seconds[static_cast<std::size_t>(iteration)] = watch.seconds();
+        watch = Stopwatch();
+      };
+      tune_block(block, original, env_.plan.schemes.front(), {hidden, target, range}, context, sampler, how, group,
+                 observer);
+    };
+    // Alone first: what this rank computes, without waiting for its group, whose order of sums it need not keep then.
+    TuneSettings by_itself = settings;
+    by_itself.reproducible = false;
+    SelfCommunicator alone;
+    time(by_itself, alone, own);
+    time(settings, env_.gradient_group(), step);
+    enter_block(-1);
+    return {{"first_seconds", of_all_ranks(env_.world, own[0])},
+            {"seconds", of_all_ranks(env_.world, step[1])},
+            {"own_seconds", of_all_ranks(env_.world, own[1])},
+            {"peak_bytes", of_all_ranks(env_.world, peak_resident_bytes())},
+            {"hosts", all_gather_text(env_.world, host_name())}};
+  }
+
+  // The gradients of a block over a group; the best of three.
+  json reduce() {
+    const std::int64_t count = count_block_parameters(env_.plan.model);
+    torch::Tensor arena = torch::zeros({count}, torch::TensorOptions().dtype(torch::kFloat32).device(env_.device));
+    double best = 1e300;
+    for (int i = 0; i < 3; ++i) {
+      env_.grid.group_comm().barrier();
+      const Stopwatch watch;
+      env_.gradient_group().all_reduce_sum(arena.data_ptr(), count, ElementType::kF32);
+      arena[0].item<float>();  // waits for the device
+      best = std::min(best, watch.seconds());
+    }
+    const double seconds = slowest(env_.world, best);
+    const double shards = env_.plan.shards;
+    const auto bytes = static_cast<double>(4 * count);
+    // Bus bandwidth as nccl-tests has it: what a link carries in a ring.
+    return {{"bytes", 4 * count}, {"seconds", seconds}, {"rate", rate(bytes, seconds)}, {"bus_rate", rate(2 * (shards - 1) / shards * bytes, seconds)}};
+  }
+
+  json disk() const {
+    std::int64_t needed = 0;
+    for (const Forecast::Bytes& item : env_.plan.forecast.disk) needed += item.bytes;
+    fs::path place = fs::absolute(env_.paths.output);
+    while (!fs::exists(place)) place = place.parent_path();
+    std::error_code unknown;
+    const fs::space_info space = fs::space(place, unknown);
+    return {{"needed", needed}, {"free", unknown ? json() : json(space.available)}, {"path", place.string()}};
+  }
+
+  std::vector<std::string> warnings(const json& result) const {
+    std::vector<std::string> found;
+    const std::vector<double> own = result["step"]["own_seconds"];
+    std::vector<double> sorted = own;
+    std::sort(sorted.begin(), sorted.end());
+    const double median = sorted[(sorted.size() - 1) / 2];
+    for (std::size_t rank = 0; rank < own.size(); ++rank) {
+      if (own[rank] < 1.3 * median || own[rank] - median < 0.01) continue;
+      found.push_back(fmt::format("rank {} on {} takes {:.2f} s of work a step, the median {:.2f} s: its group waits for it",
+                                  rank, result["step"]["hosts"][rank].get<std::string>(), own[rank], median));
+    }
+    const double step = result["step"]["seconds"][0];
+    const double reduction = result["all_reduce"]["seconds"];
+    if (env_.plan.shards > 1 && reduction > 0.3 * step) {
+      found.push_back(fmt::format("reducing takes {:.0f} % of a step: try fewer ranks a group (parallel.shards)", 100 * reduction / step));
+    }
+    const json& disk = result["disk"];
+    if (disk["free"].is_number() && disk["free"] < disk["needed"]) {
+      found.push_back(fmt::format("{}: {} are free and the run takes {}: it would fail", disk["path"].get<std::string>(),
+                                  human_bytes(disk["free"]), human_bytes(disk["needed"])));
+    }
+    const double io = boundary_seconds(result["boundary"]);
+    if (const double tune = tune_seconds(env_, step); io > 0.1 * tune) {
+      found.push_back(fmt::format("boundaries would take {:.0f} s beside {:.0f} s of tuning: use a faster file system for "
+                                  "them than that of {}", io, tune, env_.boundaries.folder));
+    }
+    return found;
+  }
+
+  double boundary_seconds(const json& boundary) const {
+    const auto& c = env_.config.calibration;
+    const BoundaryShape shape{c.n_samples, c.seqlen, env_.plan.model.hidden_size, element_type_of(env_.dtype)};
+    const auto bytes = static_cast<double>(c.n_samples * shape.sample_bytes()) * static_cast<double>(env_.plan.stages.size());
+    return bytes / boundary["write_rate"].get<double>() + bytes / boundary["read_rate"].get<double>();
+  }
+
+ public:
+  // All blocks' steps, spread over the groups.
+  static double tune_seconds(const Environment& env, double step) {
+    const double at_work = std::min<double>(env.plan.groups, static_cast<double>(env.plan.stages.size()));
+    return step * static_cast<double>(env.config.tuning.iters * env.plan.model.n_blocks) / at_work;
+  }
+
+ private:
+  Environment& env_;
+  CheckpointSource source_;
+};
+
+}  // namespace
+
+json run_trial(MpiCommunicator& world, const Config& config, const Plan& plan) {
+  Environment env = make_environment(config, plan, world);
+  env.boundaries.folder = env.paths.boundary_root(config);
+  env.boundaries.fingerprint = "trial";
+  json result = Trial(env).run();
+  if (world.rank() == 0) result["tune_seconds"] = Trial::tune_seconds(env, result["step"]["seconds"][0]);
+  return result;
+}
+
+std::string describe_trial(const json& trial) {
+  std::string text = "trial\n";
+  const auto line = [&](const char* what, const std::string& value) { text += fmt::format("  {:<12} {}\n", what, value); };
+  const auto bytes = [](const json& value) { return human_bytes(static_cast<std::int64_t>(value.get<double>())); };
+  const json& step = trial["step"];
+  line("read", fmt::format("the largest weight of each of {} shards: {} at {}/s", trial["read"]["shards"].get<std::size_t>(),
+                           bytes(trial["read"]["bytes"]), bytes(trial["read"]["rate"])));
+  line("boundary", fmt::format("{} samples in parallel HDF5: {}, written at {}/s, read at {}/s",
+                               trial["boundary"]["samples"].get<std::int64_t>(), bytes(trial["boundary"]["bytes"]),
+                               bytes(trial["boundary"]["write_rate"]), bytes(trial["boundary"]["read_rate"])));
+  const std::vector<double> own = step["own_seconds"];
+  const std::vector<std::int64_t> peaks = step["peak_bytes"];
+  line("step", fmt::format("{:.3f} s for block 0 (the first one {:.3f} s); own work of a rank {:.3f} to {:.3f} s",
+                           step["seconds"][0].get<double>(), step["first_seconds"][0].get<double>(),
+                           *std::min_element(own.begin(), own.end()), *std::max_element(own.begin(), own.end())));
+  line("memory", fmt::format("peak {} a rank", human_bytes(*std::max_element(peaks.begin(), peaks.end()))));
+  const json& reduction = trial["all_reduce"];
+  line("all-reduce", reduction["bus_rate"] == 0 ? "none: a group is one rank"
+                                                : fmt::format("{} in {:.1f} ms, bus bandwidth {}/s", bytes(reduction["bytes"]),
+                                                              1e3 * reduction["seconds"].get<double>(), bytes(reduction["bus_rate"])));
+  line("disk", fmt::format("{} needed, {} free in {}", bytes(trial["disk"]["needed"]),
+                           trial["disk"]["free"].is_number() ? bytes(trial["disk"]["free"]) : "an unknown amount",
+                           trial["disk"]["path"].get<std::string>()));
+  line("tuning", fmt::format("about {:.0f} s at this pace", trial["tune_seconds"].get<double>()));
+  for (const json& warning : trial["warnings"]) line("warning", warning.get<std::string>());
+  if (trial["warnings"].empty()) line("result", "nothing found that would fail or be slow");
+  return text;
+}
+
+}  // namespace roundtable

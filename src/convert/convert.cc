@@ -1,0 +1,116 @@
+// Sharing out files, and telling our output from somebody else's.
+#include "convert/convert.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "base/error.h"
+#include "convert/output.h"
+#include "run/fingerprint.h"
+#include "rundir/journal.h"
+#include "run/stop.h"
+#include "rundir/paths.h"
+
+namespace roundtable {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The source and what is made of it. The same on every rank.
+class Job {
+ public:
+  explicit Job(const Conversion& conversion)
+      : conversion_(conversion), source_(conversion.source, *conversion.format) {
+    refuse_obstacle(conversion.source, *conversion.format, source_.model(), source_.layers());
+    if (const auto reason = conversion.format->directory_obstacle(conversion.source)) {
+      throw bad_input(conversion.source, fmt::format("{} cannot hold this: {}", conversion.format->name(), *reason));
+    }
+    const bool gguf = conversion.format->container() == Container::kGguf;
+    output_ = (gguf ? make_gguf_output : make_safetensors_output)(source_, conversion.max_shard_size);
+  }
+
+  const ConversionOutput& output() const { return *output_; }
+
+  // Writes a file unless it stands as it should, and proves it.
+  void make(std::int64_t file) const {
+    const std::string path = conversion_.output + "/" + output_->file_name(file);
+    if (stands(path, file)) return;
+    output_->write(conversion_.output, file);
+    if (!output_->holds(conversion_.output, file)) {
+      throw machine_error(path, "what was read back is not what was written",
+                          "suspect the file system or memory; start the same command again");
+    }
+  }
+
+ private:
+  // A file of an earlier start that cannot be read is written anew; what is wrong with the source is seen then.
+  bool stands(const std::string& path, std::int64_t file) const {
+    std::error_code ignored;
+    try {
+      return fs::exists(path, ignored) && output_->holds(conversion_.output, file);
+    } catch (const Error&) {
+      return false;
+    }
+  }
+
+  const Conversion& conversion_;
+  ConversionSource source_;
+  std::unique_ptr<ConversionOutput> output_;
+};
+
+// The output is ours, or nobody's yet. Returns the journal of it.
+std::unique_ptr<Journal> claim(const Conversion& conversion) {
+  const std::string path = conversion.record + "/journal";
+  std::error_code ignored;
+  if (!fs::exists(path, ignored) && !is_empty_or_absent(conversion.output)) {
+    throw bad_input(conversion.output, fmt::format("is not empty, and {} says nothing of it", path),
+                    "choose another output, or remove what is there");
+  }
+  const nlohmann::json print = {{"source", model_digest(conversion.source)},
+                                {"format", conversion.format->name()},
+                                {"max_shard_size", conversion.max_shard_size}};
+  make_directory(conversion.record);
+  auto journal = std::make_unique<Journal>(path);
+  if (const nlohmann::json* made = journal->last("convert")) {
+    const std::string difference = fingerprint_difference((*made)["fingerprint"], print);
+    if (!difference.empty()) {
+      throw bad_input(conversion.output, "was made by another conversion, which differs in: " + difference,
+                      fmt::format("choose another output, or remove it and {}", conversion.record));
+    }
+  } else {
+    journal->append({{"type", "convert"}, {"fingerprint", print}});
+  }
+  make_directory(conversion.output);
+  return journal;
+}
+
+}  // namespace
+
+Converted convert_checkpoint(Communicator& world, const Conversion& conversion,
+                             const std::function<void()>& on_file) {
+  std::optional<Job> job;
+  std::unique_ptr<Journal> journal;  // rank 0; held open, so that no other job works here
+  run_on_root(world, [&] {
+    job.emplace(conversion);
+    journal = claim(conversion);
+    return std::string();
+  });
+  run_on_all(world, [&] {
+    if (!job) job.emplace(conversion);
+    for (std::int64_t file = world.rank(); file < job->output().files(); file += world.size()) {
+      leave_here_if_asked();
+      job->make(file);
+      if (on_file) on_file();
+    }
+  });
+  run_on_root(world, [&] {
+    job->output().finish(conversion.output);
+    return std::string();
+  });
+  return {job->output().files(), job->output().bytes()};
+}
+
+}  // namespace roundtable

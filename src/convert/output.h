@@ -1,0 +1,30 @@
+// The files of weights that a conversion writes: which there are, what is in each, writing and proving one.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "convert/source.h"
+
+namespace roundtable {
+
+// The same on every rank; each file is written by one.
+class ConversionOutput {
+ public:
+  virtual ~ConversionOutput() = default;
+  virtual std::int64_t files() const = 0;
+  virtual std::string file_name(std::int64_t file) const = 0;
+  virtual std::int64_t bytes() const = 0;  // of all weights
+  virtual void write(const std::string& directory, std::int64_t file) const = 0;
+  // Whether the file, as it lies in `directory`, is what write() would write. Errors of input are thrown.
+  virtual bool holds(const std::string& directory, std::int64_t file) const = 0;
+  // What makes the directory a model.
+  virtual void finish(const std::string& directory) const = 0;
+};
+
+// Files of at most `max_bytes`, but where a single layer is larger. `source` is kept.
+std::unique_ptr<ConversionOutput> make_safetensors_output(const ConversionSource& source, std::int64_t max_bytes);
+std::unique_ptr<ConversionOutput> make_gguf_output(const ConversionSource& source, std::int64_t max_bytes);
+
+}  // namespace roundtable

@@ -1,0 +1,106 @@
+// Finding layers and reading them.
+#include "convert/source.h"
+
+#include <torch/types.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include "base/error.h"
+#include "io/json_file.h"
+#include "plan/layer_schemes.h"
+
+namespace roundtable {
+namespace {
+
+torch::ScalarType scalar_type(ElementType type, const std::string& name) {
+  for (const auto dtype :
+       {torch::kFloat32, torch::kFloat16, torch::kBFloat16, torch::kInt64, torch::kInt32, torch::kUInt8}) {
+    if (element_type_of(dtype) == type) return dtype;
+  }
+  throw bad_input(name, "is of a type that no model's weights have");
+}
+
+QuantScheme most_frequent(const std::vector<LayerScheme>& layers) {
+  std::map<std::tuple<int, std::int64_t, bool>, std::int64_t> counts;
+  std::int64_t most = 0;
+  QuantScheme found;
+  for (const LayerScheme& layer : layers) {
+    if (!layer.scheme || layer.outside_blocks) continue;
+    std::int64_t& count = counts[{layer.scheme->bits, layer.scheme->group_size, layer.scheme->symmetric}];
+    if (++count > most) {
+      most = count;
+      found = *layer.scheme;
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+ConversionSource::ConversionSource(const std::string& directory, const CheckpointFormat& format)
+    : directory_(directory),
+      format_(format),
+      checkpoint_(directory),
+      model_(load_model_config(directory)),
+      layers_(find_layers()) {
+  const std::string embedding = stored_name(checkpoint_.checkpoint(), model_.names.embedding + ".weight");
+  float_type_ = scalar_type(checkpoint_.checkpoint().info(embedding).type, embedding);
+  find_plain();
+}
+
+CheckpointScheme ConversionSource::find_layers() const {
+  CheckpointScheme out;
+  out.layers = checkpoint_layers(model_, [&](const LinearSpec& linear, std::int64_t, std::size_t) {
+    return checkpoint_.is_quantized(linear) ? std::optional(checkpoint_.scheme_of(linear.name)) : std::nullopt;
+  });
+  out.common = most_frequent(out.layers);
+  out.iters = JsonObject(config()["quantization_config"], directory_).get_int_or("iters", 0);
+  return out;
+}
+
+void ConversionSource::find_plain() {
+  std::set<std::string> taken;
+  for (const LayerScheme& layer : layers_.layers) {
+    if (!layer.scheme) continue;
+    for (const TensorSpec& tensor : checkpoint_.format().layout(layer.linear, *layer.scheme, float_type_)) {
+      taken.insert(tensor.name);
+    }
+  }
+  for (const std::string& name : checkpoint_.checkpoint().names()) {
+    if (taken.contains(name)) continue;
+    const TensorInfo& info = checkpoint_.checkpoint().info(name);
+    plain_.push_back({name, scalar_type(info.type, name), info.shape});
+  }
+}
+
+bool ConversionSource::is_quantized_bias(const std::string& name) const {
+  constexpr std::string_view kBias = ".bias";
+  if (!name.ends_with(kBias)) return false;
+  const std::string layer = name.substr(0, name.size() - kBias.size());
+  return std::any_of(layers_.layers.begin(), layers_.layers.end(),
+                     [&](const LayerScheme& one) { return one.scheme && one.linear.name == layer; });
+}
+
+QuantizedWeight ConversionSource::read_layer(const LinearSpec& layer) const {
+  QuantizedWeight weight = checkpoint_.read(layer);
+  const int least = weight.zero_point.min().item<int>();
+  if (weight.scheme.symmetric || least >= format_.min_zero_point()) return weight;
+  std::vector<const CheckpointFormat*> others;
+  for (const CheckpointFormat* other : checkpoint_formats()) {
+    if (other->min_zero_point() <= least && !obstacle(*other, model_, layers_)) others.push_back(other);
+  }
+  throw bad_input(fmt::format("{}: layer '{}'", directory_, layer.name),
+                  fmt::format("has a zero point of {}, which {} cannot hold", least, format_.name()),
+                  "formats that can: " + names_of(others));
+}
+
+torch::Tensor ConversionSource::read_plain(const TensorSpec& spec) const {
+  torch::Tensor tensor = torch::empty(spec.shape, spec.type);
+  checkpoint_.checkpoint().read(spec.name, tensor.data_ptr());
+  return tensor;
+}
+
+}  // namespace roundtable

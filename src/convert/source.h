@@ -1,0 +1,48 @@
+// What a conversion reads: a quantized checkpoint layer by layer, and what is in it besides.
+#pragma once
+
+#include <torch/types.h>
+
+#include <string>
+#include <vector>
+
+#include "export/quantized_checkpoint.h"
+#include "model/description/model_config.h"
+
+namespace roundtable {
+
+class ConversionSource {
+ public:
+  // Throws Error (kBadInput) where the directory cannot be read, or holds no integers.
+  ConversionSource(const std::string& directory, const CheckpointFormat& format);
+
+  const std::string& directory() const { return directory_; }
+  const CheckpointFormat& format() const { return format_; }  // that is made
+  const nlohmann::json& config() const { return checkpoint_.config(); }
+  const ModelConfig& model() const { return model_; }
+  const CheckpointScheme& layers() const { return layers_; }
+  torch::ScalarType float_type() const { return float_type_; }
+
+  // The tensors that belong to no quantized layer, biases included, by name.
+  const std::vector<TensorSpec>& plain() const { return plain_; }
+  // Whether a plain tensor is a quantized layer's bias, which may have a type of its own in the format that is made.
+  bool is_quantized_bias(const std::string& name) const;
+
+  // Throws Error (kBadInput) where the zero points do not fit the format that is made, naming formats that can.
+  QuantizedWeight read_layer(const LinearSpec& layer) const;
+  torch::Tensor read_plain(const TensorSpec& tensor) const;
+
+ private:
+  CheckpointScheme find_layers() const;
+  void find_plain();
+
+  std::string directory_;
+  const CheckpointFormat& format_;
+  QuantizedCheckpoint checkpoint_;
+  ModelConfig model_;
+  CheckpointScheme layers_;
+  torch::ScalarType float_type_;
+  std::vector<TensorSpec> plain_;
+};
+
+}  // namespace roundtable

@@ -1,0 +1,58 @@
+// auto_awq: AutoAWQ's checkpoints, version gemm, read by transformers (with GPTQModel), vLLM and SGLang.
+//
+// Source: auto-round 0.16.1, export/export_to_awq/export.py; transformers 5.23, utils/quantization_config.py, AwqConfig.
+// One scheme for all layers that are quantized; the others stand in modules_to_not_convert. `zero_point` says that the
+// file holds zero points, which it does for sym too: readers that believe otherwise would take the integers for signed.
+#include "export/layouts/awq.h"
+#include "export/formats/formats.h"
+#include "export/formats/scheme_keys.h"
+
+namespace roundtable {
+namespace {
+
+class AutoAwq final : public AwqFormat {
+ public:
+  std::string_view name() const override { return "auto_awq"; }
+  std::optional<std::string> checkpoint_obstacle(const ModelConfig&,
+                                                 const CheckpointScheme& checkpoint) const override {
+    for (const LayerScheme& layer : checkpoint.layers) {
+      if (layer.scheme && !differing(*layer.scheme, checkpoint.common).empty()) {
+        return "it holds one scheme for all layers, and " + layer.linear.name + " has its own";
+      }
+      if (layer.scheme && layer.outside_blocks) return "it holds no quantized " + layer.linear.name;
+    }
+    return std::nullopt;
+  }
+
+  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const ModelConfig& model) const override {
+    nlohmann::json config = {{"quant_method", "awq"}, {"version", "gemm"}, {"zero_point", true},
+                             {"provider", "roundtable"}};
+    config.update(scheme_json(checkpoint.common));
+    config["modules_to_not_convert"] = nlohmann::json::array({model.names.head});
+    for (const LayerScheme& layer : checkpoint.layers) {
+      if (!layer.scheme) config["modules_to_not_convert"].push_back(layer.linear.name);
+    }
+    return config;
+  }
+
+  bool owns(const nlohmann::json& config) const override {
+    return config.value("quant_method", nlohmann::json()) == "awq" &&
+           config.value("version", nlohmann::json("gemm")) == "gemm";
+  }
+  SchemeOf read_schemes(const nlohmann::json& config, const std::string& place) const override {
+    const JsonObject json(config, place + ": quantization_config");
+    nlohmann::json keys = config;
+    if (!json.has("sym")) keys["sym"] = !json.get_bool_or("zero_point", true);
+    const QuantScheme scheme = read_common_scheme(JsonObject(keys, json.place()));
+    return [scheme](const std::string&) { return scheme; };
+  }
+};
+
+}  // namespace
+
+const PackedFormat& auto_awq_format() {
+  static const AutoAwq format;
+  return format;
+}
+
+}  // namespace roundtable

@@ -1,0 +1,25 @@
+// auto_round, which transformers (with auto-round), vLLM and SGLang read: asym on every device, zero points of 0 too.
+//
+// Source: auto-round 0.16.1, auto_round_extension/torch/qlinear_torch.py (zero points are stored as they are) and
+// inference/backend.py (GPTQ_FORMAT_NO_ZP).
+#include "export/formats/auto_round_config.h"
+#include "export/formats/formats.h"
+#include "export/layouts/gptq.h"
+
+namespace roundtable {
+namespace {
+
+class AutoRound final : public AutoRoundFormat<GptqFormat> {
+ public:
+  AutoRound() : AutoRoundFormat(/*zero_offset=*/0) {}
+  std::string_view name() const override { return "auto_round"; }
+};
+
+}  // namespace
+
+const PackedFormat& auto_round_format() {
+  static const AutoRound format;
+  return format;
+}
+
+}  // namespace roundtable

@@ -1,0 +1,46 @@
+// Writing and reading auto-round's quantization_config.
+#include "export/formats/auto_round_config.h"
+
+#include <memory>
+
+#include "export/formats/scheme_keys.h"
+
+namespace roundtable {
+
+nlohmann::json auto_round_config(std::string_view packing_format, const CheckpointScheme& checkpoint,
+                                 const ModelConfig& model) {
+  nlohmann::json config = {{"quant_method", "auto-round"},
+                           {"packing_format", packing_format},
+                           {"data_type", "int"},
+                           {"iters", checkpoint.iters},
+                           {"block_name_to_quantize", model.names.blocks},
+                           {"autoround_version", "0.16.1"},
+                           {"producer", "roundtable"}};
+  config.update(scheme_json(checkpoint.common));
+  for (const LayerScheme& layer : checkpoint.layers) {
+    nlohmann::json keys = {{"bits", 16}, {"data_type", "float"}};
+    if (layer.scheme) keys = layer.outside_blocks ? scheme_json(*layer.scheme) : differing(*layer.scheme, checkpoint.common);
+    if (layer.outside_blocks) keys["data_type"] = "int";
+    if (!keys.empty()) config["extra_config"][layer.linear.name] = keys;
+  }
+  return config;
+}
+
+SchemeOf read_auto_round_config(const nlohmann::json& config, const std::string& place) {
+  const JsonObject json(config, place + ": quantization_config");
+  const QuantScheme common = read_common_scheme(json);
+  const auto settings = std::make_shared<LayerSettings>(common, json.place() + ": extra_config");
+  if (json.has("extra_config")) {
+    const JsonObject extra = json.get_object("extra_config");
+    for (const auto& [name, keys] : extra.json().items()) {
+      settings->add(name, name, read_scheme(extra.get_object(name), common));
+    }
+  }
+  return [settings](const std::string& layer) { return settings->of(layer); };
+}
+
+bool is_auto_round_config(const nlohmann::json& config, std::string_view packing_format) {
+  return config.value("packing_format", nlohmann::json()) == packing_format;
+}
+
+}  // namespace roundtable

@@ -1,0 +1,153 @@
+// Entries, names and row orders.
+#include "export/gguf/model.h"
+
+#include <fmt/format.h>
+#include <torch/types.h>
+
+#include <cmath>
+#include <map>
+#include <numbers>
+
+#include "base/error.h"
+
+namespace roundtable {
+namespace {
+
+// model_type -> general.architecture
+const std::map<std::string, std::string>& architectures() {
+  static const std::map<std::string, std::string> known = {
+      {"llama", "llama"}, {"mistral", "llama"}, {"qwen2", "qwen2"}, {"qwen3", "qwen3"}};
+  return known;
+}
+
+std::string architecture(const ModelConfig& model) {
+  const auto found = architectures().find(model.model_type);
+  RT_CHECK(found != architectures().end());
+  return found->second;
+}
+
+// general.file_type, llama.cpp's include/llama.h, llama_ftype.
+std::uint32_t file_type(GgufType type) {
+  switch (type) {
+    case GgufType::kQ4_0:
+      return 2;
+    case GgufType::kQ4_1:
+      return 3;
+    case GgufType::kQ8_0:
+      return 7;
+    case GgufType::kQ2_K:
+      return 10;
+    case GgufType::kQ3_K:
+      return 11;
+    case GgufType::kQ4_K:
+      return 14;
+    case GgufType::kF32:
+      return 0;
+    case GgufType::kF16:
+      return 1;
+    case GgufType::kBF16:
+      return 32;
+  }
+  RT_CHECK(!"a type without a number");
+  return 0;
+}
+
+}  // namespace
+
+std::optional<std::string> gguf_model_obstacle(const ModelConfig& model) {
+  if (!architectures().contains(model.model_type)) {
+    return fmt::format("'{}' models are not written; those that are: llama, mistral, qwen2, qwen3", model.model_type);
+  }
+  if (model.sliding_window > 0 && model.sliding_window < model.max_position_embeddings) {
+    // llama.cpp's llama-model.cpp reads attention.sliding_window for other architectures alone.
+    return fmt::format("llama.cpp gives this model all of its context, not its window of {} tokens", model.sliding_window);
+  }
+  const std::string& rope = model.rope.type;
+  if (rope != "default" && rope != "linear" && rope != "llama3") return fmt::format("RoPE of type '{}' is not written", rope);
+  return std::nullopt;
+}
+
+void add_gguf_model(GgufEntries& entries, const ModelConfig& model, GgufType type) {
+  const std::string name = architecture(model);
+  const auto number = [&](const char* key, std::int64_t value) {
+    entries.add(name + "." + key, static_cast<std::uint32_t>(value));
+  };
+  entries.add("general.architecture", name);
+  entries.add("general.type", "model");
+  entries.add("general.quantized_by", "roundtable");
+  entries.add("general.file_type", file_type(type));
+  entries.add("general.quantization_version", std::uint32_t{2});
+  number("block_count", model.n_blocks);
+  number("context_length", model.max_position_embeddings);
+  number("embedding_length", model.hidden_size);
+  number("feed_forward_length", model.intermediate_size);
+  number("attention.head_count", model.n_heads);
+  number("attention.head_count_kv", model.n_kv_heads);
+  number("attention.key_length", model.head_dim);
+  number("attention.value_length", model.head_dim);
+  number("rope.dimension_count", model.rope.rotary_dim(model.head_dim));
+  number("vocab_size", model.vocab_size);
+  entries.add(name + ".rope.freq_base", static_cast<float>(model.rope.theta));
+  entries.add(name + ".attention.layer_norm_rms_epsilon", static_cast<float>(model.norm_eps));
+  if (model.rope.type == "linear") {
+    entries.add(name + ".rope.scaling.type", "linear");
+    entries.add(name + ".rope.scaling.factor", static_cast<float>(model.rope.factor));
+  }
+}
+
+std::string gguf_name(const ModelConfig& model, const std::string& name) {
+  const ModelNames& names = model.names;
+  if (name == names.embedding + ".weight") return "token_embd.weight";
+  if (name == names.final_norm + ".weight") return "output_norm.weight";
+  if (name == names.head + ".weight") return "output.weight";
+  const std::string prefix = names.blocks + ".";
+  if (!name.starts_with(prefix)) return "";
+  const std::size_t end = name.find('.', prefix.size());
+  const std::size_t last = name.rfind('.');
+  if (end == std::string::npos || last <= end) return "";
+  const BlockNames& parts = model.block_names;
+  const std::string part = name.substr(end + 1, last - end - 1);
+  for (const auto& [ours, theirs] :
+       {std::pair{&parts.q, "attn_q"}, {&parts.k, "attn_k"}, {&parts.v, "attn_v"}, {&parts.o, "attn_output"},
+        {&parts.gate, "ffn_gate"}, {&parts.up, "ffn_up"}, {&parts.down, "ffn_down"}, {&parts.attention_norm, "attn_norm"},
+        {&parts.mlp_norm, "ffn_norm"}, {&parts.q_norm, "attn_q_norm"}, {&parts.k_norm, "attn_k_norm"}}) {
+    if (!ours->empty() && part == *ours) {
+      return fmt::format("blk.{}.{}{}", name.substr(prefix.size(), end - prefix.size()), theirs, name.substr(last));
+    }
+  }
+  return "";
+}
+
+torch::Tensor gguf_row_order(const ModelConfig& model, const std::string& layer) {
+  if (architecture(model) != "llama") return {};
+  std::int64_t heads = 0;
+  if (layer.ends_with("." + model.block_names.q)) heads = model.n_heads;
+  if (layer.ends_with("." + model.block_names.k)) heads = model.n_kv_heads;
+  if (heads == 0) return {};
+  // llama.py, permute(): [heads, 2, half] -> [heads, half, 2]
+  return torch::arange(heads * model.head_dim).view({heads, 2, model.head_dim / 2}).transpose(1, 2).reshape({-1});
+}
+
+torch::Tensor gguf_rope_factors(const ModelConfig& model) {
+  const RopeConfig& rope = model.rope;
+  if (rope.type != "llama3") return {};
+  const std::int64_t rotated = rope.rotary_dim(model.head_dim);
+  const auto context = static_cast<double>(rope.original_max_position_embeddings);
+  torch::Tensor factors = torch::empty({rotated / 2});
+  for (std::int64_t i = 0; i < rotated / 2; ++i) {
+    const double frequency = std::pow(rope.theta, -2.0 * static_cast<double>(i) / static_cast<double>(rotated));
+    const double wavelength = 2 * std::numbers::pi / frequency;
+    double factor = rope.factor;
+    if (wavelength < context / rope.high_freq_factor) {
+      factor = 1;
+    } else if (wavelength <= context / rope.low_freq_factor) {
+      const double smooth =
+          (context / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+      factor = 1 / ((1 - smooth) / rope.factor + smooth);
+    }
+    factors[i] = static_cast<float>(factor);
+  }
+  return factors;
+}
+
+}  // namespace roundtable

@@ -1,0 +1,32 @@
+// A model as llama.cpp knows it: entries, tensors' names, and rows in its order.
+//
+// Source: llama.cpp's convert_hf_to_gguf.py, as auto-round 0.16.1 carries it (export/export_to_gguf/conversion/base.py,
+// llama.py, qwen.py), and gguf 0.19.0, constants.py and tensor_mapping.py.
+#pragma once
+
+#include <torch/types.h>
+
+#include <optional>
+#include <string>
+
+#include "export/format.h"
+#include "export/gguf/container.h"
+
+namespace roundtable {
+
+std::optional<std::string> gguf_model_obstacle(const ModelConfig& model);
+
+// Everything but the tokenizer. `type` is that of most layers.
+void add_gguf_model(GgufEntries& entries, const ModelConfig& model, GgufType type);
+
+// "blk.3.attn_q.weight" for "model.layers.3.self_attn.q_proj.weight"; empty for a tensor that has no place.
+std::string gguf_name(const ModelConfig& model, const std::string& name);
+
+// The order in which llama.cpp wants the rows of a layer: its RoPE turns neighbouring pairs in the llama family, where
+// transformers turns halves of a head. Undefined: as they are.
+torch::Tensor gguf_row_order(const ModelConfig& model, const std::string& layer);
+
+// Factors of the RoPE frequencies of Llama 3, [rotated / 2] fp32; undefined for other models.
+torch::Tensor gguf_rope_factors(const ModelConfig& model);
+
+}  // namespace roundtable

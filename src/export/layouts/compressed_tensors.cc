@@ -1,0 +1,87 @@
+#include "export/layouts/compressed_tensors.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+
+#include "export/formats/scheme_keys.h"
+
+namespace roundtable {
+namespace {
+
+constexpr const char* kClass = "Linear";
+
+}  // namespace
+
+std::optional<std::string> CompressedTensorsFormat::layer_obstacle(const LinearSpec& linear,
+                                                                   const QuantScheme& scheme) const {
+  return group_size_obstacle(linear, scheme);
+}
+
+std::optional<std::string> CompressedTensorsFormat::checkpoint_obstacle(const ModelConfig& model,
+                                                                        const CheckpointScheme&) const {
+  // utils/helpers.py: layers are found by the class torch.nn.Linear.
+  if (model.conv1d) return "its readers know no Conv1D layers, which " + model.model_type + " is made of";
+  return std::nullopt;
+}
+
+nlohmann::json CompressedTensorsFormat::quantization_config(const CheckpointScheme& checkpoint,
+                                                        const ModelConfig& model) const {
+  std::map<std::string, std::pair<QuantScheme, nlohmann::json>> groups;  // by the scheme's keys
+  nlohmann::json ignore = nlohmann::json::array();
+  bool head = false;
+  for (const LayerScheme& layer : checkpoint.layers) {
+    head = head || layer.outside_blocks;
+    if (!layer.scheme) {
+      ignore.push_back(layer.linear.name);
+      continue;
+    }
+    auto& group = groups[scheme_json(*layer.scheme).dump()];
+    group.first = *layer.scheme;
+    group.second.push_back(layer.linear.name);
+  }
+  for (const std::string& name : {model.names.project_in, model.names.project_out}) {
+    if (!name.empty()) ignore.push_back(name);
+  }
+  if (!head) ignore.push_back(model.names.head);
+  nlohmann::json config = {{"quant_method", "compressed-tensors"}, {"format", format_},
+                           {"quantization_status", "compressed"},  {"kv_cache_scheme", nullptr},
+                           {"global_compression_ratio", nullptr},  {"ignore", ignore}};
+  for (const auto& [key, group] : groups) {
+    const std::string name = fmt::format("group_{}", config.value("config_groups", nlohmann::json::object()).size());
+    const nlohmann::json all = nlohmann::json::array({kClass});
+    config["config_groups"][name] = {{"targets", groups.size() == 1 ? all : group.second},
+                                     {"weights", weights_json(group.first)}, {"input_activations", nullptr},
+                                     {"output_activations", nullptr}, {"format", format_}};
+  }
+  return config;
+}
+
+bool CompressedTensorsFormat::owns(const nlohmann::json& config) const {
+  return config.value("quant_method", nlohmann::json()) == "compressed-tensors" &&
+         config.value("format", nlohmann::json()) == format_;
+}
+
+SchemeOf CompressedTensorsFormat::read_schemes(const nlohmann::json& config, const std::string& place) const {
+  const JsonObject groups = JsonObject(config, place + ": quantization_config").get_object("config_groups");
+  std::shared_ptr<LayerSettings> settings;
+  for (const auto& [name, keys] : groups.json().items()) {  // first what is said of all
+    const QuantScheme scheme = read_weights(groups.get_object(name).get_object("weights"));
+    const std::vector<std::string> targets = groups.get_object(name).get_strings("targets");
+    if (!settings || std::find(targets.begin(), targets.end(), kClass) != targets.end()) {
+      settings = std::make_shared<LayerSettings>(scheme, groups.place() + ": config_groups");
+    }
+  }
+  if (!settings) groups.fail("group_0", "is missing");
+  for (const auto& [name, keys] : groups.json().items()) {
+    const QuantScheme scheme = read_weights(groups.get_object(name).get_object("weights"));
+    for (const std::string& target : groups.get_object(name).get_strings("targets")) {
+      if (target != kClass) settings->add(target, target.starts_with("re:") ? "^(?:" + target.substr(3) + ")" : "^$", scheme);
+    }
+  }
+  return [settings](const std::string& layer) { return settings->of(layer); };
+}
+
+}  // namespace roundtable

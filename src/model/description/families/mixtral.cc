@@ -1,0 +1,20 @@
+// Mixtral: Mistral with a mixture of experts; a token's expert weights are made to sum to 1.
+#include "model/description/families/common.h"
+#include "model/description/families/family.h"
+
+namespace roundtable {
+
+void read_mixtral(const JsonObject& json, ModelConfig& config) {
+  read_mistral(json, config);
+  config.norm_eps = json.get_double_or("rms_norm_eps", 1e-5, 0.0, 1.0);
+  config.rope = read_rope(json, config, 1000000);
+  config.n_experts = json.get_int("num_local_experts", 1, 1 << 16);
+  config.experts_per_token = json.get_int("num_experts_per_tok", 1, 1 << 16);
+  config.block_names.router = "block_sparse_moe.gate";
+  config.block_names.experts = "block_sparse_moe.experts";
+  config.block_names.gate = "w1";
+  config.block_names.up = "w3";
+  config.block_names.down = "w2";
+}
+
+}  // namespace roundtable

@@ -1,0 +1,122 @@
+// Reading tensors, checking them, and handing them to all ranks.
+#include "model/load/tensor_source.h"
+
+#include <fmt/ranges.h>
+#include <torch/types.h>
+
+#include <optional>
+#include <string_view>
+
+#include "base/error.h"
+
+namespace roundtable {
+namespace {
+
+torch::ScalarType scalar_type_of(ElementType type, const std::string& place) {
+  switch (type) {
+    case ElementType::kF32:
+      return torch::kFloat32;
+    case ElementType::kF16:
+      return torch::kFloat16;
+    case ElementType::kBF16:
+      return torch::kBFloat16;
+    default:
+      throw bad_input(place, "is not a float tensor (F32, F16 or BF16)", "quantize from the float model");
+  }
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+// What the root tells the others of a block's tensors: an error, or the type of each.
+std::string describe_types(const std::vector<torch::Tensor>& tensors) {
+  std::string types;
+  for (const torch::Tensor& tensor : tensors) types += tensor.scalar_type() == torch::kBFloat16 ? 'b' : 'f';
+  return types;
+}
+
+}  // namespace
+
+std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
+                                        Communicator& comm, int root) {
+  std::vector<torch::Tensor> tensors;
+  std::string types;
+  std::optional<Error> failure;
+  if (comm.rank() == root) {
+    try {
+      for (const ParameterSpec& spec : wanted) tensors.push_back(source.read(spec));
+      types = describe_types(tensors);
+    } catch (const Error& error) {
+      failure = error;
+    }
+  }
+  int code = failure ? static_cast<int>(failure->code()) : 0;
+  comm.broadcast(&code, sizeof(code), root);
+  types = broadcast_text(comm, failure ? failure->what() : types, root);
+  if (code != 0) throw AgreedError(static_cast<ExitCode>(code), types);
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (comm.rank() != root) {
+      tensors.push_back(torch::empty(wanted[i].shape, types[i] == 'b' ? torch::kBFloat16 : torch::kFloat32));
+    }
+    comm.broadcast(tensors[i].data_ptr(), static_cast<std::int64_t>(tensors[i].nbytes()), root);
+  }
+  return tensors;
+}
+
+std::string stored_name(const Checkpoint& checkpoint, const std::string& name) {
+  if (checkpoint.contains(name)) return name;
+  for (const std::string_view prefix : {"transformer.", "model.", "gpt_neox."}) {
+    if (name.starts_with(prefix) && checkpoint.contains(name.substr(prefix.size()))) return name.substr(prefix.size());
+  }
+  if (name == "embed_out.weight" && checkpoint.contains("lm_head.weight")) return "lm_head.weight";
+  return name;
+}
+
+bool is_derived_table(const std::string& name) {
+  for (const std::string_view table :
+       {"rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"}) {
+    if (name.ends_with(table)) return true;
+  }
+  return false;
+}
+
+torch::Tensor CheckpointSource::read(const ParameterSpec& spec) const {
+  const std::string name = stored_name(checkpoint_, spec.name);
+  const std::vector<std::int64_t> shape = spec.stored_shape();
+  const TensorInfo& info = checkpoint_.info(name);
+  const std::string place = fmt::format("{}: tensor '{}'", checkpoint_.file_of(name), name);
+  if (info.shape != shape) {
+    throw bad_input(place, fmt::format("has shape {} and config.json calls for {}", shape_text(info.shape),
+                                       shape_text(shape)));
+  }
+  torch::Tensor tensor = torch::empty(shape, scalar_type_of(info.type, place));
+  checkpoint_.read(name, tensor.data_ptr());
+  if (!tensor.isfinite().all().item<bool>()) {
+    throw Error(ExitCode::kNumeric, place + ": holds a value that is not finite; the model is broken");
+  }
+  if (info.type == ElementType::kF16) tensor = tensor.to(torch::kFloat32);
+  return spec.transposed ? tensor.t().contiguous() : tensor;
+}
+
+ElementType element_type_of(torch::ScalarType dtype) {
+  switch (dtype) {
+    case torch::kFloat32:
+      return ElementType::kF32;
+    case torch::kFloat16:
+      return ElementType::kF16;
+    case torch::kBFloat16:
+      return ElementType::kBF16;
+    case torch::kInt32:
+      return ElementType::kI32;
+    case torch::kInt64:
+      return ElementType::kI64;
+    case torch::kUInt8:
+      return ElementType::kU8;
+    case torch::kFloat8_e4m3fn:
+      return ElementType::kF8E4M3;
+    default:
+      RT_CHECK(false && "dtype is not written to files");
+      return ElementType::kU8;
+  }
+}
+
+}  // namespace roundtable

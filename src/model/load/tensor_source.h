@@ -1,0 +1,61 @@
+// Where a model's tensors come from, as host tensors in the precision that they are tuned in.
+#pragma once
+
+#include <torch/types.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "io/checkpoint.h"
+#include "model/forward/decoder_block.h"
+
+namespace roundtable {
+
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+
+  // The whole tensor on the host in spec.shape, whatever way round the file has it: bf16 where the file has bf16, else
+  // fp32 (fp16 is widened). Throws Error (kBadInput) where it is missing, of another shape or type, or holds a value
+  // that is not finite.
+  virtual torch::Tensor read(const ParameterSpec& spec) const = 0;
+  virtual bool contains(const std::string& name) const = 0;
+};
+
+// The name under which a checkpoint holds the tensor that transformers calls `name`: the same, or one of these.
+//   - Without the base model's prefix, where the file was saved from the model without its head: "h.0.ln_1.weight" for
+//     "transformer.h.0.ln_1.weight" (GPT-2's own checkpoints), "decoder.layers..." for "model.decoder.layers...".
+//   - GPT-NeoX's head is "embed_out" in published checkpoints and "lm_head" in transformers 5.
+// Where there is none of them, `name` itself, for the error that names it.
+std::string stored_name(const Checkpoint& checkpoint, const std::string& name);
+
+// A table that follows from config.json, which some published checkpoints carry: causal masks and RoPE frequencies.
+bool is_derived_table(const std::string& name);
+
+// A Hugging Face model directory with float weights. Opens files as they are needed; thread-safe.
+class CheckpointSource : public TensorSource {
+ public:
+  explicit CheckpointSource(const std::string& directory) : checkpoint_(directory) {}
+
+  torch::Tensor read(const ParameterSpec& spec) const override;
+  bool contains(const std::string& name) const override {
+    return checkpoint_.contains(stored_name(checkpoint_, name));
+  }
+
+  const Checkpoint& checkpoint() const { return checkpoint_; }
+
+ private:
+  Checkpoint checkpoint_;
+};
+
+// Reads tensors on rank `root` of `comm` and broadcasts them, so that the file system is asked once; in the order of
+// `wanted`. `source` is used on the root alone. Collective over `comm`; an Error on the root is thrown on all ranks.
+std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
+                                        Communicator& comm, int root);
+
+// The element type of a torch dtype, for files and messages.
+ElementType element_type_of(torch::ScalarType dtype);
+
+}  // namespace roundtable

@@ -1,0 +1,120 @@
+// Assembly on the coordinator's rank; proof on all.
+#include "phases/assemble.h"
+
+#include <torch/types.h>
+
+#include <filesystem>
+#include <map>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "io/checkpoint.h"
+#include "io/json_file.h"
+#include "export/companions.h"
+#include "plan/layer_schemes.h"
+#include "export/shard_files.h"
+#include "run/stop.h"
+
+namespace roundtable {
+namespace {
+
+namespace fs = std::filesystem;
+
+void write_config(const Config& config, const Plan& plan, const std::string& directory) {
+  nlohmann::json json = load_json(config.model.path + "/config.json");
+  json["quantization_config"] = plan.tuned->quantization_config(checkpoint_scheme(config, plan), plan.model);
+  save_json(directory + "/config.json", json);
+  for (const std::string& file : plan.tuned->config_files()) {
+    save_json(directory + "/" + file, json["quantization_config"]);
+  }
+}
+
+// The head, rounded to nearest (auto-round's own way for a layer outside of the blocks whose inputs it has not kept).
+std::vector<NamedTensor> quantized_head(const Config& config, const Plan& plan) {
+  const CheckpointSource source(config.model.path);
+  const LinearSpec head{plan.model.names.head, plan.model.vocab_size, plan.model.hidden_size};
+  const torch::Tensor weight = source.read(head.weight());
+  return plan.tuned->pack(head, round_to_nearest(weight, *plan.head), weight.scalar_type());
+}
+
+// Some of what is outside the blocks as it is, under the names of transformers' own modules, as the blocks are.
+ShardRecord write_outside(const Config& config, const Plan& plan, const std::string& directory, std::size_t index) {
+  const Checkpoint checkpoint(config.model.path);
+  const std::string head = plan.model.names.head + ".weight";
+  std::vector<std::string> names;
+  for (const ParameterSpec& spec : plan.outside_files[index]) names.push_back(spec.name);
+  const bool last = index + 1 == plan.outside_files.size();
+  // A head that is tied too, where the file has one all the same.
+  if (last && plan.model.tie_word_embeddings && checkpoint.contains(head)) names.push_back(head);
+  std::vector<std::vector<char>> data;
+  std::vector<NamedTensor> packed;
+  std::vector<TensorView> views;
+  for (const std::string& name : names) {
+    leave_here_if_asked();
+    if (plan.head && name == head) {
+      packed = quantized_head(config, plan);
+      continue;
+    }
+    const TensorInfo& info = checkpoint.info(stored_name(checkpoint, name));
+    data.emplace_back(info.bytes);
+    checkpoint.read(info.name, data.back().data());
+    views.push_back({name, info.type, info.shape, data.back().data()});
+  }
+  for (const NamedTensor& named : packed) views.push_back(named.view());
+  const std::string file = shard_name(plan.model.n_blocks + static_cast<std::int64_t>(index), plan.files());
+  const WrittenFile written = write_safetensors(directory + "/" + file, views, {{"format", "pt"}});
+  return {file, written.digest, written.bytes};
+}
+
+void write_index(const Plan& plan, const std::string& directory) {
+  std::map<std::string, std::string> weight_map;
+  std::uint64_t total = 0;
+  for (std::int64_t i = 0; i < plan.files(); ++i) {
+    const std::string name = shard_name(i, plan.files());
+    const SafetensorsFile shard(directory + "/" + name);
+    for (const auto& [tensor, info] : shard.tensors()) {
+      weight_map[tensor] = name;
+      total += info.bytes;
+    }
+  }
+  write_checkpoint_index(directory, weight_map, total);
+}
+
+}  // namespace
+
+std::vector<ShardRecord> assemble(const Config& config, const Plan& plan, const std::string& directory) {
+  std::vector<ShardRecord> outside;
+  for (std::size_t i = 0; i < plan.outside_files.size(); ++i) {
+    outside.push_back(write_outside(config, plan, directory, i));
+  }
+  leave_here_if_asked();
+  copy_companions(config.model.path, directory, /*card=*/false);
+  write_config(config, plan, directory);
+  write_index(plan, directory);
+  return outside;
+}
+
+void prove_files(Communicator& comm, const std::string& output, const nlohmann::json& digests) {
+  const nlohmann::json all = nlohmann::json::parse(broadcast_text(comm, digests.dump(), 0));
+  run_on_all(comm, [&] {
+    int index = 0;
+    for (const auto& [file, digest] : all.items()) {
+      if (index++ % comm.size() != comm.rank()) continue;
+      leave_here_if_asked();
+      const std::string path = output + "/" + file;
+      if (hash_file(path) == digest) continue;
+      throw machine_error(path, "does not hold what was written",
+                          "suspect the file system; remove the file and start the same command again");
+    }
+  });
+}
+
+std::int64_t checkpoint_bytes(const std::string& directory) {
+  std::int64_t bytes = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
+    if (entry.path().extension() == ".safetensors") bytes += static_cast<std::int64_t>(entry.file_size());
+  }
+  return bytes;
+}
+
+}  // namespace roundtable

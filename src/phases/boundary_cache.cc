@@ -1,0 +1,137 @@
+// Finding, and naming, boundaries that several runs share.
+#include "phases/boundary_cache.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <torch/types.h>
+#include <torch/version.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "io/file.h"
+#include "run/fingerprint.h"
+#include "run/stop.h"
+
+namespace roundtable {
+namespace {
+
+namespace fs = std::filesystem;
+
+// LibTorch chooses its kernels by the vector units, and cuts sums by the number of threads.
+std::string device_text(const torch::Device& device) {
+  if (device.is_cuda()) return "cuda";
+  return fmt::format("cpu, {}, {} threads", at::get_cpu_capability(), at::get_num_threads());
+}
+
+// Tells this run's temporary files from those of others in the same folder; the same at each start of the run.
+std::string run_digest(const nlohmann::json& print, const std::string& directory) {
+  Hasher hasher;
+  hasher.update(fingerprint_digest(print));
+  hasher.update(fs::absolute(directory).lexically_normal().string());
+  return hasher.digest();
+}
+
+// On rank 0.
+void prepare_folder(const BoundaryPlace& place) {
+  make_directory(place.folder);
+  std::error_code ignored;  // what cannot be removed costs disk, not correctness
+  const std::string about = place.folder + "/about.json";
+  if (!fs::exists(about, ignored)) {
+    write_file_atomically(about, [&](OutputFile& file) { file.write(place.about.data(), place.about.size()); });
+  }
+  for (const fs::directory_entry& entry : fs::directory_iterator(place.folder, ignored)) {
+    if (entry.path().string().ends_with(place.temporary)) fs::remove(entry.path(), ignored);
+  }
+}
+
+// Whether the file that stands there is what this run would write: all ranks read it through. Collective.
+bool can_be_taken(const Environment& env, const BoundaryShape& shape, std::int64_t block) {
+  const SampleRange range = part_of(shape.n_samples, env.world.size(), env.world.rank());
+  torch::Tensor states = torch::empty({range.size(), shape.seqlen, shape.hidden}, env.dtype);
+  try {
+    run_on_all(env.world, [&] {
+      read_boundary(env.world, env.boundaries.boundary(block), shape, block, env.boundaries.fingerprint, range,
+                    states.data_ptr());
+    });
+  } catch (const AgreedError&) {
+    return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+nlohmann::json states_fingerprint(const nlohmann::json& print, const Config& config, const ModelConfig& model,
+                                  const std::vector<std::string>& devices) {
+  const std::int64_t width = pass_width_of(config);
+  // To be raised with every change of what a block of the float model computes.
+  nlohmann::json states = {{"version", 2}, {"LibTorch", TORCH_VERSION}, {"samples a pass", width}};
+  const bool alike = std::all_of(devices.begin(), devices.end(), [&](const auto& d) { return d == devices.front(); });
+  states["devices"] = alike ? nlohmann::json(devices.front()) : nlohmann::json(devices);
+  // The ranks cut the samples, and so the last pass of each, whose shape may choose another kernel. With one sample a
+  // pass they do not, but where the embedding multiplies all samples of a rank at once.
+  if (width != 1 || !model.names.project_in.empty()) states["ranks"] = devices.size();
+  for (const char* part :
+       {"model", "calibration.tokens", "calibration.n_samples", "calibration.seqlen", "calibration.estimate", "tuning.amp"}) {
+    states[part] = print.at(part);
+  }
+  return states;
+}
+
+BoundaryPlace place_boundaries(const Environment& env, const nlohmann::json& print) {
+  const std::string& cache = env.config.calibration.cache;
+  BoundaryPlace place;
+  if (cache.empty()) {
+    place.folder = env.paths.directory;
+    place.fingerprint = broadcast_text(env.world, fingerprint_digest(print), 0);
+    return place;
+  }
+  const std::vector<std::string> devices = all_gather_text(env.world, device_text(env.device));
+  const nlohmann::json found = nlohmann::json::parse(run_on_root(env.world, [&] {
+    const nlohmann::json states = states_fingerprint(print, env.config, env.plan.model, devices);
+    return nlohmann::json{{"fingerprint", fingerprint_digest(states)},
+                          {"temporary", ".tmp-" + run_digest(print, env.paths.directory)},
+                          {"about", states.dump(1) + "\n"}}
+        .dump();
+  }));
+  place.fingerprint = found["fingerprint"];
+  place.folder = cache + "/" + place.fingerprint;
+  place.temporary = found["temporary"];
+  place.shared = true;
+  place.about = found["about"];
+  return place;
+}
+
+std::vector<BoundaryToMake> shared_boundaries_to_make(const Environment& env, const BoundaryShape& shape,
+                                                      const std::vector<std::int64_t>& needed) {
+  run_on_root(env.world, [&] {
+    prepare_folder(env.boundaries);
+    return std::string();
+  });
+  std::vector<BoundaryToMake> missing;
+  for (const std::int64_t block : needed) {
+    leave_if_asked(env.world);
+    const std::string path = env.boundaries.boundary(block);
+    const bool there = !run_on_root(env.world, [&] {
+      std::error_code none;
+      return std::string(fs::exists(path, none) ? "there" : "");
+    }).empty();
+    if (there && can_be_taken(env, shape, block)) continue;
+    missing.push_back({block, there});
+    if (there && env.world.rank() == 0) {
+      log_warning(path + " is cut short, damaged or not of this model and these samples: it is made anew");
+    }
+  }
+  const std::size_t taken = needed.size() - missing.size();
+  if (taken > 0 && env.world.rank() == 0) {
+    log_info(fmt::format("{} of {} boundaries are taken from {}{}", taken, needed.size(), env.boundaries.folder,
+                         missing.empty() ? ": no float pass" : ""));
+  }
+  return missing;
+}
+
+}  // namespace roundtable

@@ -1,0 +1,115 @@
+// The float pass, and boundaries written behind it.
+#include "phases/calibrate.h"
+
+#include <torch/types.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/error.h"
+#include "cache/boundary_file.h"
+#include "data/token_set.h"
+#include "export/quantized_checkpoint.h"
+#include "phases/boundary_cache.h"
+#include "phases/forward_pass.h"
+#include "plan/tune_settings.h"
+#include "run/background_write.h"
+
+namespace roundtable {
+namespace {
+
+class Calibration {
+ public:
+  Calibration(Environment& env, RunState* state, Progress& progress)
+      : env_(env),
+        state_(state),
+        progress_(progress),
+        shape_{env.config.calibration.n_samples, env.config.calibration.seqlen, env.plan.model.hidden_size,
+               element_type_of(env.dtype)},
+        range_(part_of(shape_.n_samples, env.world.size(), env.world.rank())) {}
+
+  void run() {
+    const std::vector<BoundaryToMake> missing = boundaries_to_make();
+    if (missing.empty()) return;
+    writing_comm_ = env_.world.duplicate();
+    progress_.begin_phase("calibrate", missing.back().block + 1);
+    try {
+      pass(missing);
+    } catch (const AgreedError& error) {
+      if (error.code() == ExitCode::kStartAgain) finish_write();  // what is nearly done is not to be done again
+      throw;
+    }
+    finish_write();
+    progress_.end_phase();
+  }
+
+ private:
+  // Of the stages that have work left. Collective.
+  std::vector<BoundaryToMake> boundaries_to_make() {
+    const bool shared = env_.boundaries.shared;
+    const std::vector<std::int64_t> blocks = nlohmann::json::parse(run_on_root(env_.world, [&] {
+      return nlohmann::json(shared ? state_->needed_boundaries() : state_->missing_boundaries()).dump();
+    }));
+    if (shared && !blocks.empty()) return shared_boundaries_to_make(env_, shape_, blocks);
+    std::vector<BoundaryToMake> own;
+    for (const std::int64_t block : blocks) own.push_back({block});
+    return own;
+  }
+
+  // The chain that enters each stage: the float model's, or near to what the stages before will make of it.
+  void pass(const std::vector<BoundaryToMake>& missing) {
+    const auto& c = env_.config.calibration;
+    const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, env_.plan.model.vocab_size);
+    const auto source = open_tensor_source(c.estimate.empty() ? env_.config.model.path : c.estimate);
+    torch::Tensor hidden = embed_rows(env_, *source, tokens, range_);
+    if (env_.config.tuning.low_gpu_mem_usage) hidden = hidden.cpu();
+    run_blocks(env_, *source, hidden, missing.back().block, [&](std::int64_t block, const torch::Tensor& states) {
+      writer_.check();
+      for (const BoundaryToMake& boundary : missing) {
+        if (boundary.block == block) start_write(boundary, states);
+      }
+      progress_.advance(1);
+    });
+  }
+
+  void start_write(const BoundaryToMake& boundary, const torch::Tensor& states) {
+    finish_write();
+    under_way_ = boundary.block;
+    writer_.start([this, boundary, host = states.cpu().contiguous()] {
+      const BoundaryPlace& place = env_.boundaries;
+      BoundaryWriter file(*writing_comm_, place.boundary(boundary.block), shape_, boundary.block, place.fingerprint,
+                          file_layout(env_.config), place.temporary);
+      file.write(range_, host.const_data_ptr());
+      file.finish(boundary.replace);
+    });
+  }
+
+  // Collective. The journal vouches for the run's own boundaries alone.
+  void finish_write() {
+    if (!under_way_) return;
+    writer_.finish();
+    const std::int64_t block = *std::exchange(under_way_, std::nullopt);
+    if (env_.boundaries.shared) return;
+    run_on_root(env_.world, [&] {
+      const std::uintmax_t bytes = std::filesystem::file_size(env_.boundaries.boundary(block));
+      state_->journal().append({{"type", "boundary"}, {"block", block}, {"bytes", bytes}});
+      return std::string();
+    });
+  }
+
+  Environment& env_;
+  RunState* state_;
+  Progress& progress_;
+  BoundaryShape shape_;
+  SampleRange range_;
+  std::unique_ptr<MpiCommunicator> writing_comm_;
+  std::optional<std::int64_t> under_way_;  // the block of the boundary that is being written
+  WriteBehind writer_;
+};
+
+}  // namespace
+
+void calibrate(Environment& env, RunState* state, Progress& progress) { Calibration(env, state, progress).run(); }
+
+}  // namespace roundtable

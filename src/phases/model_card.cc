@@ -1,0 +1,80 @@
+// Composing the card.
+//
+// Source of the keys between the dashes: huggingface_hub's model card metadata (base_model, license, tags).
+#include "phases/model_card.h"
+
+#include <fmt/ranges.h>
+
+#include <filesystem>
+#include <sstream>
+
+#include "io/file.h"
+#include "io/json_file.h"
+#include "plan/layer_schemes.h"
+
+namespace roundtable {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uint64_t kMaxCard = 16 << 20;
+
+// The lines of the keys `license...` and `base_model` between the dashes that open the model's own card.
+std::string kept_metadata(const std::string& directory) {
+  const std::string path = directory + "/README.md";
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored) || fs::file_size(path, ignored) > kMaxCard) return "";
+  std::istringstream card(read_text_file(path, kMaxCard));
+  std::string line, kept;
+  if (!std::getline(card, line) || line != "---") return "";
+  while (std::getline(card, line) && line != "---") {
+    // A value on its own line alone: lists and nested keys are left to the model's card.
+    const bool wanted = line.starts_with("license") || line.starts_with("language:");
+    if (wanted && line.find(": ") != std::string::npos && line.back() != '|') kept += line + "\n";
+  }
+  return kept;
+}
+
+// A hub's name for the model, where config.json has one, else its folder's. Never a path.
+std::string base_model(const std::string& directory) {
+  const std::string name = JsonObject::load(directory + "/config.json").get_string_or("_name_or_path", "");
+  const fs::path path(name.empty() || name.front() == '/' || name.front() == '.' ? directory : name);
+  if (path.string() == name) return name;
+  return (path.has_filename() ? path.filename() : path.parent_path().filename()).string();
+}
+
+std::string settings_rows(const Config& config, const Plan& plan) {
+  const TuningSection& t = config.tuning;
+  std::string rows = fmt::format("| weights | {} |\n", scheme_text(scheme_of(config.quantization, plan.formats)));
+  for (const WeightRule& rule : config.quantization.weight_config) {
+    rows += fmt::format("| layers `{}` | settings of their own |\n", rule.layers);
+  }
+  if (plan.head) rows += fmt::format("| {} | {}, rounded to nearest |\n", plan.model.names.head, scheme_text(*plan.head));
+  for (const std::string& reason : plan.float_reasons) rows += fmt::format("| 16 bits | {} |\n", reason);
+  if (t.init_scale == "search") rows += "| scales | from a search, weighed by the layers' inputs |\n";
+  if (t.iters == 0) return rows + "| rounding | to nearest |\n";
+  rows += fmt::format("| tuning | {}, {} iterations a block, {} samples a step |\n", t.optimizer, t.iters, plan.batch);
+  rows += fmt::format("| calibration | {} samples of {} tokens |\n", config.calibration.n_samples, config.calibration.seqlen);
+  return rows + fmt::format("| stages | {} of up to {} blocks |\n", plan.stages.size(), plan.stages.front().size());
+}
+
+}  // namespace
+
+void write_model_card(const std::string& directory, const Config& config, const Plan& plan,
+                      const nlohmann::json& perplexity) {
+  const std::string base = base_model(config.model.path);
+  std::string text = fmt::format("---\nbase_model: {}\nbase_model_relation: quantized\n{}tags:\n- quantized\n- signround\n---\n\n",
+                                 base, kept_metadata(config.model.path));
+  text += fmt::format("# {}, quantized\n\n", base);
+  text += "The linear layers of this model are quantized with Roundtable: rounding tuned by signed gradient descent\n"
+          "(SignRound, [arXiv 2309.05516](https://arxiv.org/abs/2309.05516)). What is not named is as the base model has it.\n\n";
+  text += "| | |\n|---|---|\n" + settings_rows(config, plan);
+  if (perplexity.contains("float")) {
+    text += fmt::format("\nPerplexity on {} held-out tokens: {:.3f} before, {:.3f} after.\n",
+                        perplexity["tokens"].get<std::int64_t>(), perplexity["float"].get<double>(),
+                        perplexity["quantized"].get<double>());
+  }
+  write_file_atomically(directory + "/README.md", [&](OutputFile& file) { file.write(text.data(), text.size()); });
+}
+
+}  // namespace roundtable

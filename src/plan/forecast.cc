@@ -1,0 +1,400 @@
+// The cost model.
+#include "plan/forecast.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <optional>
+
+#include "base/error.h"
+#include "model/attention/attention.h"
+#include "model/description/block_layout.h"
+#include "rundir/paths.h"
+#include "plan/tune_settings.h"
+#include "tune/gradients/gradient_sum.h"
+
+namespace roundtable {
+namespace {
+
+constexpr double kGiga = 1e9;
+// LibTorch with its libraries, MPI and HDF5, and what of them the first products bring in: measured (VmHWM of the plan
+// phase, and 85 MB of pages after it).
+constexpr std::int64_t kProgramBytes = 500'000'000;
+// The allocator keeps what was freed, and batches are copied once more than counted.
+constexpr double kSlack = 1.08;
+
+// One block's work, from its shapes.
+struct BlockCost {
+  double parameters = 0;
+  double largest = 0;           // of one layer
+  double active = 0;            // parameters that a token meets: of all experts, those it is sent to
+  double input_parameters = 0;  // of layers that read the block's input: they need no gradient towards it
+  double groups = 0;            // of weights that share a scale
+  double packed_bytes = 0;      // in the checkpoint
+  double attention_flops = 0;   // a token, forward
+  double kept = 0;              // elements a token that live from forward to backward
+  double spare = 0;             // elements a token that live within backward
+};
+
+// What the quantized layers take, as the mean over the blocks: rules for single layers make blocks differ.
+void count_schemes(const std::vector<LinearSpec>& linears, const std::vector<BlockSchemes>& schemes, BlockCost& cost) {
+  for (const BlockSchemes& block : schemes) {
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      const auto n = static_cast<double>(linears[i].out * linears[i].in);
+      const double groups = block[i] ? static_cast<double>(block[i]->groups(linears[i].in) * linears[i].out) : 0;
+      cost.groups += groups;
+      cost.packed_bytes += block[i] ? n * block[i]->bits / 8 + groups * (2 + block[i]->bits / 8.0) : 2 * n;
+    }
+  }
+  cost.groups /= static_cast<double>(schemes.size());
+  cost.packed_bytes /= static_cast<double>(schemes.size());
+}
+
+void count_linears(const ModelConfig& m, const std::vector<LinearSpec>& linears, BlockCost& cost) {
+  const std::size_t readers = m.block_names.qkv.empty() ? 3 : 1;
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    const LinearSpec& linear = linears[i];
+    const bool expert = expert_of(m, linear.name) >= 0;
+    const double share = expert ? static_cast<double>(m.experts_per_token) / static_cast<double>(m.n_experts) : 1;
+    const auto n = static_cast<double>(linear.out * linear.in);
+    cost.parameters += n;
+    cost.largest = std::max(cost.largest, n);
+    cost.active += share * n;
+    if (i < readers) cost.input_parameters += n;
+    cost.kept += share * static_cast<double>(linear.out);
+  }
+}
+
+double element_count(const ParameterSpec& spec) {
+  return std::accumulate(spec.shape.begin(), spec.shape.end(), 1.0, std::multiplies<>());
+}
+
+BlockCost count_block(const ModelConfig& m, const std::vector<BlockSchemes>& schemes, std::int64_t seqlen) {
+  BlockCost cost;
+  const auto linears = block_linears(m);
+  count_linears(m, linears, cost);
+  count_schemes(linears, schemes, cost);
+  const auto hidden = static_cast<double>(m.hidden_size);
+  const auto width = static_cast<double>(m.n_heads * m.head_dim);
+  const auto intermediate =
+      static_cast<double>(m.intermediate_size * std::max<std::int64_t>(1, m.experts_per_token));
+  // Inputs of the layers: two norms' outputs, attention's output, the gated activation; the residual; rotated q and k.
+  cost.kept += 3 * hidden + 2 * width + intermediate + static_cast<double>(m.n_kv_heads * m.head_dim);
+  // Plain operations on capped scores keep several copies of them.
+  if (m.attention_soft_cap > 0) cost.kept += 4.0 * static_cast<double>(m.n_heads * seqlen);
+  cost.spare = 3 * intermediate + 2 * hidden;
+  const auto reach = static_cast<double>(m.sliding_window > 0 ? std::min(m.sliding_window, seqlen) : seqlen);
+  cost.attention_flops = 2 * 2 * width * (reach / 2 + 32);  // half of the last tile of 64 keys is masked
+  for (const ParameterSpec& norm : block_norms(m)) cost.packed_bytes += 2 * element_count(norm);
+  return cost;
+}
+
+// Numbers that all parts below use.
+struct Sizes {
+  double element;       // bytes of an activation
+  double samples;       // a rank's calibration samples
+  double tokens;        // of the calibration set
+  double state;         // bytes of a sample's hidden states
+  double boundaries;    // bytes of the samples' states at the start of each stage
+  double on_disk;       // bytes of these in their files
+  double in_step;       // samples of a rank in a step
+  double in_pass;       // samples of a rank in a forward pass
+  double table;         // bytes of what lies outside the blocks: the embedding, and a head of its own
+};
+
+double ceil_div(double a, double b) { return std::ceil(a / b); }
+
+// Bytes of a sample in a boundary's file: the next one begins at a multiple of storage.alignment.
+double aligned(const Config& config, double bytes) {
+  const auto alignment = static_cast<double>(std::max<std::int64_t>(1, file_layout(config).alignment));
+  return ceil_div(bytes, alignment) * alignment;
+}
+
+Sizes count_sizes(const Config& config, const ModelConfig& m, const Layout& layout) {
+  Sizes s{};
+  const auto seqlen = static_cast<double>(config.calibration.seqlen);
+  const auto n = static_cast<double>(config.calibration.n_samples);
+  s.element = config.tuning.amp ? 2 : 4;
+  s.samples = ceil_div(n, layout.shards);
+  s.tokens = n * seqlen;
+  s.state = seqlen * static_cast<double>(m.hidden_size) * s.element;
+  s.boundaries = static_cast<double>(layout.stages) * n * s.state;
+  s.on_disk = static_cast<double>(layout.stages) * n * aligned(config, s.state);
+  s.in_step = ceil_div(static_cast<double>(config.tuning.batch_size * config.tuning.gradient_accumulate_steps),
+                       layout.shards);
+  s.in_pass = std::min(static_cast<double>(micro_batch_of(config, layout.shards)), s.in_step);
+  for (const ParameterSpec& spec : outside_parameters(m)) s.table += element_count(spec) * 2;
+  return s;
+}
+
+// What an optimizer keeps of each weight between steps, beside v; and the gradient of v, which it needs on its own.
+double optimizer_bytes(const TuningSection& tuning) {
+  if (tuning.optimizer == "adamw") return 3 * 4;
+  return tuning.momentum > 0 ? 2 * 4 : 0;
+}
+
+// A described cluster has devices, unless MPI is asked for.
+bool sums_in_host_memory(const Config& config) {
+  return config.parallel.backend == "mpi" || (config.parallel.backend == "auto" && config.cluster.nodes == 0);
+}
+
+// Of the gradients in a rank, a weight.
+double gradient_bytes(const Config& config, const Sizes& s, const Layout& layout) {
+  if (config.run.reproducible) {
+    return 4.0 * static_cast<double>(tree_arenas(static_cast<std::size_t>(s.in_step), layout.shards));
+  }
+  if (layout.shards == 1) return 4;
+  const ElementType type = gradient_type(config);
+  const auto sent = static_cast<double>(size_of(type));
+  // fp32 is sent from where it lies. MPI keeps what it receives beside it until it is added.
+  return 4 + (type == ElementType::kF32 ? 0 : sent) + (sums_in_host_memory(config) ? sent : 0);
+}
+
+std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfig& m, const BlockCost& block,
+                                          const Sizes& s, const Layout& layout) {
+  const auto seqlen = static_cast<double>(config.calibration.seqlen);
+  const auto kept_scores = static_cast<double>(kept_attention_bytes(
+      static_cast<std::int64_t>(s.in_pass), m.n_heads, config.calibration.seqlen, m.sliding_window,
+      static_cast<std::int64_t>(s.element)));
+  const auto joint = static_cast<double>(std::min(config.tuning.n_blocks, m.n_blocks));
+  const auto bytes = [](double x) { return static_cast<std::int64_t>(x); };
+  return {{"program", kProgramBytes},
+          // Original and fake-quantized weight.
+          {"weights of a block", bytes(joint * block.parameters * 2 * s.element)},
+          {"next block", bytes(m.n_blocks > 1 ? block.parameters * 2 : 0)},  // read ahead, on one rank of a group
+          // v in fp32; the best iterate's integers; ranges, scales, zeros.
+          {"rounding",
+           bytes(joint * (block.parameters * (4 + 1 + optimizer_bytes(config.tuning)) + block.groups * 24))},
+          // And a layer's product before it is added to its sum.
+          {"gradients", bytes(joint * block.parameters * gradient_bytes(config, s, layout) + block.largest * s.element)},
+          // Float chain, quantized chain, target.
+          {"samples", bytes(3 * s.samples * s.state)},
+          {"activations", bytes(kSlack * joint * (s.in_pass * seqlen * (block.kept + block.spare) * s.element + kept_scores))}};
+}
+
+std::vector<Forecast::Bytes> count_disk(const ModelConfig& m, const BlockCost& block, const Sizes& s) {
+  return {{"boundaries", static_cast<std::int64_t>(s.on_disk)},
+          {"checkpoint", static_cast<std::int64_t>(block.packed_bytes * static_cast<double>(m.n_blocks) + s.table)}};
+}
+
+// Collects a phase's terms: seconds by what limits them.
+class Terms {
+ public:
+  void add(const std::string& name, double seconds) {
+    for (auto& [known, sum] : terms_) {
+      if (known == name) {
+        sum += seconds;
+        return;
+      }
+    }
+    terms_.emplace_back(name, seconds);
+  }
+  Forecast::Phase phase(const std::string& name) const {
+    Forecast::Phase phase{name, 0, ""};
+    double most = -1;
+    for (const auto& [term, seconds] : terms_) {
+      phase.seconds += seconds;
+      if (seconds <= most) continue;
+      most = seconds;
+      phase.bound_by = term;
+    }
+    return phase;
+  }
+
+ private:
+  std::vector<std::pair<std::string, double>> terms_;
+};
+
+// Bytes that a rank sends in an all-reduce of `bytes`: a ring's 2 (n - 1) / n (Patarasuk and Yuan, 2009).
+double ring_bytes(double bytes, int ranks) { return 2.0 * bytes * (ranks - 1) / ranks; }
+
+class Clockwork {
+ public:
+  Clockwork(const Config& config, const ModelConfig& m, const BlockCost& block, const Sizes& s, const Layout& layout)
+      : config_(config), m_(m), block_(block), s_(s), layout_(layout), cluster_(config.cluster) {}
+
+  Forecast::Phase calibrate() const {
+    Terms terms;
+    const double blocks = static_cast<double>(m_.n_blocks);
+    terms.add("file system", (blocks * block_.parameters * 2 + s_.table) / file_system());
+    if (layout_.ranks > 1) terms.add(wire_name(world()), (blocks * block_.parameters * s_.element) / wire(world()));
+    forward(terms, blocks * s_.tokens / layout_.ranks);
+    terms.add("file system", s_.boundaries / file_system());
+    return terms.phase("calibrate");
+  }
+
+  Forecast::Phase tune() const {
+    Terms terms;
+    // The group with the most blocks ends last.
+    const double longest = ceil_div(static_cast<double>(m_.n_blocks), static_cast<double>(layout_.stages));
+    const double blocks = longest * ceil_div(static_cast<double>(layout_.stages), layout_.groups());
+    const double steps = blocks * static_cast<double>(config_.tuning.iters);
+    step(terms, steps);
+    // Target and quantized chain; weights in, checkpoint out, and read back for the proof; all groups at once.
+    forward(terms, 2 * blocks * s_.samples * seqlen());
+    terms.add("file system", blocks * layout_.groups() * (block_.parameters * 2 + 2 * block_.packed_bytes) /
+                                 file_system());
+    if (layout_.shards > 1) {
+      terms.add(wire_name(group()), blocks * block_.parameters * s_.element / wire(group()));
+    }
+    return terms.phase("tune");
+  }
+
+  Forecast::Phase prove() const {
+    Terms terms;
+    terms.add("file system", static_cast<double>(m_.n_blocks) * block_.packed_bytes / file_system());
+    return terms.phase("prove");
+  }
+
+  Forecast::Phase evaluate(double tokens) const {
+    Terms terms;
+    const double blocks = static_cast<double>(m_.n_blocks);
+    terms.add("file system", blocks * (block_.parameters * 2 + block_.packed_bytes) / file_system());
+    forward(terms, 2 * blocks * tokens / layout_.ranks);
+    const double head = 2.0 * static_cast<double>(m_.vocab_size * m_.hidden_size);
+    terms.add("matrix products", 2 * tokens / layout_.ranks * head / rate());
+    return terms.phase("evaluate");
+  }
+
+  std::vector<Forecast::Bytes> traffic() const {
+    const auto bytes = [](double x) { return static_cast<std::int64_t>(x); };
+    const double blocks = static_cast<double>(m_.n_blocks);
+    const double steps = blocks * static_cast<double>(config_.tuning.iters);
+    const double reduced = steps * reduced_bytes() * layout_.shards;
+    const double weights = blocks * block_.parameters * 2;
+    return {{"all-reduce of gradients", bytes(reduced)},
+            {"broadcast of weights", bytes(weights * (layout_.ranks - 1) + weights * (layout_.shards - 1))},
+            {"file system, read", bytes(2 * weights + s_.boundaries + 2 * blocks * block_.packed_bytes)},
+            {"file system, written", bytes(s_.boundaries + blocks * block_.packed_bytes)}};
+  }
+
+ private:
+  // What a rank sends in one reduction of the gradients: a ring's part, or the whole in each round of exchanges.
+  double reduced_bytes() const {
+    if (config_.run.reproducible) return block_.parameters * 4 * std::bit_width(static_cast<unsigned>(layout_.shards - 1));
+    return ring_bytes(block_.parameters * static_cast<double>(size_of(gradient_type(config_))), layout_.shards);
+  }
+  double seqlen() const { return static_cast<double>(config_.calibration.seqlen); }
+  double rate() const { return cluster_.matrix_rate * 1e12; }
+  double file_system() const { return cluster_.file_system_bandwidth * kGiga; }
+  bool group() const { return layout_.shards > layout_.ranks_a_node; }  // crosses nodes
+  bool world() const { return layout_.ranks > layout_.ranks_a_node; }
+  double wire(bool crosses) const {
+    return (crosses ? cluster_.network_bandwidth : cluster_.link_bandwidth) * kGiga;
+  }
+  static const char* wire_name(bool crosses) { return crosses ? "network" : "links"; }
+
+  // Forward passes of one block over `tokens` tokens.
+  void forward(Terms& terms, double tokens) const {
+    terms.add("matrix products", tokens * (2 * block_.active + block_.attention_flops) / rate());
+    terms.add("memory", tokens * 2 * (block_.kept + block_.spare) * s_.element / (cluster_.memory_bandwidth * kGiga));
+  }
+
+  // Steps: forward, gradient of each weight, gradient of each activation that asks for one; then the weights' passes:
+  // fake quantization 8 bytes a weight, the arena 16, the sign step 20.
+  void step(Terms& terms, double steps) const {
+    const double tokens = steps * s_.in_step * seqlen();
+    const double flops = 6 * block_.active - 2 * block_.input_parameters + 3 * block_.attention_flops;
+    terms.add("matrix products", tokens * flops / rate());
+    const double activations = tokens * 5 * (block_.kept + block_.spare) * s_.element;
+    terms.add("memory", (activations + steps * 44 * block_.parameters) / (cluster_.memory_bandwidth * kGiga));
+    if (layout_.shards > 1) {
+      terms.add(fmt::format("all-reduce over {}", wire_name(group())),
+                steps * (reduced_bytes() / wire(group()) + cluster_.latency * 1e-6));
+    }
+  }
+
+  const Config& config_;
+  const ModelConfig& m_;
+  const BlockCost& block_;
+  const Sizes& s_;
+  const Layout& layout_;
+  const ClusterSection& cluster_;
+};
+
+}  // namespace
+
+std::int64_t micro_batch_of(const Config& config, int shards) {
+  const std::int64_t width = pass_width_of(config);
+  return width > 0 ? width : std::max<std::int64_t>(1, config.tuning.batch_size / shards);
+}
+
+// One at a time where the run is to be reproducible: the shape of a product may choose another kernel.
+std::int64_t pass_width_of(const Config& config) { return config.run.reproducible ? 1 : config.tuning.micro_batch; }
+
+std::int64_t sharded_strata(const Config& config, std::int64_t strata) {
+  return config.run.reproducible ? strata & -strata : strata;
+}
+
+std::int64_t count_block_parameters(const ModelConfig& model) {
+  std::int64_t sum = 0;
+  for (const LinearSpec& linear : block_linears(model)) sum += linear.out * linear.in;
+  return sum;
+}
+
+std::int64_t Forecast::memory_bytes() const {
+  return std::accumulate(memory.begin(), memory.end(), std::int64_t{0},
+                         [](std::int64_t sum, const Bytes& item) { return sum + item.bytes; });
+}
+
+double Forecast::seconds() const {
+  return std::accumulate(phases.begin(), phases.end(), 0.0,
+                         [](double sum, const Phase& phase) { return sum + phase.seconds; });
+}
+
+Forecast make_forecast(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes,
+                       const Layout& layout, std::int64_t eval_tokens) {
+  const BlockCost block = count_block(model, schemes, config.calibration.seqlen);
+  const Sizes sizes = count_sizes(config, model, layout);
+  const Clockwork clockwork(config, model, block, sizes, layout);
+  Forecast forecast;
+  forecast.layout = layout;
+  forecast.memory = count_memory(config, model, block, sizes, layout);
+  forecast.disk = count_disk(model, block, sizes);
+  forecast.traffic = clockwork.traffic();
+  if (config.cluster.nodes == 0) return forecast;
+  forecast.phases = {clockwork.calibrate(), clockwork.tune(), clockwork.prove()};
+  if (eval_tokens > 0) forecast.phases.push_back(clockwork.evaluate(static_cast<double>(eval_tokens)));
+  return forecast;
+}
+
+std::int64_t count_stages(const Config& config, std::int64_t blocks, int groups) {
+  if (config.parallel.stages > 0) return config.parallel.stages;
+  const std::int64_t least = config.cluster.nodes > 0 ? kLeastStage : 1;
+  return std::min<std::int64_t>(groups, std::max<std::int64_t>(1, blocks / least));
+}
+
+Layout choose_layout(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes, int ranks,
+                     int ranks_a_node) {
+  const std::int64_t strata = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
+  const auto capacity = static_cast<std::int64_t>(config.cluster.device_memory * kGiga);
+  std::optional<Forecast> best;
+  std::int64_t smallest = std::numeric_limits<std::int64_t>::max();
+  for (int shards = 1; shards <= ranks; ++shards) {
+    if (ranks % shards != 0 || sharded_strata(config, strata) % shards != 0) continue;
+    if (config.parallel.shards > 0 && shards != config.parallel.shards) continue;
+    const std::int64_t stages =
+        config.tuning.use_quant_input ? count_stages(config, model.n_blocks, ranks / shards) : model.n_blocks;
+    const Forecast one = make_forecast(config, model, schemes, {ranks, ranks_a_node, shards, stages}, 0);
+    smallest = std::min(smallest, one.memory_bytes());
+    if (one.memory_bytes() <= capacity && (!best || one.seconds() < best->seconds())) best = one;
+  }
+  if (best) return best->layout;
+  throw bad_input("cluster.device_memory",
+                  fmt::format("{} are too little: the smallest layout takes {} a rank", human_bytes(capacity),
+                              human_bytes(smallest)),
+                  "lower tuning.micro_batch or calibration.n_samples, or use more ranks");
+}
+
+std::string human_bytes(std::int64_t bytes) {
+  const double value = static_cast<double>(bytes);
+  if (value >= 1e12) return fmt::format("{:.2f} TB", value / 1e12);
+  if (value >= 1e9) return fmt::format("{:.2f} GB", value / 1e9);
+  if (value >= 1e6) return fmt::format("{:.1f} MB", value / 1e6);
+  return fmt::format("{:.1f} kB", value / 1e3);
+}
+
+}  // namespace roundtable

@@ -1,0 +1,247 @@
+// Rules to schemes, layer by layer.
+#include "plan/layer_schemes.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+
+#include "base/error.h"
+#include "config/text.h"
+
+namespace roundtable {
+namespace {
+
+// What a user wrote for some layers, and how many it was found to mean.
+struct Claim {
+  std::string place;
+  std::string text;
+  LayerPattern pattern;
+  WeightRule rule;
+  std::int64_t layers = 0;
+};
+
+// What is wrong with a pattern may be its length: the error shows its beginning alone.
+LayerPattern pattern_of(const std::string& text, const char* key) {
+  return LayerPattern(text, fmt::format("{} {}", key, shown(text)));
+}
+
+std::vector<Claim> claims_of(const WeightRules& rules) {
+  std::vector<Claim> claims;
+  for (const WeightRule& rule : rules) {
+    const std::string place = fmt::format("quantization.weight_config '{}'", rule.layers);
+    claims.push_back({place, rule.layers, pattern_of(rule.layers, "quantization.weight_config"), rule});
+  }
+  return claims;
+}
+
+std::vector<Claim> claims_of(const std::vector<std::string>& ignored) {
+  std::vector<Claim> claims;
+  for (const std::string& name : ignored) {
+    const std::string place = fmt::format("quantization.ignore_layers '{}'", name);
+    claims.push_back({place, name, pattern_of(name, "quantization.ignore_layers"), {}});
+  }
+  return claims;
+}
+
+// The claim that decides on `layer`, or null. Counts the layer for each claim that matches.
+const Claim* deciding(std::vector<Claim>& claims, const std::string& layer) {
+  const Claim* found = nullptr;
+  for (Claim& claim : claims) {
+    if (!claim.pattern.matches(layer)) continue;
+    ++claim.layers;
+    if (found == nullptr || !found->pattern.is_exactly(layer)) found = &claim;
+  }
+  return found;
+}
+
+void refuse_idle(const std::vector<Claim>& claims, const ModelConfig& model) {
+  for (const Claim& claim : claims) {
+    if (claim.layers > 0) continue;
+    std::vector<std::string> names;
+    for (const LinearSpec& linear : block_linears(model)) names.push_back(linear.name);
+    constexpr std::size_t kShown = 8;
+    const bool cut = names.size() > kShown;
+    if (cut) names.resize(kShown);
+    throw bad_input(claim.place, "matches no layer that is quantized",
+                    fmt::format("layers: {}.N.NAME with N from 0 to {} and NAME of {}{}",
+                                model.block_name(0).substr(0, model.block_name(0).rfind('.')), model.n_blocks - 1,
+                                fmt::join(names, ", "), cut ? ", ..." : ""));
+  }
+}
+
+QuantScheme changed(QuantScheme scheme, const WeightRule& rule) {
+  if (rule.bits) scheme.bits = static_cast<int>(*rule.bits);
+  if (rule.group_size) scheme.group_size = *rule.group_size;
+  if (rule.scheme) scheme.symmetric = *rule.scheme == "sym";
+  return scheme;
+}
+
+// Floats of 4 bits leave no choice in what follows from their layout.
+void check_float4(const std::string& place, const QuantScheme& scheme) {
+  if (scheme.type == WeightType::kInt) return;
+  const std::int64_t group_size = group_size_of(scheme.type);
+  if (scheme.bits == 4 && scheme.group_size == group_size && scheme.symmetric) return;
+  const char* name = data_type_of(scheme.type);
+  throw bad_input(place, fmt::format("weights of data_type {} are sym, of 4 bits, in groups of {}", name, group_size),
+                  fmt::format("set bits: 4, group_size: {} and scheme: sym", group_size));
+}
+
+// "0, 4-7"
+std::string ranges_text(const std::vector<std::int64_t>& sorted) {
+  std::vector<std::string> parts;
+  for (std::size_t i = 0; i < sorted.size();) {
+    std::size_t last = i;
+    while (last + 1 < sorted.size() && sorted[last + 1] == sorted[last] + 1) ++last;
+    parts.push_back(last == i ? fmt::format("{}", sorted[i]) : fmt::format("{}-{}", sorted[i], sorted[last]));
+    i = last + 1;
+  }
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+// The blocks in which a layer stays in 16 bits for one reason.
+using Reasons = std::map<std::pair<std::size_t, std::string>, std::vector<std::int64_t>>;
+
+std::vector<std::string> reason_lines(const Reasons& reasons, const std::vector<LinearSpec>& linears,
+                                      std::int64_t n_blocks) {
+  std::vector<std::string> lines;
+  for (const auto& [key, blocks] : reasons) {
+    const bool all = static_cast<std::int64_t>(blocks.size()) == n_blocks;
+    const std::string which =
+        all ? "" : fmt::format(" ({} {})", blocks.size() == 1 ? "block" : "blocks", ranges_text(blocks));
+    lines.push_back(fmt::format("{}{} stays in 16 bits: {}", linears[key.first].name, which, key.second));
+  }
+  return lines;
+}
+
+// Why one of the formats cannot hold a layer.
+std::optional<std::string> obstacle_of(const LinearSpec& linear, const QuantScheme& scheme, const Formats& formats) {
+  for (const CheckpointFormat* format : formats) {
+    if (auto reason = format->layer_obstacle(linear, scheme)) {
+      return formats.size() == 1 ? *reason : fmt::format("{} ({})", *reason, format->name());
+    }
+  }
+  return std::nullopt;
+}
+
+// The head is a layer like others once somebody asks for it; to keep it as it is may be said of every model.
+std::optional<QuantScheme> head_scheme(const QuantizationSection& section, const ModelConfig& model,
+                                       const Formats& formats, std::vector<Claim>& rules, std::vector<Claim>& ignored,
+                                       std::vector<std::string>& reasons) {
+  const std::string& head = model.names.head;
+  const bool wanted = section.quant_lm_head || std::any_of(rules.begin(), rules.end(), [&](const Claim& claim) {
+                        return claim.pattern.is_exactly(head) && !claim.rule.keeps_float();
+                      });
+  if (!wanted) {
+    for (Claim& claim : rules) claim.layers += claim.rule.keeps_float() && claim.pattern.matches(head);
+    for (Claim& claim : ignored) claim.layers += claim.pattern.matches(head);
+    return std::nullopt;
+  }
+  const Claim* rule = deciding(rules, head);
+  const Claim* skip = deciding(ignored, head);
+  if (skip || (rule && rule->rule.keeps_float())) {
+    reasons.push_back(fmt::format("{} stays in 16 bits: {}", head, skip ? skip->place : rule->place));
+    return std::nullopt;
+  }
+  if (model.tie_word_embeddings) {
+    throw bad_input(rule ? rule->place : "quantization.quant_lm_head",
+                    "this model's head is its embedding table (tie_word_embeddings), which stays in 16 bits",
+                    "leave the head out");
+  }
+  const QuantScheme common = scheme_of(section, formats);
+  const QuantScheme scheme = rule ? changed(common, rule->rule) : common;
+  if (rule && !rule->rule.keeps_float()) check_float4(rule->place, scheme);
+  const auto reason = obstacle_of({head, model.vocab_size, model.hidden_size, false}, scheme, formats);
+  if (reason) reasons.push_back(fmt::format("{} stays in 16 bits: {}", head, *reason));
+  return reason ? std::nullopt : std::optional<QuantScheme>(scheme);
+}
+
+}  // namespace
+
+QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats) {
+  QuantScheme scheme;
+  for (const WeightType type : {WeightType::kMxFp4, WeightType::kNvFp4}) {
+    if (section.data_type == data_type_of(type)) scheme.type = type;
+  }
+  scheme.bits = static_cast<int>(section.bits);
+  scheme.group_size = section.group_size;
+  scheme.symmetric = section.scheme == "sym";
+  scheme.full_range = section.enable_full_range;
+  scheme.fp16_scale = section.scale_dtype == "fp16";
+  for (const CheckpointFormat* format : formats) {
+    scheme.min_zero_point = std::max(scheme.min_zero_point, format->min_zero_point());
+  }
+  return scheme;
+}
+
+LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConfig& model, const Formats& formats) {
+  const QuantScheme common = scheme_of(section, formats);
+  check_float4("quantization.data_type", common);
+  const std::vector<LinearSpec> linears = block_linears(model);
+  std::vector<Claim> rules = claims_of(section.weight_config);
+  std::vector<Claim> ignored = claims_of(section.ignore_layers);
+  LayerSchemes out;
+  Reasons reasons;
+  bool any = false;
+  for (std::int64_t block = 0; block < model.n_blocks; ++block) {
+    BlockSchemes& schemes = out.blocks.emplace_back();
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      const std::string layer = model.block_name(block) + "." + linears[i].name;
+      const Claim* rule = deciding(rules, layer);
+      const Claim* skip = deciding(ignored, layer);
+      const QuantScheme scheme = rule ? changed(common, rule->rule) : common;
+      if (rule && !rule->rule.keeps_float()) check_float4(rule->place, scheme);
+      std::optional<std::string> reason;
+      if (skip) {
+        reason = skip->place;
+      } else if (rule && rule->rule.keeps_float()) {
+        reason = rule->place;
+      } else {
+        reason = obstacle_of(linears[i], scheme, formats);
+      }
+      schemes.push_back(reason ? std::nullopt : std::optional<QuantScheme>(scheme));
+      if (reason) reasons[{i, *reason}].push_back(block);
+      any = any || !reason;
+    }
+  }
+  std::vector<std::string> head_reasons;
+  out.head = head_scheme(section, model, formats, rules, ignored, head_reasons);
+  refuse_idle(rules, model);
+  refuse_idle(ignored, model);
+  out.float_reasons = reason_lines(reasons, linears, model.n_blocks);
+  out.float_reasons.insert(out.float_reasons.end(), head_reasons.begin(), head_reasons.end());
+  if (!any) {
+    throw bad_input("quantization", fmt::format("no layer can be quantized: {}", fmt::join(out.float_reasons, "; ")),
+                    "choose a group_size that divides the layers' input dimensions");
+  }
+  return out;
+}
+
+std::string scheme_text(const QuantScheme& scheme) {
+  if (scheme.type != WeightType::kInt) {
+    return fmt::format("floats of 4 bits ({}), groups of {}", data_type_of(scheme.type), scheme.group_size);
+  }
+  return fmt::format("{} bits, {}, {}", scheme.bits, scheme.symmetric ? "sym" : "asym",
+                     scheme.group_size < 0 ? "one group a channel" : fmt::format("groups of {}", scheme.group_size));
+}
+
+std::vector<LayerScheme> checkpoint_layers(const ModelConfig& model, const SchemeAt& scheme_at) {
+  std::vector<LayerScheme> layers;
+  const std::vector<LinearSpec> linears = block_linears(model);
+  for (std::int64_t block = 0; block < model.n_blocks; ++block) {
+    const std::string prefix = model.block_name(block) + ".";
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      LinearSpec linear = linears[i];
+      linear.name = prefix + linear.name;
+      layers.push_back({linear, scheme_at(linear, block, i)});
+    }
+    if (model.n_experts == 0) continue;
+    const LinearSpec router{prefix + model.block_names.router, model.n_experts, model.hidden_size};
+    layers.push_back({router, std::nullopt, false, /*is_linear=*/false});
+  }
+  const LinearSpec head{model.names.head, model.vocab_size, model.hidden_size};
+  if (const auto scheme = scheme_at(head, -1, 0)) layers.push_back({head, scheme, /*outside_blocks=*/true});
+  return layers;
+}
+
+}  // namespace roundtable

@@ -1,0 +1,49 @@
+// How each linear layer of a model is quantized: the quantization section, the rules for single layers, and what the
+// output's layout can hold.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "export/format.h"
+#include "model/description/model_config.h"
+#include "tune/block_tuner.h"
+
+namespace roundtable {
+
+struct LayerSchemes {
+  std::vector<BlockSchemes> blocks;        // [block], each in the order of block_linears()
+  std::optional<QuantScheme> head;         // of lm_head; empty where it stays in 16 bits
+  std::vector<std::string> float_reasons;  // "mlp.down_proj stays in 16 bits: ...", "... (blocks 0, 4-7) ..."
+};
+
+// All formats of one run.
+using Formats = std::vector<const CheckpointFormat*>;
+
+// The scheme of the section itself, on a grid that all of `formats` can hold.
+QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats);
+
+// ignore_layers go before weight_config; there the rule with a layer's very name goes before all others, and of these
+// the last that matches decides.
+// lm_head is quantized where quant_lm_head asks for it or a rule has its very name.
+// A layer that one of the formats cannot hold stays in 16 bits in all of them.
+// Throws Error (kBadInput) for a rule that matches no layer, for a tied head that is to be quantized, and where no
+// layer at all would be.
+LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConfig& model, const Formats& formats);
+
+// "4 bits, sym, groups of 128"
+std::string scheme_text(const QuantScheme& scheme);
+
+// How a layer is quantized; nothing where it stays in 16 bits. `linear` has its full name; `block` is -1 and `place` 0 for
+// lm_head, else `place` is the layer's among the block's linears.
+using SchemeAt =
+    std::function<std::optional<QuantScheme>(const LinearSpec& linear, std::int64_t block, std::size_t place)>;
+
+// CheckpointScheme::layers of a model: every linear layer of every block and its router, and lm_head where it is
+// quantized.
+std::vector<LayerScheme> checkpoint_layers(const ModelConfig& model, const SchemeAt& scheme_at);
+
+}  // namespace roundtable

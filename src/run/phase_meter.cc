@@ -1,0 +1,32 @@
+// Metering phases.
+#include "run/phase_meter.h"
+
+#include "base/clock.h"
+#include "device/process.h"
+
+namespace roundtable {
+
+void PhaseMeter::run(const std::string& name, const std::function<void()>& work) {
+  reset_peak_resident_bytes();
+  const Stopwatch watch;
+  work();
+  phases_.push_back({name, watch.seconds(), peak_resident_bytes()});
+}
+
+nlohmann::json PhaseMeter::seconds() const {
+  nlohmann::json seconds = nlohmann::json::object();
+  for (const Phase& phase : phases_) seconds[phase.name] = phase.seconds;
+  return seconds;
+}
+
+nlohmann::json PhaseMeter::peak_bytes(Communicator& comm) const {
+  nlohmann::json peaks = nlohmann::json::object();
+  std::vector<std::int64_t> ranks(static_cast<std::size_t>(comm.size()));
+  for (const Phase& phase : phases_) {
+    comm.all_gather(&phase.peak_bytes, sizeof(phase.peak_bytes), ranks.data());
+    peaks[phase.name] = ranks;
+  }
+  return peaks;
+}
+
+}  // namespace roundtable

@@ -1,0 +1,135 @@
+// Reading, checking and appending journal records.
+#include "rundir/journal.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+#include "base/full_disk.h"
+#include "base/hash.h"
+#include "io/file.h"
+
+namespace roundtable {
+namespace {
+
+constexpr std::uint32_t kMaxRecord = 64u << 20;
+constexpr const char* kDamaged = "the file was damaged; remove the run directory and the output to start anew";
+constexpr std::uint64_t kMaxJournal = std::uint64_t{1} << 30;
+
+struct Head {
+  std::uint32_t size;
+  std::uint32_t not_size;
+  std::uint64_t checksum;
+};
+constexpr std::size_t kHead = sizeof(Head);
+static_assert(kHead == 16, "the file's format");
+
+struct flock whole_file(short type) {
+  struct flock lock {};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  return lock;
+}
+
+Head read_head(const char* bytes) {
+  Head head;
+  std::memcpy(&head, bytes, kHead);
+  return head;
+}
+
+}  // namespace
+
+JournalContent read_journal(const std::string& path) {
+  JournalContent content;
+  const std::string bytes = read_text_file(path, kMaxJournal);
+  std::size_t& at = content.bytes;
+  while (bytes.size() - at >= kHead) {
+    const Head head = read_head(bytes.data() + at);
+    if (head.size != ~head.not_size || head.size > kMaxRecord) {
+      throw bad_input(path, fmt::format("record at byte {} has a damaged head", at), kDamaged);
+    }
+    if (bytes.size() - at - kHead < head.size) break;  // torn
+    const char* payload = bytes.data() + at + kHead;
+    if (xxh3_64(payload, head.size) != head.checksum) {
+      throw bad_input(path, fmt::format("record at byte {} does not match its checksum", at), kDamaged);
+    }
+    nlohmann::json record = nlohmann::json::parse(payload, payload + head.size, nullptr, /*allow_exceptions=*/false);
+    if (!record.is_object() || !record.contains("type") || !record["type"].is_string()) {
+      throw bad_input(path, fmt::format("record at byte {} is not a record of this program", at));
+    }
+    content.records.push_back(std::move(record));
+    at += kHead + head.size;
+  }
+  return content;
+}
+
+bool journal_is_held(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  struct flock probe = whole_file(F_RDLCK);
+  const bool answered = ::fcntl(fd, F_OFD_GETLK, &probe) == 0;
+  ::close(fd);
+  return answered && probe.l_type != F_UNLCK;
+}
+
+// Once the other constructor is done the destructor closes the file, whatever is thrown here.
+Journal::Journal(const std::string& path) : Journal(path, ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
+  if (fd_ < 0) throw call_error(path, "cannot be opened", errno);
+  lock();
+  JournalContent content = read_journal(path);
+  records_ = std::move(content.records);
+  cut_torn_tail(content.bytes);
+}
+
+Journal::~Journal() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+const nlohmann::json* Journal::last(const std::string& type) const {
+  for (auto record = records_.rbegin(); record != records_.rend(); ++record) {
+    if ((*record)["type"] == type) return &*record;
+  }
+  return nullptr;
+}
+
+void Journal::lock() {
+  // A lock of the kernel's, not a file: a dead job leaves none behind. It belongs to the open file (OFD): one that
+  // belongs to the process would go as soon as anything in the process closes this file, read_all() to begin with.
+  struct flock whole = whole_file(F_WRLCK);
+  locked_ = ::fcntl(fd_, F_OFD_SETLK, &whole) == 0;
+  if (locked_) return;
+  if (errno == EACCES || errno == EAGAIN) {
+    throw bad_input(path_, "another job is at work in this run directory", "wait for it, or choose another output.path");
+  }
+  // A file system without locks (some Lustre mounts): go on without one.
+}
+
+void Journal::cut_torn_tail(std::size_t whole) {
+  const auto end = static_cast<off_t>(whole);
+  if (::ftruncate(fd_, end) != 0) throw call_error(path_, "its torn last record cannot be cut off", errno);
+  if (::lseek(fd_, end, SEEK_SET) < 0) throw call_error(path_, "cannot be positioned", errno);
+}
+
+void Journal::append(const nlohmann::json& record) {
+  const std::string payload = record.dump();
+  RT_CHECK(payload.size() <= kMaxRecord && record.contains("type"));
+  const auto size = static_cast<std::uint32_t>(payload.size());
+  const Head head{size, ~size, xxh3_64(payload.data(), payload.size())};
+  std::string bytes(reinterpret_cast<const char*>(&head), kHead);
+  bytes += payload;
+  for (std::size_t done = 0; done < bytes.size();) {
+    const ssize_t n = ::write(fd_, bytes.data() + done, bytes.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw call_error(path_, "cannot be written", errno);
+    done += static_cast<std::size_t>(n);
+  }
+  if (::fsync(fd_) != 0) throw call_error(path_, "cannot be brought to the disk", errno);
+  records_.push_back(record);
+}
+
+}  // namespace roundtable

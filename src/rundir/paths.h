@@ -1,0 +1,72 @@
+// Where a run keeps what.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <system_error>
+
+#include "base/error.h"
+#include "base/full_disk.h"
+#include "config/config.h"
+
+namespace roundtable {
+
+// With those above it. Throws Error (kMachine).
+inline void make_directory(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) throw machine_error(path, "cannot be made: " + error.message(), mend_of_full_disk(error.value()));
+}
+
+// Whether nothing of anybody's lies there.
+inline bool is_empty_or_absent(const std::string& path) {
+  std::error_code ignored;
+  return !std::filesystem::exists(path, ignored) ||
+         (std::filesystem::is_directory(path, ignored) && std::filesystem::is_empty(path, ignored));
+}
+
+// "auto_round-auto_awq": some file systems know no colon.
+inline std::string folder_name(std::string format) {
+  std::replace(format.begin(), format.end(), ':', '-');
+  return format;
+}
+
+// The file of the hidden states that enter block `first`.
+inline std::string boundary_in(const std::string& folder, std::int64_t first) {
+  return fmt::format("{}/boundary-{:05d}.h5", folder, first);
+}
+
+struct RunPaths {
+  std::string output;     // what the user asked for
+  std::string directory;  // journal, boundaries (unless shared), events, resolved config
+  std::string tuned;      // the checkpoint that the groups write: `output`, or a folder of `directory`
+
+  RunPaths(const Config& config, bool tuned_in_place)
+      : output(config.output.path),
+        directory(config.run.directory.empty() ? config.output.path + ".run" : config.run.directory),
+        tuned(tuned_in_place ? output : directory + "/tuned") {}
+
+  // A format that is not the tuned one: a folder of its name, but for the first, which lies in `output` itself.
+  std::string format(const Config& config, const std::string& name) const {
+    return name == config.output.formats.front() ? output : output + "/" + folder_name(name);
+  }
+  std::string format_record(const std::string& name) const { return directory + "/" + folder_name(name); }
+
+  std::string journal() const { return directory + "/journal"; }
+  std::string events() const { return directory + "/events.jsonl"; }
+  std::string ranks() const { return directory + "/ranks.json"; }
+  std::string resolved_config() const { return directory + "/config.yaml"; }
+  // Boundaries lie there, or in a folder below.
+  std::string boundary_root(const Config& config) const {
+    return config.calibration.cache.empty() ? directory : config.calibration.cache;
+  }
+  // The run's own, not a shared one.
+  std::string boundary(std::int64_t first) const { return boundary_in(directory, first); }
+  std::string gradients(std::int64_t block) const { return fmt::format("{}/gradients-{:05d}.safetensors", directory, block); }
+};
+
+}  // namespace roundtable

@@ -1,0 +1,40 @@
+// The first gradient of a sum is written and not added to zeros, which spares two ways through memory a step.
+#include "tune/gradients/gradient_arena.h"
+
+#include "tune/gradients/accumulate.h"
+
+namespace roundtable {
+
+GradientArena::GradientArena(const std::vector<torch::Tensor>& weights) : taken_(weights.size()) {
+  std::int64_t end = 0;
+  for (const torch::Tensor& weight : weights) {
+    starts_.push_back(end);
+    end += weight.numel();
+  }
+  whole_ = torch::zeros({end + kTail}, weights.front().options().dtype(torch::kFloat32));
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    gradients_.push_back(whole_.narrow(0, starts_[i], weights[i].numel()).view_as(weights[i]));
+  }
+}
+
+void GradientArena::clear() {
+  tail().zero_();
+  taken_.assign(taken_.size(), false);
+}
+
+void GradientArena::take(std::size_t layer, const torch::Tensor& gradient) {
+  if (taken_[layer]) {
+    accumulate(gradients_[layer], gradient);
+  } else {
+    gradients_[layer].copy_(gradient);
+  }
+  taken_[layer] = true;
+}
+
+void GradientArena::settle() {
+  for (std::size_t i = 0; i < taken_.size(); ++i) {
+    if (!taken_[i]) gradients_[i].zero_();
+  }
+}
+
+}  // namespace roundtable

@@ -1,0 +1,37 @@
+// The sum of a step's gradients: over a rank's samples, then over the ranks of its group.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstddef>
+#include <functional>
+
+#include "comm/communicator.h"
+#include "tune/gradients/bucketed_sum.h"
+#include "tune/gradients/gradient_arena.h"
+
+namespace roundtable {
+
+// Adds to the arena what the samples [first, last) of this rank's part of a step give.
+using AddSamples = std::function<void(std::size_t first, std::size_t last)>;
+
+// Both below are given the same things and are collective over a group:
+//   arena    where the group moves data; overwritten
+//   samples  how many of the step's samples this rank has
+// and leave the sum over all ranks' samples in `arena`, the same bits on every rank.
+
+// `width` samples at a time, then over the ranks by `sum`, which is of this arena. Which sums are formed depends on
+// `width` and on the number of ranks.
+void sum_gradients(GradientArena& arena, std::size_t samples, std::size_t width, const AddSamples& add,
+                   BucketedSum& sum);
+
+// Over one fixed binary tree whose leaves are the step's samples in the order of their strata; a node over [a, b) adds
+// those over [a, m) and [m, b), m = a + (b - a) / 2. Where the number of ranks is a power of two that divides the
+// samples of a step, a rank's samples are one subtree, so that 1, 2, 4, ... ranks form the same sums. In a rank the
+// left sums that wait take up to ceil(log2(samples)) arenas; between ranks one more, and an exchange a level.
+void sum_gradients_by_tree(GradientArena& arena, std::size_t samples, const AddSamples& add, Communicator& group);
+
+// Arenas that sum_gradients_by_tree holds at once, its own included.
+std::size_t tree_arenas(std::size_t samples, int ranks);
+
+}  // namespace roundtable

@@ -1,0 +1,35 @@
+// Sums of squares of what enters the layers.
+#include "tune/losses/importance.h"
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <numeric>
+
+namespace roundtable {
+
+Importance::Importance(DecoderBlock& block) : block_(block) {
+  for (const Linear& linear : block.linears()) widths_.push_back(linear.weight.size(1));
+  const std::int64_t total = std::accumulate(widths_.begin(), widths_.end(), std::int64_t{0});
+  sums_ = torch::zeros({total}, block.linears().front().weight.options().dtype(torch::kFloat64));
+  layers_ = sums_.split_with_sizes(widths_);
+  block.set_observer([this](const Linear& linear, const torch::Tensor& x, const torch::Tensor&) {
+    add(static_cast<std::size_t>(&linear - block_.linears().data()), x);
+  });
+}
+
+void Importance::add(std::size_t layer, const torch::Tensor& x) {
+  if (!last_input_.is_same(x)) {
+    last_input_ = x;
+    last_squares_ = x.flatten(0, -2).to(torch::kFloat32).square().sum(0);
+  }
+  layers_[layer].add_(last_squares_);
+}
+
+std::vector<torch::Tensor> Importance::sum(Communicator& group) const {
+  torch::Tensor whole = sums_.cpu();
+  group.all_reduce_sum(whole.data_ptr(), whole.numel(), ElementType::kF64);
+  return whole.to(sums_.device(), torch::kFloat32).split_with_sizes(widths_);
+}
+
+}  // namespace roundtable

@@ -1,0 +1,41 @@
+// How much each input of a linear layer weighs in the error of its output.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "model/forward/decoder_block.h"
+
+namespace roundtable {
+
+// Watches the forward passes of a block for as long as it lives and adds up, for each of its linear layers and each
+// input channel j, the squares x_j^2 over all tokens: the importance matrix of llama.cpp and auto-round (imatrix), the
+// diagonal of the layer's Hessian in GPTQ (arXiv 2210.17323). The block must outlive it, and stay where it is.
+class Importance {
+ public:
+  explicit Importance(DecoderBlock& block);
+  ~Importance() { block_.set_observer({}); }
+  Importance(const Importance&) = delete;
+  Importance& operator=(const Importance&) = delete;
+
+  // The sums over the ranks of the group, one [in] fp32 a layer, on the block's device, in the order of linears(); 0
+  // where no token came (an expert). Collective over `group`, which moves host memory.
+  std::vector<torch::Tensor> sum(Communicator& group) const;
+
+ private:
+  void add(std::size_t layer, const torch::Tensor& x);
+
+  DecoderBlock& block_;
+  std::vector<std::int64_t> widths_;  // inputs of each layer
+  // Layers' sums one behind the other, fp64: 2^29 times finer than what they are rounded to, so that the order in which
+  // ranks are summed does not show.
+  torch::Tensor sums_;
+  std::vector<torch::Tensor> layers_;  // views of it
+  torch::Tensor last_input_;           // q, k and v have one input, and so have gate and up
+  torch::Tensor last_squares_;
+};
+
+}  // namespace roundtable

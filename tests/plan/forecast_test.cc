@@ -1,0 +1,144 @@
+// The cost model against figures computed by hand, and its choice of a layout.
+#include "plan/forecast.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "model/description/block_layout.h"
+#include "tests/io/temporary_folder.h"
+
+namespace roundtable {
+namespace {
+
+// SmolLM2-135M's shapes: a block of 3 538 944 weights.
+ModelConfig smollm2() {
+  const TemporaryFolder folder;
+  folder.put("config.json", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+    "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": true})");
+  return load_model_config(folder.path());
+}
+
+Config config_of(std::int64_t nodes, std::int64_t devices) {
+  Config c;
+  c.calibration.n_samples = 128;
+  c.calibration.seqlen = 256;
+  c.tuning.batch_size = 8;
+  c.quantization.group_size = 64;
+  c.cluster.nodes = nodes;
+  c.cluster.devices_a_node = devices;
+  c.cluster.device_memory = 1000;
+  return c;
+}
+
+std::vector<BlockSchemes> schemes_of(const ModelConfig& m, int bits = 4) {
+  QuantScheme scheme;
+  scheme.bits = bits;
+  scheme.group_size = 64;
+  return {static_cast<std::size_t>(m.n_blocks), BlockSchemes(block_linears(m).size(), scheme)};
+}
+
+std::int64_t item(const std::vector<Forecast::Bytes>& items, const std::string& name) {
+  for (const auto& one : items) {
+    if (one.name == name) return one.bytes;
+  }
+  ADD_FAILURE() << "no item " << name;
+  return 0;
+}
+
+double phase(const Forecast& forecast, const std::string& name) {
+  for (const auto& one : forecast.phases) {
+    if (one.name == name) return one.seconds;
+  }
+  ADD_FAILURE() << "no phase " << name;
+  return 0;
+}
+
+TEST(Forecast, CountsWeightsDiskAndTrafficByHand) {
+  const ModelConfig m = smollm2();
+  constexpr std::int64_t kWeights = 2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576;
+  ASSERT_EQ(count_block_parameters(m), kWeights);
+  const Forecast f = make_forecast(config_of(0, 1), m, schemes_of(m), {4, 4, 2, 2}, 0);
+  EXPECT_EQ(item(f.memory, "weights of a block"), kWeights * 4);
+  EXPECT_EQ(item(f.memory, "next block"), kWeights * 2);
+  EXPECT_EQ(item(f.memory, "rounding"), kWeights * 5 + kWeights / 64 * 24);
+  // The sums, what MPI receives, and the largest layer's product in bf16.
+  EXPECT_EQ(item(f.memory, "gradients"), kWeights * (4 + 4) + 1536 * 576 * 2);
+  // 64 of 128 samples on each of two shards, three tensors in bf16.
+  EXPECT_EQ(item(f.memory, "samples"), 3 * 64 * 256 * 576 * 2);
+  EXPECT_EQ(item(f.disk, "boundaries"), 2 * 128 * 256 * 576 * 2);
+  // Half a byte a weight, and 2.5 bytes a group for scale and zero point; norms and the tied table in 16 bits.
+  EXPECT_EQ(item(f.disk, "checkpoint"),
+            30 * (kWeights / 2 + kWeights / 64 * 5 / 2 + 2 * 576 * 2) + (49152 + 1) * 576 * 2);
+  // A ring of two sends each of two ranks' fp32 gradients once, 200 times a block.
+  EXPECT_EQ(item(f.traffic, "all-reduce of gradients"), 30 * 200 * kWeights * 4 * 2);
+  EXPECT_TRUE(f.phases.empty());  // no cluster, no time
+}
+
+TEST(Forecast, AlignedSamplesTakeMoreDiskAndNoMoreTraffic) {
+  const ModelConfig m = smollm2();
+  Config c = config_of(0, 1);
+  const auto forecast = [&] { return make_forecast(c, m, schemes_of(m), {4, 4, 2, 2}, 0); };
+  const Forecast packed = forecast();
+  const std::int64_t sample = 256 * 576 * 2;  // 288 KiB
+  ASSERT_EQ(item(packed.disk, "boundaries"), 2 * 128 * sample);
+  c.storage.alignment = "32KiB";  // which divides it
+  EXPECT_EQ(item(forecast().disk, "boundaries"), 2 * 128 * sample);
+  c.storage.alignment = "256KiB";
+  EXPECT_EQ(item(forecast().disk, "boundaries"), 2 * 128 * (512 << 10));
+  EXPECT_EQ(item(forecast().traffic, "file system, written"), item(packed.traffic, "file system, written"));
+}
+
+TEST(Forecast, TimeFollowsTheRateThatBoundsIt) {
+  const ModelConfig m = smollm2();
+  Config c = config_of(1, 2);
+  const Layout layout{2, 2, 2, 1};
+  c.cluster.memory_bandwidth = c.cluster.link_bandwidth = c.cluster.file_system_bandwidth = 1e9;
+  c.cluster.latency = 0;
+  const double once = phase(make_forecast(c, m, schemes_of(m), layout, 0), "tune");
+  c.cluster.matrix_rate /= 2;
+  const Forecast slow = make_forecast(c, m, schemes_of(m), layout, 0);
+  EXPECT_NEAR(phase(slow, "tune"), 2 * once, 1e-3 * once);
+  EXPECT_EQ(slow.phases[1].bound_by, "matrix products");
+  c.cluster.link_bandwidth = 1e-3;
+  EXPECT_EQ(make_forecast(c, m, schemes_of(m), layout, 0).phases[1].bound_by, "all-reduce over links");
+  // Across nodes the network carries it.
+  EXPECT_NE(make_forecast(c, m, schemes_of(m), {2, 1, 2, 1}, 0).phases[1].bound_by, "all-reduce over links");
+}
+
+TEST(ChooseLayout, ManyGroupsWhereMemoryAllowsThemAndMoreShardsWhereNot) {
+  const ModelConfig m = smollm2();
+  Config c = config_of(1, 4);
+  const Layout rich = choose_layout(c, m, schemes_of(m), 4, 4);
+  EXPECT_EQ(rich.shards, 1);
+  EXPECT_EQ(rich.stages, 4);
+  const auto need = [&](int shards) {
+    return static_cast<double>(make_forecast(c, m, schemes_of(m), {4, 4, shards, 4 / shards}, 0).memory_bytes()) / 1e9;
+  };
+  c.cluster.device_memory = (need(1) + need(2)) / 2;
+  EXPECT_EQ(choose_layout(c, m, schemes_of(m), 4, 4).shards, 2);
+  c.cluster.device_memory = need(4) / 2;
+  try {
+    choose_layout(c, m, schemes_of(m), 4, 4);
+    FAIL() << "a layout that does not fit was chosen";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("cluster.device_memory"));
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("the smallest layout takes"));
+  }
+}
+
+TEST(ChooseLayout, KeepsWhatIsSetAndTheLeastStage) {
+  const ModelConfig m = smollm2();
+  Config c = config_of(8, 8);
+  c.parallel.shards = 2;
+  const Layout layout = choose_layout(c, m, schemes_of(m), 64, 8);
+  EXPECT_EQ(layout.shards, 2);
+  EXPECT_EQ(layout.stages, 30 / kLeastStage);
+  c.parallel.stages = 15;
+  EXPECT_EQ(choose_layout(c, m, schemes_of(m), 64, 8).stages, 15);
+}
+
+}  // namespace
+}  // namespace roundtable

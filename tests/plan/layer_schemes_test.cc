@@ -1,0 +1,121 @@
+// Rules to schemes: what wins, and what is said of layers that stay as they are.
+#include "plan/layer_schemes.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "model/forward/decoder_block.h"
+#include "tests/model/tiny_llama.h"
+
+namespace roundtable {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+ModelConfig model() { return testing::tiny_llama(12); }
+
+QuantizationSection section(const WeightRules& rules, const std::vector<std::string>& ignored = {}) {
+  QuantizationSection section;
+  section.group_size = 32;
+  section.weight_config = rules;
+  section.ignore_layers = ignored;
+  return section;
+}
+
+LayerSchemes resolved(const QuantizationSection& section) {
+  return resolve_schemes(section, model(), {&format_named("auto_round:auto_gptq")});
+}
+
+// "4 bits, sym, groups of 32", or "16".
+std::string scheme_at(const LayerSchemes& schemes, std::size_t block, const std::string& layer) {
+  const auto linears = block_linears(model());
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    if (linears[i].name != layer) continue;
+    return schemes.blocks[block][i] ? scheme_text(*schemes.blocks[block][i]) : "16";
+  }
+  return "no such layer";
+}
+
+TEST(LayerSchemes, WithoutRulesAllAreAlike) {
+  const LayerSchemes schemes = resolved(section({}));
+  ASSERT_EQ(schemes.blocks.size(), 12u);
+  EXPECT_EQ(scheme_at(schemes, 11, "mlp.down_proj"), "4 bits, sym, groups of 32");
+  EXPECT_TRUE(schemes.float_reasons.empty());
+}
+
+TEST(LayerSchemes, TheVeryNameGoesFirstThenTheLastThatMatches) {
+  const LayerSchemes schemes = resolved(section({{"model.layers.1.mlp.up_proj", 8, {}, {}, {}},
+                                                        {"up_proj", 3, {}, {}, {}},
+                                                        {"layers.1", {}, 64, {}, {}},
+                                                        {".*q_proj", {}, -1, "asym", {}}}));
+  EXPECT_EQ(scheme_at(schemes, 1, "mlp.up_proj"), "8 bits, sym, groups of 32");
+  EXPECT_EQ(scheme_at(schemes, 0, "mlp.up_proj"), "3 bits, sym, groups of 32");
+  EXPECT_EQ(scheme_at(schemes, 1, "self_attn.k_proj"), "4 bits, sym, groups of 64");
+  EXPECT_EQ(scheme_at(schemes, 1, "self_attn.q_proj"), "4 bits, asym, one group a channel");
+  EXPECT_EQ(scheme_at(schemes, 10, "self_attn.k_proj"), "4 bits, sym, groups of 32");  // not of layers.1
+}
+
+TEST(LayerSchemes, IgnoredLayersStayWhateverTheRulesSay) {
+  const LayerSchemes schemes =
+      resolved(section({{"v_proj", 8, {}, {}, {}}, {"layers.[4-6].*o_proj", 16, {}, {}, "float"}},
+                              {"layers.0.self_attn", "down"}));
+  EXPECT_EQ(scheme_at(schemes, 0, "self_attn.v_proj"), "16");
+  EXPECT_EQ(scheme_at(schemes, 1, "self_attn.v_proj"), "8 bits, sym, groups of 32");
+  EXPECT_THAT(
+      schemes.float_reasons,
+      ElementsAre("self_attn.q_proj (block 0) stays in 16 bits: quantization.ignore_layers 'layers.0.self_attn'",
+                  "self_attn.k_proj (block 0) stays in 16 bits: quantization.ignore_layers 'layers.0.self_attn'",
+                  "self_attn.v_proj (block 0) stays in 16 bits: quantization.ignore_layers 'layers.0.self_attn'",
+                  "self_attn.o_proj (block 0) stays in 16 bits: quantization.ignore_layers 'layers.0.self_attn'",
+                  "self_attn.o_proj (blocks 4-6) stays in 16 bits: quantization.weight_config 'layers.[4-6].*o_proj'",
+                  "mlp.down_proj stays in 16 bits: quantization.ignore_layers 'down'"));
+}
+
+TEST(LayerSchemes, ALayerThatTheFormatCannotHoldStays) {
+  const LayerSchemes schemes =
+      resolved(section({{"layers.[07]$|layers.[07].mlp.down", {}, 64, {}, {}}}));
+  EXPECT_EQ(scheme_at(schemes, 7, "mlp.down_proj"), "16");
+  ASSERT_EQ(schemes.float_reasons.size(), 1u);
+  EXPECT_THAT(schemes.float_reasons[0],
+              HasSubstr("mlp.down_proj (blocks 0, 7) stays in 16 bits: group_size 64 does not"));
+}
+
+TEST(LayerSchemes, FloatsOfFourBitsHaveOneLayout) {
+  QuantizationSection floats = section({});
+  floats.data_type = "mx_fp";
+  const auto line = [](const QuantizationSection& section) -> std::string {
+    try {
+      resolve_schemes(section, model(), {&format_named("mxfp4")});
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(line(floats), "");
+  EXPECT_EQ(scheme_text(*resolve_schemes(floats, model(), {&format_named("mxfp4")}).blocks[0][0]),
+            "floats of 4 bits (mx_fp), groups of 32");
+  floats.weight_config = {{"up_proj", 8, {}, {}, {}}, {"down_proj", 16, {}, {}, "float"}};
+  EXPECT_THAT(line(floats), HasSubstr("weights of data_type mx_fp are sym, of 4 bits, in groups of 32"));
+  floats.weight_config.erase(floats.weight_config.begin());  // the other rule keeps a layer
+  EXPECT_EQ(line(floats), "");
+  floats.data_type = "nv_fp";
+  EXPECT_THAT(line(floats), HasSubstr("quantization.data_type: weights of data_type nv_fp are sym, of 4 bits, in groups of 16; "
+                                      "set bits: 4, group_size: 16 and scheme: sym"));
+}
+
+TEST(LayerSchemes, ARuleThatMatchesNothingIsRefused) {
+  try {
+    resolved(section({{"q_proj", 8, {}, {}, {}}, {"layers.12.mlp", 8, {}, {}, {}}}));
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kBadInput);
+    EXPECT_THAT(error.what(),
+                HasSubstr("quantization.weight_config 'layers.12.mlp': matches no layer that is quantized; "
+                          "layers: model.layers.N.NAME with N from 0 to 11 and NAME of self_attn.q_proj,"));
+  }
+}
+
+}  // namespace
+}  // namespace roundtable
