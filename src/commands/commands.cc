@@ -1,4 +1,5 @@
 // plan and eval, and what all commands share.
+#include "device/process.h"
 #include "commands/commands.h"
 
 #include <fmt/ranges.h>

@@ -1,4 +1,5 @@
 // Putting an Environment together.
+#include "device/process.h"
 #include "commands/start.h"
 
 #include <torch/types.h>

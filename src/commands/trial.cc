@@ -1,4 +1,5 @@
 // The parts of a run in small, with a stopwatch.
+#include "device/process.h"
 #include "commands/trial.h"
 
 #include <torch/types.h>
