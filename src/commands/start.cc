@@ -1,17 +1,29 @@
-// Putting an Environment together.
-#include "device/process.h"
+// Reading the config, choosing a device, dividing the ranks.
 #include "commands/start.h"
 
+#include <torch/cuda.h>
 #include <torch/types.h>
 
 #include <iostream>
 
 #include "base/error.h"
 #include "comm/nccl/nccl.h"
+#include "device/process.h"
 #include "device/stream.h"
 
 namespace roundtable {
 namespace {
+
+// The device of this rank by parallel.backend: `auto` takes CUDA where LibTorch finds a device.
+torch::Device choose_device(const ParallelSection& section, int rank_in_node) {
+  const bool found = section.backend != "mpi" && torch::cuda::is_available() && nccl_available();
+  if (section.backend == "nccl" && !found) {
+    throw bad_input("parallel.backend", "'nccl' needs a CUDA device and a build with NCCL, and there is none here",
+                    "use 'auto' or 'mpi'");
+  }
+  if (!found) return torch::kCPU;
+  return {torch::kCUDA, static_cast<c10::DeviceIndex>(rank_in_node % static_cast<int>(torch::cuda::device_count()))};
+}
 
 std::unique_ptr<Communicator> device_communicator(RankGrid& grid, const torch::Device& device) {
   if (!device.is_cuda()) return nullptr;
@@ -20,24 +32,34 @@ std::unique_ptr<Communicator> device_communicator(RankGrid& grid, const torch::D
 
 }  // namespace
 
+Config load_config_everywhere(MpiCommunicator& world, const std::string& path,
+                              const std::vector<std::string>& overrides, const std::string& cluster_file) {
+  // The file itself may be on rank 0's node alone; its resolved form travels.
+  const std::string yaml = run_on_root(world, [&] { return to_yaml(load_config(path, overrides, cluster_file)); });
+  return parse_config(yaml, path);
+}
+
 World world_of(MpiCommunicator& world) {
   const auto node = world.split_by_node();
-  // Nodes may be filled unevenly; the layout goes by rank 0's.
+  // Nodes may be filled unevenly; the layout follows rank 0's node.
   int ranks_a_node = node->size();
   world.broadcast(&ranks_a_node, sizeof(ranks_a_node), 0);
   return {world.size(), ranks_a_node};
 }
 
-Environment make_environment(const Config& config, const Plan& plan, MpiCommunicator& world) {
+RankContext make_rank_context(const Config& config, int shards, MpiCommunicator& world) {
   const auto node = world.split_by_node();
   keep_freed_memory();
   set_threads(config.parallel.threads, node->rank(), node->size());
   torch::Device device = torch::kCPU;
   run_on_all(world, [&] { device = choose_device(config.parallel, node->rank()); });
-  RankGrid grid(world, plan.shards);
+  RankGrid grid(world, shards);
   std::unique_ptr<Communicator> device_group = device_communicator(grid, device);
-  return {config, plan,   RunPaths(config, plan.tuned_in_place),        world,
-          std::move(grid), device, config.tuning.amp ? torch::kBFloat16 : torch::kFloat32, std::move(device_group), {}};
+  return {.world = world,
+          .grid = std::move(grid),
+          .device = device,
+          .dtype = config.tuning.amp ? torch::kBFloat16 : torch::kFloat32,
+          .device_group = std::move(device_group)};
 }
 
 std::ostream& display_stream(const Communicator& world) {

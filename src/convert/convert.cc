@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/version.h"
 #include "convert/output.h"
 #include "run/fingerprint.h"
 #include "rundir/journal.h"
@@ -41,7 +42,7 @@ class Job {
     output_->write(conversion_.output, file);
     if (!output_->holds(conversion_.output, file)) {
       throw machine_error(path, "what was read back is not what was written",
-                          "suspect the file system or memory; start the same command again");
+                          "suspect the file system or memory; run the same command again");
     }
   }
 
@@ -74,14 +75,14 @@ std::unique_ptr<Journal> claim(const Conversion& conversion) {
                                 {"max_shard_size", conversion.max_shard_size}};
   make_directory(conversion.record);
   auto journal = std::make_unique<Journal>(path);
-  if (const nlohmann::json* made = journal->last("convert")) {
-    const std::string difference = fingerprint_difference((*made)["fingerprint"], print);
+  if (const auto* made = journal->last<record::Conversion>()) {
+    const std::string difference = fingerprint_difference(made->fingerprint, print);
     if (!difference.empty()) {
       throw bad_input(conversion.output, "was made by another conversion, which differs in: " + difference,
                       fmt::format("choose another output, or remove it and {}", conversion.record));
     }
   } else {
-    journal->append({{"type", "convert"}, {"fingerprint", print}});
+    journal->append(record::Conversion{std::string(program_version()), print});
   }
   make_directory(conversion.output);
   return journal;
