@@ -16,7 +16,7 @@ say "text: Debian's jargon-text"
 fetch() { (cd "$work" && apt-get download -qq jargon-text 2>"$work/log"); }
 if ! fetch; then
   as_root apt-get update -qq
-  fetch || die "apt-get download jargon-text: $(tail -1 "$work/log")"
+  fetch || die "apt-get cannot download jargon-text (check network and package sources): $(tail -1 "$work/log")"
 fi
 dpkg -x "$work"/jargon-text_*.deb "$work/unpacked"
 python3 "$root/launch/clean_text.py" "$work/unpacked/usr/share/doc/jargon-text/jargon.txt.gz" "$out" >&2
