@@ -168,8 +168,8 @@ def main():
     try:
         gpus = torch.cuda.device_count()
         if a.device == "cuda" and not 1 <= a.ranks <= gpus:
-            raise Failure(f"--device cuda: each of {many(max(1, a.ranks), 'rank')} needs a GPU, and torch finds {gpus}; give fewer "
-                          "--ranks, or --device cpu")
+            raise Failure(f"--device cuda needs one GPU per rank, but torch finds {gpus} for --ranks {max(1, a.ranks)}; give "
+                          "fewer --ranks, or --device cpu")
         text = text_of(describe(a), machine_name(a.device))
         if a.out:
             a.out.write_text(text, encoding="utf-8")

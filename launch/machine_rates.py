@@ -53,7 +53,7 @@ class Product:
     k: int
     n: int
     transposed: str = ""
-    part: str = ""  # of a step, where a caller tells parts apart
+    part: str = ""  # of a step, if a caller tells parts apart
 
     @property
     def flops(self):

@@ -56,7 +56,7 @@ def load(gguf):
     from transformers.utils import logging
     logging.disable_progress_bar()
 
-    # The model is built from the config and filled by hand, because from_pretrained(gguf_file=...) wants
+    # The model is built from the config and filled by hand, because from_pretrained(gguf_file=...) needs
     # accelerate and marks the model as quantized, which save_pretrained then refuses.
     folder, name = os.path.split(os.path.abspath(gguf))
     try:

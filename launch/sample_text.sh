@@ -12,7 +12,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
 say "text: Debian's jargon-text"
-# Downloading needs no root, only a package list that knows the package; installing would write to /usr.
+# A download needs no root, only a package list with this package; an installation would write to /usr.
 fetch() { (cd "$work" && apt-get download -qq jargon-text 2>"$work/log"); }
 if ! fetch; then
   as_root apt-get update -qq

@@ -50,8 +50,8 @@ memcheck=(valgrind --quiet --error-exitcode=9 --track-origins=no --leak-check=no
 shipped=/usr/share/openmpi/openmpi-valgrind.supp
 [ ! -e "$shipped" ] || memcheck+=(--suppressions="$shipped")
 
-# Valgrind knows no AVX-512 and says so to CPUID, by which our own kernels (RT_SIMD_CLONES) and glibc choose. Libraries
-# that could ask the kernel instead are told.
+# Valgrind has no AVX-512 and tells so by CPUID, from which our own kernels (RT_SIMD_CLONES) and glibc choose. Libraries
+# that could ask the kernel instead are told by these variables.
 export ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 CUDA_VISIBLE_DEVICES=
 # Ranks of one machine need no network. Ranks that wait give up their core.
 export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader OMPI_MCA_osc=^ucx OMPI_MCA_mpi_yield_when_idle=1
