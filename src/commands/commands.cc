@@ -8,6 +8,8 @@
 
 #include "base/activity.h"
 #include "base/error.h"
+#include "comm/agree.h"
+#include "device/process.h"
 #include "io/checkpoint.h"
 #include "convert/convert.h"
 #include "plan/checks.h"

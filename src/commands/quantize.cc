@@ -8,6 +8,7 @@
 #include "base/activity.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "comm/agree.h"
 #include "export/quantized_checkpoint.h"
 #include "io/file.h"
 #include "phases/assemble.h"
@@ -96,7 +97,6 @@ class QuantizeRun {
       log_start();
       fmt::print("{}\n{}", yaml, describe(plan_, config_));
       std::fflush(stdout);
-      return std::string();
     });
     if (!root()) plan_ = lay_out(config_, ranks);
     paths_ = RunPaths(config_, plan_.tuned_in_place);
@@ -118,12 +118,11 @@ class QuantizeRun {
 
   // A run that was finished before: its summary, and no work.
   std::optional<nlohmann::json> finished_summary() {
-    const std::string text = run_on_root(world_, [&] {
+    const nlohmann::json summary = run_on_root(world_, [&] {
       const nlohmann::json* done = state_->completed("summary");
-      return done == nullptr ? std::string() : (*done)["summary"].dump();
+      return done == nullptr ? nlohmann::json() : (*done)["summary"];
     });
-    if (text.empty()) return std::nullopt;
-    const nlohmann::json summary = nlohmann::json::parse(text);
+    if (summary.is_null()) return std::nullopt;
     if (root()) {
       fmt::print("this run is finished already\n");
       print_summary(summary);
@@ -159,12 +158,11 @@ class QuantizeRun {
 
   void assemble_output() {
     run_on_root(world_, [&] {
-      if (state_->completed("assembled") != nullptr) return std::string();
+      if (state_->completed("assembled") != nullptr) return;
       for (const ShardRecord& outside : assemble(config_, plan_, paths_.tuned)) {
         state_->journal().append({{"type", "outside"}, {"file", outside.file}, {"digest", outside.digest}});
       }
       state_->journal().append({{"type", "assembled"}});
-      return std::string();
     });
   }
 
@@ -208,13 +206,13 @@ class QuantizeRun {
 
   // Of an earlier start of this run, on the same tokens; null where there is none. Collective.
   nlohmann::json measured_perplexity(const std::string& which, const std::string& token_digest) {
-    return nlohmann::json::parse(run_on_root(world_, [&] {
+    return run_on_root(world_, [&] {
       nlohmann::json found;
       for (const nlohmann::json& record : state_->journal().records()) {
         if (record["type"] == "perplexity" && record["which"] == which && record["digest"] == token_digest) found = record;
       }
-      return found.dump();
-    }));
+      return found;
+    });
   }
 
   void note_perplexity(const std::string& which, const std::string& token_digest, const Perplexity& result) {
@@ -224,7 +222,6 @@ class QuantizeRun {
                                 {"digest", token_digest},
                                 {"value", result.value},
                                 {"tokens", result.tokens}});
-      return std::string();
     });
   }
 

@@ -15,6 +15,6 @@ World world_of(MpiCommunicator& world);
 Environment make_environment(const Config& config, const Plan& plan, MpiCommunicator& world);
 
 // Where progress is drawn: stderr on rank 0, nowhere on the others.
-std::ostream& display_stream(const Communicator& world);
+std::ostream& display_stream(const HostCommunicator& world);
 
 }  // namespace roundtable

@@ -14,9 +14,12 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "cache/boundary_file.h"
+#include "comm/agree.h"
 #include "data/sampler.h"
+#include "device/process.h"
 #include "io/checkpoint.h"
 #include "model/load/block_loader.h"
+#include "model/load/tensor_span.h"
 #include "commands/start.h"
 #include "phases/forward_pass.h"
 #include "plan/tune_settings.h"
@@ -29,16 +32,9 @@ namespace fs = std::filesystem;
 
 double rate(double bytes, double seconds) { return bytes / std::max(seconds, 1e-9); }
 
-// The slowest of all ranks. Collective.
-template <class T>
-std::vector<T> of_all_ranks(Communicator& world, T mine) {
-  std::vector<T> all(static_cast<std::size_t>(world.size()));
-  world.all_gather(&mine, sizeof(mine), all.data());
-  return all;
-}
-
-double slowest(Communicator& world, double seconds) {
-  const std::vector<double> all = of_all_ranks(world, seconds);
+// The seconds of the slowest rank. Collective.
+double slowest(HostCommunicator& world, double seconds) {
+  const std::vector<double> all = world.all_gather(seconds);
   return *std::max_element(all.begin(), all.end());
 }
 
@@ -104,7 +100,7 @@ class Trial {
       }
     });
     const double seconds = slowest(env_.world, watch.seconds());
-    env_.world.all_reduce_sum(&bytes, 1, ElementType::kI64);
+    bytes = env_.world.sum(bytes);
     return {{"shards", largest.size()}, {"bytes", bytes}, {"seconds", seconds}, {"rate", rate(static_cast<double>(bytes), seconds)}};
   }
 
@@ -118,10 +114,7 @@ class Trial {
     torch::Tensor read = torch::empty_like(states);
     const std::string path = env_.boundaries.folder + "/trial.h5";
     std::optional<BorrowedDirectory> directory;
-    run_on_root(env_.world, [&] {
-      directory.emplace(env_.boundaries.folder);
-      return std::string();
-    });
+    run_on_root(env_.world, [&] { directory.emplace(env_.boundaries.folder); });
     const Stopwatch writing;
     {
       BoundaryWriter writer(env_.world, path, shape, 0, env_.boundaries.fingerprint, file_layout(env_.config));
@@ -135,7 +128,6 @@ class Trial {
     run_on_root(env_.world, [&] {
       std::error_code ignored;
       fs::remove(path, ignored);
-      return std::string();
     });
     run_on_all(env_.world, [&] {
       if (!torch::equal(states, read)) throw machine_error(path, "what was read is not what was written", "suspect the file system");
@@ -165,7 +157,7 @@ class Trial {
     const Sampler sampler(env_.config.tuning.sampler, c.n_samples, env_.plan.batch,
                           static_cast<std::uint64_t>(env_.config.tuning.seed), 0);
     std::array<double, 2> own{}, step{};
-    const auto time = [&](const TuneSettings& how, Communicator& group, std::array<double, 2>& seconds) {
+    const auto time = [&](const TuneSettings& how, const GradientGroup& group, std::array<double, 2>& seconds) {
       Stopwatch watch;
       TuneObserver observer;
       observer.on_iteration = [&](std::int64_t iteration, float, float) {
@@ -182,10 +174,10 @@ class Trial {
     time(by_itself, alone, own);
     time(settings, env_.gradient_group(), step);
     enter_block(-1);
-    return {{"first_seconds", of_all_ranks(env_.world, own[0])},
-            {"seconds", of_all_ranks(env_.world, step[1])},
-            {"own_seconds", of_all_ranks(env_.world, own[1])},
-            {"peak_bytes", of_all_ranks(env_.world, peak_resident_bytes())},
+    return {{"first_seconds", env_.world.all_gather(own[0])},
+            {"seconds", env_.world.all_gather(step[1])},
+            {"own_seconds", env_.world.all_gather(own[1])},
+            {"peak_bytes", env_.world.all_gather(peak_resident_bytes())},
             {"hosts", all_gather_text(env_.world, host_name())}};
   }
 
@@ -197,7 +189,7 @@ class Trial {
     for (int i = 0; i < 3; ++i) {
       env_.grid.group_comm().barrier();
       const Stopwatch watch;
-      env_.gradient_group().all_reduce_sum(arena.data_ptr(), count, ElementType::kF32);
+      env_.gradient_group().sum(arena);
       arena[0].item<float>();  // waits for the device
       best = std::min(best, watch.seconds());
     }

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "comm/agree.h"
 #include "convert/output.h"
 #include "run/fingerprint.h"
 #include "rundir/journal.h"
@@ -89,14 +90,13 @@ std::unique_ptr<Journal> claim(const Conversion& conversion) {
 
 }  // namespace
 
-Converted convert_checkpoint(Communicator& world, const Conversion& conversion,
+Converted convert_checkpoint(HostCommunicator& world, const Conversion& conversion,
                              const std::function<void()>& on_file) {
   std::optional<Job> job;
   std::unique_ptr<Journal> journal;  // rank 0; held open, so that no other job works here
   run_on_root(world, [&] {
     job.emplace(conversion);
     journal = claim(conversion);
-    return std::string();
   });
   run_on_all(world, [&] {
     if (!job) job.emplace(conversion);
@@ -106,10 +106,7 @@ Converted convert_checkpoint(Communicator& world, const Conversion& conversion,
       if (on_file) on_file();
     }
   });
-  run_on_root(world, [&] {
-    job->output().finish(conversion.output);
-    return std::string();
-  });
+  run_on_root(world, [&] { job->output().finish(conversion.output); });
   return {job->output().files(), job->output().bytes()};
 }
 

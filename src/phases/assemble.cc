@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "comm/agree.h"
 #include "base/hash.h"
 #include "io/checkpoint.h"
 #include "io/json_file.h"
@@ -94,7 +95,7 @@ std::vector<ShardRecord> assemble(const Config& config, const Plan& plan, const 
   return outside;
 }
 
-void prove_files(Communicator& comm, const std::string& output, const nlohmann::json& digests) {
+void prove_files(HostCommunicator& comm, const std::string& output, const nlohmann::json& digests) {
   const nlohmann::json all = nlohmann::json::parse(broadcast_text(comm, digests.dump(), 0));
   run_on_all(comm, [&] {
     int index = 0;

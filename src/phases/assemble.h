@@ -21,7 +21,7 @@ std::vector<ShardRecord> assemble(const Config& config, const Plan& plan, const 
 
 // Every rank hashes its share of the shards on the file system and holds them against the digests from when they were
 // written. Collective over `comm`; `digests` (file -> digest) is used on rank 0. A mismatch is an error on all ranks.
-void prove_files(Communicator& comm, const std::string& output, const nlohmann::json& digests);
+void prove_files(HostCommunicator& comm, const std::string& output, const nlohmann::json& digests);
 
 // Bytes of all safetensors files of a model directory.
 std::int64_t checkpoint_bytes(const std::string& directory);

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "comm/agree.h"
 #include "io/file.h"
 #include "run/fingerprint.h"
 #include "run/stop.h"
@@ -91,13 +92,12 @@ BoundaryPlace place_boundaries(const Environment& env, const nlohmann::json& pri
     return place;
   }
   const std::vector<std::string> devices = all_gather_text(env.world, device_text(env.device));
-  const nlohmann::json found = nlohmann::json::parse(run_on_root(env.world, [&] {
+  const nlohmann::json found = run_on_root(env.world, [&] {
     const nlohmann::json states = states_fingerprint(print, env.config, env.plan.model, devices);
     return nlohmann::json{{"fingerprint", fingerprint_digest(states)},
                           {"temporary", ".tmp-" + run_digest(print, env.paths.directory)},
-                          {"about", states.dump(1) + "\n"}}
-        .dump();
-  }));
+                          {"about", states.dump(1) + "\n"}};
+  });
   place.fingerprint = found["fingerprint"];
   place.folder = cache + "/" + place.fingerprint;
   place.temporary = found["temporary"];
@@ -108,18 +108,15 @@ BoundaryPlace place_boundaries(const Environment& env, const nlohmann::json& pri
 
 std::vector<BoundaryToMake> shared_boundaries_to_make(const Environment& env, const BoundaryShape& shape,
                                                       const std::vector<std::int64_t>& needed) {
-  run_on_root(env.world, [&] {
-    prepare_folder(env.boundaries);
-    return std::string();
-  });
+  run_on_root(env.world, [&] { prepare_folder(env.boundaries); });
   std::vector<BoundaryToMake> missing;
   for (const std::int64_t block : needed) {
     leave_if_asked(env.world);
     const std::string path = env.boundaries.boundary(block);
-    const bool there = !run_on_root(env.world, [&] {
+    const bool there = run_on_root(env.world, [&] {
       std::error_code none;
-      return std::string(fs::exists(path, none) ? "there" : "");
-    }).empty();
+      return fs::exists(path, none);
+    });
     if (there && can_be_taken(env, shape, block)) continue;
     missing.push_back({block, there});
     if (there && env.world.rank() == 0) {

@@ -9,8 +9,10 @@
 
 #include "base/error.h"
 #include "cache/boundary_file.h"
+#include "comm/agree.h"
 #include "data/token_set.h"
 #include "export/quantized_checkpoint.h"
+#include "model/load/tensor_span.h"
 #include "phases/boundary_cache.h"
 #include "phases/forward_pass.h"
 #include "plan/tune_settings.h"
@@ -48,9 +50,8 @@ class Calibration {
   // Of the stages that have work left. Collective.
   std::vector<BoundaryToMake> boundaries_to_make() {
     const bool shared = env_.boundaries.shared;
-    const std::vector<std::int64_t> blocks = nlohmann::json::parse(run_on_root(env_.world, [&] {
-      return nlohmann::json(shared ? state_->needed_boundaries() : state_->missing_boundaries()).dump();
-    }));
+    const std::vector<std::int64_t> blocks = run_on_root(
+        env_.world, [&] { return shared ? state_->needed_boundaries() : state_->missing_boundaries(); });
     if (shared && !blocks.empty()) return shared_boundaries_to_make(env_, shape_, blocks);
     std::vector<BoundaryToMake> own;
     for (const std::int64_t block : blocks) own.push_back({block});
@@ -94,7 +95,6 @@ class Calibration {
     run_on_root(env_.world, [&] {
       const std::uintmax_t bytes = std::filesystem::file_size(env_.boundaries.boundary(block));
       state_->journal().append({{"type", "boundary"}, {"block", block}, {"bytes", bytes}});
-      return std::string();
     });
   }
 

@@ -103,7 +103,7 @@ Perplexity measure_perplexity(const Environment& env, const std::string& directo
     sum += row_loss(head, hidden[row], ids[row], logits.defined() ? logits[row] : torch::Tensor());
   }
   if (logits.defined()) write_logits(logits_path, logits);
-  env.world.all_reduce_sum(&sum, 1, ElementType::kF64);
+  sum = env.world.sum(sum);
   if (!std::isfinite(sum)) {
     throw AgreedError(ExitCode::kNumeric, located(fmt::format("the perplexity of {} on {} is not finite", directory, token_path)));
   }

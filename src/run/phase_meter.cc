@@ -19,13 +19,9 @@ nlohmann::json PhaseMeter::seconds() const {
   return seconds;
 }
 
-nlohmann::json PhaseMeter::peak_bytes(Communicator& comm) const {
+nlohmann::json PhaseMeter::peak_bytes(HostCommunicator& comm) const {
   nlohmann::json peaks = nlohmann::json::object();
-  std::vector<std::int64_t> ranks(static_cast<std::size_t>(comm.size()));
-  for (const Phase& phase : phases_) {
-    comm.all_gather(&phase.peak_bytes, sizeof(phase.peak_bytes), ranks.data());
-    peaks[phase.name] = ranks;
-  }
+  for (const Phase& phase : phases_) peaks[phase.name] = comm.all_gather(phase.peak_bytes);
   return peaks;
 }
 

@@ -19,8 +19,8 @@ class PhaseMeter {
 
   // {"calibrate": 1.5, ...} on this rank, in the order in which they ran.
   nlohmann::json seconds() const;
-  // Peak resident bytes by phase, a list with one number a rank. Collective over `comm`.
-  nlohmann::json peak_bytes(Communicator& comm) const;
+  // Peak resident bytes by phase, a list with one number per rank. Collective over `comm`.
+  nlohmann::json peak_bytes(HostCommunicator& comm) const;
 
  private:
   struct Phase {

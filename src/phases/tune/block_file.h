@@ -30,7 +30,7 @@ void prove_shard(const std::string& output, const Plan& plan, std::int64_t block
 
 // The quantized layers of a shard, read on rank 0 of `comm` and broadcast. Collective over `comm`.
 std::vector<std::optional<QuantizedWeight>> read_shard(const std::string& output, const Plan& plan, std::int64_t block,
-                                                       Communicator& comm);
+                                                       HostCommunicator& comm);
 
 // The reduced gradients of a step, as safetensors: a tensor a layer, and `loss`.
 void write_gradients(const std::string& path, const StepGradients& step);

@@ -11,8 +11,10 @@
 #include "base/error.h"
 #include "base/stop_signal.h"
 #include "cache/boundary_file.h"
+#include "comm/agree.h"
 #include "data/sampler.h"
 #include "model/load/block_loader.h"
+#include "model/load/tensor_span.h"
 #include "phases/tune/block_file.h"
 #include "plan/tune_settings.h"
 #include "tune/block_tuner.h"
@@ -175,7 +177,7 @@ class StageWorker {
   std::vector<std::string> idle_experts(const DecoderBlock& block) {
     std::vector<std::int64_t> tokens = block.expert_tokens();
     if (tokens.empty() || env_.config.tuning.iters == 0) return {};
-    env_.grid.group_comm().all_reduce_sum(tokens.data(), static_cast<std::int64_t>(tokens.size()), ElementType::kI64);
+    env_.grid.group_comm().all_reduce_sum(host_span(tokens));
     std::vector<std::string> idle;
     for (std::size_t expert = 0; expert < tokens.size(); ++expert) {
       if (tokens[expert] == 0) idle.push_back(fmt::format("{}.{}", env_.plan.model.block_names.experts, expert));
