@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "comm/agree.h"
 #include "commands/commands.h"
 #include "convert/convert.h"
 #include "device/process.h"

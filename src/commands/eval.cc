@@ -3,6 +3,7 @@
 
 #include "base/activity.h"
 #include "base/error.h"
+#include "comm/agree.h"
 #include "commands/commands.h"
 #include "commands/start.h"
 #include "data/token_set.h"

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "base/error.h"
+#include "comm/agree.h"
 #include "commands/commands.h"
 #include "commands/start.h"
 #include "commands/trial.h"

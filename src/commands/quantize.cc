@@ -7,6 +7,7 @@
 #include "base/activity.h"
 #include "base/error.h"
 #include "base/version.h"
+#include "comm/agree.h"
 #include "commands/commands.h"
 #include "commands/start.h"
 #include "commands/summary.h"
@@ -69,7 +70,6 @@ class QuantizeRun {
       log_start();
       fmt::print("{}\n{}", yaml, describe(plan_, config_));
       std::fflush(stdout);
-      return std::string();
     });
     if (!is_root()) plan_ = lay_out(config_, ranks);
     paths_ = RunPaths(config_, plan_.tuned_in_place);
@@ -92,12 +92,12 @@ class QuantizeRun {
 
   // The summary of a run that an earlier start has finished: there is no work left. Collective.
   std::optional<RunSummary> finished_summary() {
-    const std::string text = run_on_root(world_, [&] {
+    const auto found = run_on_root(world_, [&] {
       const auto* done = state_->completed<record::Summary>();
-      return done == nullptr ? std::string() : json_of(done->summary).dump();
+      return done == nullptr ? nlohmann::json() : json_of(done->summary);
     });
-    if (text.empty()) return std::nullopt;
-    const auto summary = read_fields<RunSummary>(nlohmann::json::parse(text), "summary");
+    if (found.is_null()) return std::nullopt;
+    const auto summary = read_fields<RunSummary>(found, "summary");
     if (is_root()) {
       fmt::print("this run is finished already\n");
       print_summary(summary);

@@ -1,33 +1,33 @@
 // Reading the config, choosing a device, dividing the ranks.
 #include "commands/start.h"
 
-#include <torch/cuda.h>
 #include <torch/types.h>
 
 #include <iostream>
 
 #include "base/error.h"
+#include "comm/agree.h"
 #include "comm/nccl/nccl.h"
+#include "device/device.h"
 #include "device/process.h"
-#include "device/stream.h"
 
 namespace roundtable {
 namespace {
 
 // The device of this rank by parallel.backend: `auto` takes CUDA where LibTorch finds a device.
 torch::Device choose_device(const ParallelSection& section, int rank_in_node) {
-  const bool found = section.backend != "mpi" && torch::cuda::is_available() && nccl_available();
+  std::optional<torch::Device> found;
+  if (section.backend != "mpi" && nccl_available()) found = cuda_device_of(rank_in_node);
   if (section.backend == "nccl" && !found) {
     throw bad_input("parallel.backend", "'nccl' needs a CUDA device and a build with NCCL, and there is none here",
                     "use 'auto' or 'mpi'");
   }
-  if (!found) return torch::kCPU;
-  return {torch::kCUDA, static_cast<c10::DeviceIndex>(rank_in_node % static_cast<int>(torch::cuda::device_count()))};
+  return found.value_or(torch::kCPU);
 }
 
-std::unique_ptr<Communicator> device_communicator(RankGrid& grid, const torch::Device& device) {
+std::unique_ptr<DeviceCommunicator> device_communicator(RankGrid& grid, const torch::Device& device) {
   if (!device.is_cuda()) return nullptr;
-  return make_nccl_communicator(grid.group_comm(), device.index(), current_device_stream(device.index()));
+  return make_nccl_communicator(grid.group_comm(), current_stream(device));
 }
 
 }  // namespace
@@ -42,9 +42,7 @@ Config load_config_everywhere(MpiCommunicator& world, const std::string& path,
 World world_of(MpiCommunicator& world) {
   const auto node = world.split_by_node();
   // Nodes may be filled unevenly; the layout follows rank 0's node.
-  int ranks_a_node = node->size();
-  world.broadcast(&ranks_a_node, sizeof(ranks_a_node), 0);
-  return {world.size(), ranks_a_node};
+  return {world.size(), world.broadcast_value(node->size(), 0)};
 }
 
 RankContext make_rank_context(const Config& config, int shards, MpiCommunicator& world) {
@@ -54,7 +52,7 @@ RankContext make_rank_context(const Config& config, int shards, MpiCommunicator&
   torch::Device device = torch::kCPU;
   run_on_all(world, [&] { device = choose_device(config.parallel, node->rank()); });
   RankGrid grid(world, shards);
-  std::unique_ptr<Communicator> device_group = device_communicator(grid, device);
+  std::unique_ptr<DeviceCommunicator> device_group = device_communicator(grid, device);
   return {.world = world,
           .grid = std::move(grid),
           .device = device,
@@ -62,7 +60,7 @@ RankContext make_rank_context(const Config& config, int shards, MpiCommunicator&
           .device_group = std::move(device_group)};
 }
 
-std::ostream& display_stream(const Communicator& world) {
+std::ostream& display_stream(const HostCommunicator& world) {
   static std::ostream nowhere(nullptr);
   return world.rank() == 0 ? std::cerr : nowhere;
 }

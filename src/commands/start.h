@@ -25,6 +25,6 @@ World world_of(MpiCommunicator& world);
 RankContext make_rank_context(const Config& config, int shards, MpiCommunicator& world);
 
 // Where progress is drawn: stderr on rank 0, nowhere on the others.
-std::ostream& display_stream(const Communicator& world);
+std::ostream& display_stream(const HostCommunicator& world);
 
 }  // namespace roundtable

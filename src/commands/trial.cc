@@ -14,11 +14,13 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "cache/boundary_file.h"
+#include "comm/agree.h"
 #include "commands/start.h"
 #include "data/sampler.h"
 #include "device/process.h"
 #include "io/checkpoint.h"
 #include "model/load/block_loader.h"
+#include "model/load/tensor_span.h"
 #include "phases/forward_pass.h"
 #include "plan/tune_settings.h"
 
@@ -30,16 +32,9 @@ namespace fs = std::filesystem;
 
 double rate(double bytes, double seconds) { return bytes / std::max(seconds, 1e-9); }
 
-// The slowest of all ranks. Collective.
-template <class T>
-std::vector<T> of_all_ranks(Communicator& world, T mine) {
-  std::vector<T> all(static_cast<std::size_t>(world.size()));
-  world.all_gather(&mine, sizeof(mine), all.data());
-  return all;
-}
-
-double slowest(Communicator& world, double seconds) {
-  const std::vector<double> all = of_all_ranks(world, seconds);
+// The seconds of the slowest rank. Collective.
+double slowest(HostCommunicator& world, double seconds) {
+  const std::vector<double> all = world.all_gather(seconds);
   return *std::max_element(all.begin(), all.end());
 }
 
@@ -105,7 +100,7 @@ class Trial {
       }
     });
     const double seconds = slowest(context_.ranks.world, watch.seconds());
-    context_.ranks.world.all_reduce_sum(&bytes, 1, ElementType::kI64);
+    bytes = context_.ranks.world.sum(bytes);
     return {{"shards", largest.size()}, {"bytes", bytes}, {"seconds", seconds}, {"rate", rate(static_cast<double>(bytes), seconds)}};
   }
 
@@ -119,10 +114,7 @@ class Trial {
     torch::Tensor read = torch::empty_like(states);
     const std::string path = context_.boundaries.folder + "/trial.h5";
     std::optional<BorrowedDirectory> directory;
-    run_on_root(context_.ranks.world, [&] {
-      directory.emplace(context_.boundaries.folder);
-      return std::string();
-    });
+    run_on_root(context_.ranks.world, [&] { directory.emplace(context_.boundaries.folder); });
     const Stopwatch writing;
     {
       BoundaryWriter writer(context_.ranks.world, path, shape, 0, context_.boundaries.fingerprint, file_layout(context_.config));
@@ -136,7 +128,6 @@ class Trial {
     run_on_root(context_.ranks.world, [&] {
       std::error_code ignored;
       fs::remove(path, ignored);
-      return std::string();
     });
     run_on_all(context_.ranks.world, [&] {
       if (!torch::equal(states, read)) throw machine_error(path, "what was read is not what was written", "suspect the file system");
@@ -167,7 +158,7 @@ class Trial {
     const Sampler sampler(context_.config.tuning.sampler, c.n_samples, context_.plan.batch,
                           static_cast<std::uint64_t>(context_.config.tuning.seed), 0);
     std::array<double, 2> own{}, step{};
-    const auto time = [&](const TuneSettings& how, Communicator& group, std::array<double, 2>& seconds) {
+    const auto time = [&](const TuneSettings& how, const GradientGroup& group, std::array<double, 2>& seconds) {
       Stopwatch watch;
       TuneObserver observer;
       observer.on_iteration = [&](std::int64_t iteration, float, float) {
@@ -184,10 +175,10 @@ class Trial {
     time(by_itself, alone, own);
     time(settings, context_.ranks.gradient_group(), step);
     enter_block(-1);
-    return {{"first_seconds", of_all_ranks(context_.ranks.world, own[0])},
-            {"seconds", of_all_ranks(context_.ranks.world, step[1])},
-            {"own_seconds", of_all_ranks(context_.ranks.world, own[1])},
-            {"peak_bytes", of_all_ranks(context_.ranks.world, peak_resident_bytes())},
+    return {{"first_seconds", context_.ranks.world.all_gather(own[0])},
+            {"seconds", context_.ranks.world.all_gather(step[1])},
+            {"own_seconds", context_.ranks.world.all_gather(own[1])},
+            {"peak_bytes", context_.ranks.world.all_gather(peak_resident_bytes())},
             {"hosts", all_gather_text(context_.ranks.world, host_name())}};
   }
 
@@ -199,7 +190,7 @@ class Trial {
     for (int i = 0; i < 3; ++i) {
       context_.ranks.grid.group_comm().barrier();
       const Stopwatch watch;
-      context_.ranks.gradient_group().all_reduce_sum(arena.data_ptr(), count, ElementType::kF32);
+      context_.ranks.gradient_group().sum(arena);
       arena[0].item<float>();  // waits for the device
       best = std::min(best, watch.seconds());
     }

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/version.h"
+#include "comm/agree.h"
 #include "convert/output.h"
 #include "run/fingerprint.h"
 #include "rundir/journal.h"
@@ -90,14 +91,13 @@ std::unique_ptr<Journal> claim(const Conversion& conversion) {
 
 }  // namespace
 
-Converted convert_checkpoint(Communicator& world, const Conversion& conversion,
+Converted convert_checkpoint(HostCommunicator& world, const Conversion& conversion,
                              const std::function<void()>& on_file) {
   std::optional<Job> job;
   std::unique_ptr<Journal> journal;  // rank 0; held open, so that no other job works here
   run_on_root(world, [&] {
     job.emplace(conversion);
     journal = claim(conversion);
-    return std::string();
   });
   run_on_all(world, [&] {
     if (!job) job.emplace(conversion);
@@ -109,7 +109,6 @@ Converted convert_checkpoint(Communicator& world, const Conversion& conversion,
   });
   run_on_root(world, [&] {
     job->output().finish(conversion.output);
-    return std::string();
   });
   return {job->output().files(), job->output().bytes()};
 }

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "io/json_file.h"
+#include "model/load/tensor_span.h"
 #include "plan/layer_schemes.h"
 
 namespace roundtable {

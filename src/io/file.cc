@@ -193,4 +193,19 @@ void write_file_atomically(const std::string& path, const std::function<void(Out
   sync_folder(folder_of(path));
 }
 
+void commit_file(const std::string& temporary, const std::string& path, bool replace) {
+  if (!replace && access(path.c_str(), F_OK) == 0) {
+    unlink(temporary.c_str());
+    return;
+  }
+  const int fd = open(temporary.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) throw file_error(path, "be opened", errno);
+  const int result = fsync(fd);
+  const int number = errno;
+  close(fd);
+  if (result != 0) throw file_error(path, "be synced to the disk", number);
+  if (rename(temporary.c_str(), path.c_str()) != 0) throw file_error(path, "be put in place", errno);
+  sync_folder(folder_of(path));
+}
+
 }  // namespace roundtable

@@ -61,4 +61,10 @@ class OutputFile {
 // may not.
 void write_file_atomically(const std::string& path, const std::function<void(OutputFile&)>& writer);
 
+// Gives a whole file its name: syncs `temporary` to the disk, renames it to `path`, which is in the same folder, and syncs
+// the folder. When this returns, the file is on the disk as `path`. For files that a library has written; the library
+// has closed it. If `replace` is false and `path` exists by now, that file stays and `temporary` is removed. When the disk
+// fails, `temporary` is left behind.
+void commit_file(const std::string& temporary, const std::string& path, bool replace);
+
 }  // namespace roundtable

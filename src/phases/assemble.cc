@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "comm/agree.h"
 #include "io/checkpoint.h"
 #include "io/json_file.h"
 #include "export/companions.h"
@@ -94,7 +95,6 @@ void assemble(RunContext& context) {
     write_index(context.plan, directory);
     for (const record::Outside& file : outside) context.state->journal().append(file);
     context.state->journal().append(record::Assembled{});
-    return std::string();
   });
 }
 

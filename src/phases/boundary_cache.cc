@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "comm/agree.h"
 #include "io/file.h"
 #include "run/fingerprint.h"
 #include "run/stop.h"
@@ -91,13 +92,12 @@ BoundaryPlace place_boundaries(const RankContext& ranks, const Config& config, c
     return place;
   }
   const std::vector<std::string> devices = all_gather_text(ranks.world, device_text(ranks.device));
-  const nlohmann::json found = nlohmann::json::parse(run_on_root(ranks.world, [&] {
+  const nlohmann::json found = run_on_root(ranks.world, [&] {
     const nlohmann::json states = states_fingerprint(print, config, model, devices);
     return nlohmann::json{{"fingerprint", fingerprint_digest(states)},
                           {"temporary", ".tmp-" + run_digest(print, directory)},
-                          {"about", states.dump(1) + "\n"}}
-        .dump();
-  }));
+                          {"about", states.dump(1) + "\n"}};
+  });
   place.fingerprint = found["fingerprint"];
   place.folder = config.calibration.cache + "/" + place.fingerprint;
   place.temporary = found["temporary"];
@@ -108,18 +108,15 @@ BoundaryPlace place_boundaries(const RankContext& ranks, const Config& config, c
 
 std::vector<BoundaryToMake> shared_boundaries_to_make(const RunContext& context, const BoundaryShape& shape,
                                                       const std::vector<std::int64_t>& needed) {
-  run_on_root(context.ranks.world, [&] {
-    prepare_folder(context.boundaries);
-    return std::string();
-  });
+  run_on_root(context.ranks.world, [&] { prepare_folder(context.boundaries); });
   std::vector<BoundaryToMake> missing;
   for (const std::int64_t block : needed) {
     leave_if_asked(context.ranks.world);
     const std::string path = context.boundaries.boundary(block);
-    const bool there = !run_on_root(context.ranks.world, [&] {
+    const bool there = run_on_root(context.ranks.world, [&] {
       std::error_code none;
-      return std::string(fs::exists(path, none) ? "there" : "");
-    }).empty();
+      return fs::exists(path, none);
+    });
     if (there && can_be_taken(context, shape, block)) continue;
     missing.push_back({block, there});
     if (there && context.ranks.world.rank() == 0) {

@@ -4,13 +4,14 @@
 #include <torch/types.h>
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "base/error.h"
 #include "cache/boundary_file.h"
+#include "comm/agree.h"
 #include "data/token_set.h"
 #include "export/quantized_checkpoint.h"
+#include "model/load/tensor_span.h"
 #include "phases/boundary_cache.h"
 #include "phases/forward_pass.h"
 #include "plan/tune_settings.h"
@@ -46,9 +47,9 @@ class Calibration {
   // Of the stages that have work left. Collective.
   std::vector<BoundaryToMake> boundaries_to_make() {
     const bool shared = context_.boundaries.shared;
-    const std::vector<std::int64_t> blocks = nlohmann::json::parse(run_on_root(context_.ranks.world, [&] {
-      return nlohmann::json(shared ? context_.state->needed_boundaries() : context_.state->missing_boundaries()).dump();
-    }));
+    const std::vector<std::int64_t> blocks = run_on_root(context_.ranks.world, [&] {
+      return shared ? context_.state->needed_boundaries() : context_.state->missing_boundaries();
+    });
     if (shared && !blocks.empty()) return shared_boundaries_to_make(context_, shape_, blocks);
     std::vector<BoundaryToMake> own;
     for (const std::int64_t block : blocks) own.push_back({block});
@@ -93,7 +94,6 @@ class Calibration {
     run_on_root(context_.ranks.world, [&] {
       const std::uintmax_t bytes = std::filesystem::file_size(context_.boundaries.boundary(block));
       context_.state->journal().append(record::Boundary{block, bytes});
-      return std::string();
     });
   }
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/hash.h"
+#include "comm/agree.h"
 #include "io/json_fields.h"
 #include "phases/forward_pass.h"
 #include "plan/forecast.h"
@@ -15,14 +16,13 @@ namespace {
 // Of an earlier start of this run, on the same tokens. Collective.
 std::optional<record::Perplexity> measured_before(RunContext& context, const std::string& which,
                                                   const std::string& token_digest) {
-  const std::string text = run_on_root(context.ranks.world, [&] {
+  const auto found = run_on_root(context.ranks.world, [&] {
     nlohmann::json found;
     for_each_record<record::Perplexity>(context.state->journal().records(), [&](const record::Perplexity& record) {
       if (record.which == which && record.digest == token_digest) found = json_of(record);
     });
-    return found.dump();
+    return found;
   });
-  const auto found = nlohmann::json::parse(text);
   if (found.is_null()) return std::nullopt;
   return read_fields<record::Perplexity>(found, "perplexity");
 }
@@ -39,7 +39,6 @@ record::Perplexity measure(RunContext& context, const std::string& which, const 
   const record::Perplexity record{which, token_digest, result.value, result.tokens};
   run_on_root(context.ranks.world, [&] {
     context.state->journal().append(record);
-    return std::string();
   });
   return record;
 }

@@ -105,7 +105,7 @@ Perplexity ForwardPass::measure_perplexity(const std::string& directory, const s
     sum += row_loss(head, hidden[row], ids[row], logits.defined() ? logits[row] : torch::Tensor());
   }
   if (logits.defined()) write_logits(logits_path, logits);
-  ranks_.world.all_reduce_sum(&sum, 1, ElementType::kF64);
+  sum = ranks_.world.sum(sum);
   if (!std::isfinite(sum)) {
     throw AgreedError(ExitCode::kNumeric, located(fmt::format("the perplexity of {} on {} is not finite", directory, token_path)));
   }

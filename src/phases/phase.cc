@@ -9,9 +9,8 @@ namespace {
 
 // Collective: rank 0 knows.
 bool is_done(const Phase& phase, const RunContext& context) {
-  int done = context.ranks.is_root() && phase.is_done && phase.is_done();
-  context.ranks.world.broadcast(&done, sizeof(done), 0);
-  return done != 0;
+  const bool done = context.ranks.is_root() && phase.is_done && phase.is_done();
+  return context.ranks.world.broadcast_value(done, 0);
 }
 
 }  // namespace

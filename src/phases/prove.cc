@@ -1,20 +1,18 @@
 // Digests of the files, spread over the ranks.
 #include "phases/prove.h"
 
-#include <map>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "comm/agree.h"
 #include "run/stop.h"
 
 namespace roundtable {
 
 void prove(const RunContext& context) {
-  const Communicator& world = context.ranks.world;
-  const std::string known = run_on_root(context.ranks.world, [&] { return nlohmann::json(context.state->file_digests()).dump(); });
-  const auto digests = nlohmann::json::parse(known).get<std::map<std::string, std::string>>();
+  const HostCommunicator& world = context.ranks.world;
+  const auto digests = run_on_root(context.ranks.world, [&] { return context.state->file_digests(); });
   run_on_all(context.ranks.world, [&] {
     int index = 0;
     for (const auto& [file, digest] : digests) {

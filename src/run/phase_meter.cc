@@ -19,13 +19,9 @@ std::map<std::string, double> PhaseMeter::seconds() const {
   return seconds;
 }
 
-std::map<std::string, std::vector<std::int64_t>> PhaseMeter::peak_bytes(Communicator& comm) const {
+std::map<std::string, std::vector<std::int64_t>> PhaseMeter::peak_bytes(HostCommunicator& comm) const {
   std::map<std::string, std::vector<std::int64_t>> peaks;
-  for (const Phase& phase : phases_) {
-    std::vector<std::int64_t>& ranks = peaks[phase.name];
-    ranks.resize(static_cast<std::size_t>(comm.size()));
-    comm.all_gather(&phase.peak_bytes, sizeof(phase.peak_bytes), ranks.data());
-  }
+  for (const Phase& phase : phases_) peaks[phase.name] = comm.all_gather(phase.peak_bytes);
   return peaks;
 }
 

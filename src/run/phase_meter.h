@@ -19,7 +19,7 @@ class PhaseMeter {
   // By phase, on this rank; the last time where a phase ran twice.
   std::map<std::string, double> seconds() const;
   // Peak resident bytes by phase, one number per rank. Collective over `comm`.
-  std::map<std::string, std::vector<std::int64_t>> peak_bytes(Communicator& comm) const;
+  std::map<std::string, std::vector<std::int64_t>> peak_bytes(HostCommunicator& comm) const;
 
  private:
   struct Phase {

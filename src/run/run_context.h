@@ -14,6 +14,7 @@
 #include "run/resume.h"
 #include "rundir/events.h"
 #include "rundir/paths.h"
+#include "tune/gradients/gradient_group.h"
 
 namespace roundtable {
 
@@ -35,10 +36,10 @@ struct RankContext {
   RankGrid grid;
   torch::Device device;
   torch::ScalarType dtype;                     // of activations: bf16 with tuning.amp, else fp32
-  std::unique_ptr<Communicator> device_group;  // NCCL over the group; null where data is on the host
+  std::unique_ptr<DeviceCommunicator> device_group;  // the same ranks as grid.group_comm(); null: blocks are on the host
 
-  // Carries gradients where the block lives.
-  Communicator& gradient_group() { return device_group ? *device_group : grid.group_comm(); }
+  // The ranks that tune a block together.
+  GradientGroup gradient_group() { return {grid.group_comm(), device_group.get()}; }
   bool is_root() const { return world.rank() == 0; }
 };
 

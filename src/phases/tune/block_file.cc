@@ -4,7 +4,9 @@
 #include <torch/types.h>
 
 #include "base/error.h"
+#include "comm/agree.h"
 #include "io/safetensors.h"
+#include "model/load/tensor_span.h"
 #include "export/shard_files.h"
 
 namespace roundtable {
@@ -75,7 +77,7 @@ void prove_block_file(const std::string& checkpoint, const Plan& plan, std::int6
 }
 
 std::vector<std::optional<QuantizedWeight>> read_block_file(const std::string& checkpoint, const Plan& plan,
-                                                            std::int64_t block, Communicator& comm) {
+                                                            std::int64_t block, HostCommunicator& comm) {
   const std::vector<LinearSpec> linears = block_linears(plan.model);
   const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
   std::vector<std::optional<QuantizedWeight>> weights(linears.size());
@@ -89,14 +91,15 @@ std::vector<std::optional<QuantizedWeight>> read_block_file(const std::string& c
   });
   const auto share = [&](torch::Tensor& tensor, std::vector<std::int64_t> shape, torch::ScalarType dtype) {
     if (comm.rank() != 0) tensor = torch::empty(shape, dtype);
-    comm.broadcast(tensor.data_ptr(), static_cast<std::int64_t>(tensor.nbytes()), 0);
+    comm.broadcast(host_span(tensor), 0);
   };
   for (std::size_t i = 0; i < linears.size(); ++i) {
     if (!schemes[i]) continue;
     if (!weights[i]) weights[i].emplace();
     const std::int64_t groups = schemes[i]->groups(linears[i].in);
     if (comm.rank() != 0) weights[i]->scheme = *schemes[i];
-    if (schemes[i]->type == WeightType::kNvFp4) comm.broadcast(&weights[i]->scheme.global_scale, sizeof(float), 0);
+    float& global_scale = weights[i]->scheme.global_scale;
+    if (schemes[i]->type == WeightType::kNvFp4) global_scale = comm.broadcast_value(global_scale, 0);
     share(weights[i]->q, {linears[i].out, linears[i].in}, torch::kUInt8);
     share(weights[i]->scale, {linears[i].out, groups}, torch::kFloat32);
     share(weights[i]->zero_point, {linears[i].out, groups}, torch::kUInt8);

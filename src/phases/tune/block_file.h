@@ -32,7 +32,7 @@ void prove_block_file(const std::string& checkpoint, const Plan& plan, std::int6
 
 // The quantized layers of a file, read on rank 0 of `comm` and broadcast; host memory. Collective over `comm`.
 std::vector<std::optional<QuantizedWeight>> read_block_file(const std::string& checkpoint, const Plan& plan,
-                                                            std::int64_t block, Communicator& comm);
+                                                            std::int64_t block, HostCommunicator& comm);
 
 // The reduced gradients of a step, as safetensors: one tensor per layer, and `loss`.
 void write_gradients(const std::string& path, const StepGradients& step);

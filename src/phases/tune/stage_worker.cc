@@ -10,8 +10,10 @@
 #include "base/error.h"
 #include "base/stop_signal.h"
 #include "cache/boundary_file.h"
+#include "comm/agree.h"
 #include "data/sampler.h"
 #include "model/load/block_loader.h"
+#include "model/load/tensor_span.h"
 #include "phases/tune/block_file.h"
 #include "phases/tune/block_report.h"
 #include "phases/tune/messages.h"
@@ -200,7 +202,7 @@ class StageWorker {
   std::vector<std::string> idle_experts(const DecoderBlock& block) {
     std::vector<std::int64_t> tokens = block.expert_tokens();
     if (tokens.empty() || context_.config.tuning.iters == 0) return {};
-    context_.ranks.grid.group_comm().all_reduce_sum(tokens.data(), static_cast<std::int64_t>(tokens.size()), ElementType::kI64);
+    context_.ranks.grid.group_comm().all_reduce_sum(host_span(tokens));
     std::vector<std::string> idle;
     for (std::size_t expert = 0; expert < tokens.size(); ++expert) {
       if (tokens[expert] == 0) idle.push_back(fmt::format("{}.{}", context_.plan.model.block_names.experts, expert));
