@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/activity.h"
-#include "base/full_disk.h"
+#include "base/error.h"
 #include "base/hash.h"
 #include "cache/hdf5_layout.h"
 

@@ -8,6 +8,7 @@
 
 #include "base/activity.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "io/checkpoint.h"
 #include "convert/convert.h"
 #include "plan/checks.h"

@@ -8,6 +8,7 @@
 #include "base/activity.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/text.h"
 #include "export/quantized_checkpoint.h"
 #include "io/file.h"
 #include "phases/assemble.h"

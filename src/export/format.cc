@@ -44,8 +44,7 @@ const CheckpointFormat& format_named(std::string_view name) {
   for (const CheckpointFormat* format : checkpoint_formats()) {
     if (format->name() == name) return *format;
   }
-  RT_CHECK(!"a format that the config knows and the table does not");
-  return *checkpoint_formats().front();
+  RT_UNREACHABLE("a format that the config knows and the table does not");
 }
 
 const PackedFormat* as_packed(const CheckpointFormat& format) { return dynamic_cast<const PackedFormat*>(&format); }

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "model/attention/attention.h"
 #include "model/description/block_layout.h"
 #include "rundir/paths.h"
@@ -387,14 +388,6 @@ Layout choose_layout(const Config& config, const ModelConfig& model, const std::
                   fmt::format("{} are too little: the smallest layout takes {} a rank", human_bytes(capacity),
                               human_bytes(smallest)),
                   "lower tuning.micro_batch or calibration.n_samples, or use more ranks");
-}
-
-std::string human_bytes(std::int64_t bytes) {
-  const double value = static_cast<double>(bytes);
-  if (value >= 1e12) return fmt::format("{:.2f} TB", value / 1e12);
-  if (value >= 1e9) return fmt::format("{:.2f} GB", value / 1e9);
-  if (value >= 1e6) return fmt::format("{:.1f} MB", value / 1e6);
-  return fmt::format("{:.1f} kB", value / 1e3);
 }
 
 }  // namespace roundtable

@@ -7,7 +7,7 @@
 #include <map>
 
 #include "base/error.h"
-#include "config/text.h"
+#include "base/text.h"
 
 namespace roundtable {
 namespace {

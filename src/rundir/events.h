@@ -8,15 +8,16 @@
 #include <string>
 #include <string_view>
 
+#include "io/posix.h"
+
 namespace roundtable {
 
 // One thread writes. Every line is one JSON object: {"time": seconds since 1970, "event": "...", ...}.
 class EventLog {
  public:
   // Opens `path` for appending, so that a restart goes on in the same file; a last line that a kill cut short is
-  // removed first. `clock` gives seconds since 1970. Throws Error (kMachine) when the file cannot be opened.
+  // removed first. `clock` gives seconds since 1970. Throws Error when the file cannot be opened.
   explicit EventLog(const std::string& path, std::function<double()> clock = wall_clock);
-  ~EventLog();
   EventLog(const EventLog&) = delete;
   EventLog& operator=(const EventLog&) = delete;
 
@@ -31,7 +32,7 @@ class EventLog {
 
   std::string path_;
   std::function<double()> clock_;
-  int file_ = -1;
+  UniqueFd file_;
   bool regular_ = false;   // not a device or a pipe: has a size
   std::int64_t size_ = 0;  // bytes of whole lines
 };

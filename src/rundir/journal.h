@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "io/posix.h"
+
 namespace roundtable {
 
 struct JournalContent {
@@ -30,10 +32,9 @@ bool journal_is_held(const std::string& path);
 // Owned by the coordinator's process (rank 0) alone.
 class Journal {
  public:
-  // Opens or creates `path` and reads its records. Throws Error (kBadInput) when it is damaged, (kMachine) when it
-  // cannot be read or written, or another process holds it.
+  // Opens or creates `path` and reads its records. Throws Error when it is damaged or another process holds it
+  // (kBadInput), or when it cannot be read or written.
   explicit Journal(const std::string& path);
-  ~Journal();
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
 
@@ -49,12 +50,11 @@ class Journal {
   void append(const nlohmann::json& record);
 
  private:
-  Journal(const std::string& path, int fd) : path_(path), fd_(fd) {}
   void lock();
   void cut_torn_tail(std::size_t whole);
 
   std::string path_;
-  int fd_;
+  UniqueFd fd_;
   bool locked_ = false;
   std::vector<nlohmann::json> records_;
 };

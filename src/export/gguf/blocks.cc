@@ -107,8 +107,7 @@ Block block_of(GgufType type) {
     case GgufType::kBF16:
       return {1, 2, nullptr};
   }
-  RT_CHECK(!"a type without a block");
-  return {};
+  RT_UNREACHABLE("a type without a block");
 }
 
 bool needs_large_groups(const QuantScheme& scheme) { return scheme.bits < 4; }

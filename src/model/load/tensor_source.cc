@@ -114,8 +114,7 @@ ElementType element_type_of(torch::ScalarType dtype) {
     case torch::kFloat8_e4m3fn:
       return ElementType::kF8E4M3;
     default:
-      RT_CHECK(false && "dtype is not written to files");
-      return ElementType::kU8;
+      RT_UNREACHABLE("dtype is not written to files");
   }
 }
 
