@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "io/checkpoint.h"
 #include "convert/convert.h"
+#include "export/registry.h"
 #include "plan/checks.h"
 #include "run/progress.h"
 #include "commands/start.h"

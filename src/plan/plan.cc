@@ -14,7 +14,8 @@
 #include "plan/layer_schemes.h"
 #include "plan/checks.h"
 #include "rundir/paths.h"
-#include "export/shard_files.h"
+#include "export/checkpoint_files.h"
+#include "export/registry.h"
 
 namespace roundtable {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "io/safetensors.h"
-#include "export/shard_files.h"
+#include "export/checkpoint_files.h"
 
 namespace roundtable {
 namespace {
