@@ -88,7 +88,7 @@ BlockCost count_block(const ModelConfig& m, const std::vector<BlockSchemes>& sch
   if (m.attention_soft_cap > 0) cost.kept += 4.0 * static_cast<double>(m.n_heads * seqlen);
   cost.spare = 3 * intermediate + 2 * hidden;
   const auto reach = static_cast<double>(m.sliding_window > 0 ? std::min(m.sliding_window, seqlen) : seqlen);
-  cost.attention_flops = 2 * 2 * width * (reach / 2 + 32);  // half of the last tile of 64 keys is masked
+  cost.attention_flops = 2 * 2 * width * (reach / 2 + kAttentionTileRows / 2.0);  // half of the last tile is masked
   for (const ParameterSpec& norm : block_norms(m)) cost.packed_bytes += 2 * element_count(norm);
   return cost;
 }
