@@ -15,7 +15,7 @@ from multiprocessing import shared_memory
 
 import torch
 
-TILE_ROWS = 64  # of attention: kTileRows of src/model/attention/rows.cc
+TILE_ROWS = 64  # of attention: kAttentionTileRows of src/model/attention/attention.h
 PATIENCE = 120  # seconds that a process waits for the others
 
 

@@ -5,14 +5,12 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <exception>
 #include <new>
 #include <system_error>
 
 #include "base/activity.h"
 #include "base/error.h"
-#include "base/full_disk.h"
 #include "base/log.h"
 #include "base/stop_signal.h"
 #include "base/version.h"
@@ -61,8 +59,7 @@ void add_status(CLI::App& app, CommandLine& line) {
 // What was printed is not lost unseen on a full disk.
 void flush_stdout() {
   if (std::fflush(stdout) == 0) return;
-  const int number = errno;
-  throw machine_error("stdout", std::strerror(number), mend_of_full_disk(number));
+  throw call_error("stdout", "cannot be written", errno);
 }
 
 int show_status(const CommandLine& line) {
@@ -154,7 +151,7 @@ int run(MpiRuntime& mpi, const CommandLine& line) {
                fmt::format("{}: out of memory; lower tuning.micro_batch or raise parallel.shards", where()));
   } catch (const std::system_error& error) {
     // The standard library's and {fmt}'s: a print to a full disk, a folder that cannot be listed.
-    const Error told = machine_error(where(), first_line(error.what()), mend_of_full_disk(error.code().value()));
+    const Error told = machine_error(where(), first_line(error.what()), fix_of_call(error.code().value()));
     return end(told.code(), told.what());
   } catch (const std::exception& error) {
     return end(ExitCode::kInternal, fmt::format("{}: {}", where(), first_line(error.what())));

@@ -64,7 +64,6 @@ CONFINED = {
     "cuda_runtime_api.h": {"comm", "quant"},
     "hdf5.h": {"cache"},
     "yaml-cpp/": {"config"},
-    "spdlog/": {"base"},
 }
 
 # Headers that folders without LibTorch include.

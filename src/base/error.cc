@@ -1,26 +1,73 @@
-// Wording of errors.
+// How errors are worded, and what a failed system call means to the user.
 #include "base/error.h"
 
-#include "base/escape.h"
+#include <cerrno>
+#include <cstring>
+
+#include "base/text.h"
 
 namespace roundtable {
+namespace {
 
-Error make_error(ExitCode code, std::string_view place, std::string_view problem, std::string_view mend) {
+struct Cause {
+  ExitCode code;
+  const char* fix;
+};
+
+Cause cause_of(int number) {
+  switch (number) {
+    case ENOENT:
+    case ENOTDIR:
+    case EISDIR:
+    case ELOOP:
+    case ENAMETOOLONG:
+      return {ExitCode::kBadInput, "check the path"};
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return {ExitCode::kBadInput, "check the permissions, or choose another path"};
+    case ENOSPC:
+    case EDQUOT:
+      return {ExitCode::kMachine, "free some space there and run the same command again"};
+    case EFBIG:
+      return {ExitCode::kMachine, "raise the limit of a file's size (ulimit -f)"};
+    case EMFILE:
+    case ENFILE:
+      return {ExitCode::kMachine, "raise the limit of open files (ulimit -n)"};
+    default:
+      return {ExitCode::kMachine, ""};
+  }
+}
+
+}  // namespace
+
+Error make_error(ExitCode code, std::string_view place, std::string_view problem, std::string_view fix) {
   std::string line = fmt::format("{}: {}", place, problem);
-  if (!mend.empty()) line += fmt::format("; {}", mend);
-  return Error(code, escape_control(line));  // what a file brought into it may hold a line's end
+  if (!fix.empty()) line += fmt::format("; {}", fix);
+  return Error(code, escape_control(line));  // a file may have brought the end of a line into it
 }
 
-Error bad_input(std::string_view place, std::string_view problem, std::string_view mend) {
-  return make_error(ExitCode::kBadInput, place, problem, mend);
+Error bad_input(std::string_view place, std::string_view problem, std::string_view fix) {
+  return make_error(ExitCode::kBadInput, place, problem, fix);
 }
 
-Error machine_error(std::string_view place, std::string_view problem, std::string_view mend) {
-  return make_error(ExitCode::kMachine, place, problem, mend);
+Error machine_error(std::string_view place, std::string_view problem, std::string_view fix) {
+  return make_error(ExitCode::kMachine, place, problem, fix);
 }
+
+Error call_error(std::string_view place, std::string_view problem, int number) {
+  const Cause cause = cause_of(number);
+  return make_error(cause.code, place, fmt::format("{}: {}", problem, std::strerror(number)), cause.fix);
+}
+
+std::string_view fix_of_call(int number) { return cause_of(number).fix; }
 
 void detail::check_failed(const char* file, int line, const char* what) {
   throw std::logic_error(fmt::format("internal error at {}:{}: {} does not hold", file, line, what));
+}
+
+void detail::unreachable(const char* file, int line, const char* what) {
+  throw std::logic_error(fmt::format("internal error at {}:{}: {}", file, line, what));
 }
 
 }  // namespace roundtable

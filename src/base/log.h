@@ -1,4 +1,4 @@
-// One line a message to stderr, with the rank in front where there are several. stdout is kept for results.
+// One line per message to stderr, with the rank in front if there are several. stdout is kept for results.
 #pragma once
 
 #include <string>

@@ -9,7 +9,7 @@
 #include "cache/hdf5_layout.h"
 #include "comm/agree.h"
 #include "comm/mpi/communicator.h"
-#include "io/file.h"
+#include "io/posix.h"
 
 namespace roundtable {
 namespace {

@@ -4,11 +4,12 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "comm/agree.h"
 #include "commands/commands.h"
 #include "convert/convert.h"
 #include "device/process.h"
-#include "plan/forecast.h"
+#include "export/registry.h"
 
 namespace roundtable {
 

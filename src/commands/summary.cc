@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "plan/forecast.h"
+#include "base/text.h"
 
 namespace roundtable {
 

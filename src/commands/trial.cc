@@ -13,6 +13,7 @@
 #include "base/activity.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "cache/boundary_file.h"
 #include "comm/agree.h"
 #include "commands/start.h"

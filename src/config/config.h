@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/format_table.h"
 #include "config/byte_size.h"
 #include "config/constraint.h"
 #include "config/recipe.h"
@@ -211,11 +212,6 @@ struct ClusterSection {
   }
   bool operator==(const ClusterSection&) const = default;
 };
-
-// As src/export/ has them; a test holds the two lists together.
-inline const std::vector<std::string> kFormats = {"auto_round:auto_gptq", "auto_round", "auto_round:auto_awq",
-                                                  "auto_gptq", "auto_awq", "llm_compressor", "mxfp4", "nvfp4",
-                                                  "gguf", "qdq"};
 
 struct OutputSection {
   std::string path;

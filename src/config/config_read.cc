@@ -9,10 +9,10 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "config/config.h"
 #include "config/keys.h"
 #include "config/recipe.h"
-#include "config/text.h"
 #include "config/value.h"
 #include "config/yaml_tree.h"
 

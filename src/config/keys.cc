@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "config/text.h"
+#include "base/text.h"
 
 namespace roundtable {
 namespace {

@@ -37,7 +37,7 @@ void apply_recipe(const std::string& name, Config& config) {
     config.calibration.n_samples = recipe.n_samples;
     return;
   }
-  RT_CHECK(false && "the recipe was checked when it was read");
+  RT_UNREACHABLE("the recipe was checked when it was read");
 }
 
 }  // namespace roundtable

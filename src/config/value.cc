@@ -51,18 +51,4 @@ std::string shown_node(const YamlNode& node) {
   return fmt::format("[{}]", line);
 }
 
-std::string quoted(const std::string& text) {
-  std::string line = "\"";
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7F) {
-      line += fmt::format("\\x{:02x}", byte);
-    } else {
-      if (c == '"' || c == '\\') line += '\\';
-      line += c;
-    }
-  }
-  return line + '"';
-}
-
 }  // namespace roundtable

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "config/text.h"
+#include "base/text.h"
 #include "config/yaml_tree.h"
 
 namespace roundtable {
@@ -48,9 +48,6 @@ std::optional<std::vector<std::string>> convert(const YamlNode& node, Origin ori
 
 // A node in words, for error messages: "nothing", "the text '3'", "a mapping".
 std::string shown_node(const YamlNode& node);
-
-// Text in double quotes, escaped.
-std::string quoted(const std::string& text);
 
 // Calls visit(key, place, value) for each entry of a mapping whose keys are distinct texts. `outer` is "" or
 // "section.".

@@ -8,7 +8,7 @@
 
 #include "base/bounded_regex.h"
 #include "base/error.h"
-#include "config/text.h"
+#include "base/text.h"
 #include "config/value.h"
 
 namespace roundtable {

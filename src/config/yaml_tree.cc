@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "config/text.h"
+#include "base/text.h"
 
 namespace roundtable {
 namespace {

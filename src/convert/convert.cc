@@ -11,9 +11,10 @@
 #include "base/version.h"
 #include "comm/agree.h"
 #include "convert/output.h"
+#include "export/registry.h"
 #include "run/fingerprint.h"
-#include "rundir/journal.h"
 #include "run/stop.h"
+#include "rundir/journal.h"
 #include "rundir/paths.h"
 
 namespace roundtable {
@@ -30,8 +31,9 @@ class Job {
     if (const auto reason = conversion.format->directory_obstacle(conversion.source)) {
       throw bad_input(conversion.source, fmt::format("{} cannot hold this: {}", conversion.format->name(), *reason));
     }
-    const bool gguf = conversion.format->container() == Container::kGguf;
-    output_ = (gguf ? make_gguf_output : make_safetensors_output)(source_, conversion.max_shard_size);
+    const SafetensorsFormat* safetensors = as_safetensors(*conversion.format);
+    output_ = safetensors ? make_safetensors_output(source_, *safetensors, conversion.max_shard_size)
+                          : make_gguf_output(source_, conversion.max_shard_size);
   }
 
   const ConversionOutput& output() const { return *output_; }

@@ -10,12 +10,11 @@
 #include <optional>
 
 #include "base/error.h"
+#include "convert/output.h"
+#include "export/checkpoint_files.h"
 #include "export/gguf/blocks.h"
 #include "export/gguf/model.h"
 #include "export/gguf/vocab.h"
-#include "export/companions.h"
-#include "convert/output.h"
-#include "export/shard_files.h"
 
 namespace roundtable {
 namespace {

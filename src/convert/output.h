@@ -24,7 +24,8 @@ class ConversionOutput {
 };
 
 // Files of at most `max_bytes`, but where a single layer is larger. `source` is kept.
-std::unique_ptr<ConversionOutput> make_safetensors_output(const ConversionSource& source, std::int64_t max_bytes);
+std::unique_ptr<ConversionOutput> make_safetensors_output(const ConversionSource& source,
+                                                          const SafetensorsFormat& format, std::int64_t max_bytes);
 std::unique_ptr<ConversionOutput> make_gguf_output(const ConversionSource& source, std::int64_t max_bytes);
 
 }  // namespace roundtable

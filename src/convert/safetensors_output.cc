@@ -7,9 +7,8 @@
 #include <optional>
 
 #include "io/json_file.h"
-#include "export/companions.h"
+#include "export/checkpoint_files.h"
 #include "convert/output.h"
-#include "export/shard_files.h"
 
 namespace roundtable {
 namespace {
@@ -28,15 +27,15 @@ bool same_bytes(const torch::Tensor& a, const torch::Tensor& b) {
 
 class SafetensorsOutput final : public ConversionOutput {
  public:
-  SafetensorsOutput(const ConversionSource& source, std::int64_t max_bytes) : source_(source) {
+  SafetensorsOutput(const ConversionSource& source, const SafetensorsFormat& format, std::int64_t max_bytes)
+      : source_(source), format_(format) {
     for (const LayerScheme& layer : source.layers().layers) {
       if (!layer.scheme) continue;
-      units_.push_back(
-          {layer.linear, source.format().layout(layer.linear, *layer.scheme, source.float_type()), {}});
+      units_.push_back({layer.linear, format.layout(layer.linear, *layer.scheme, source.float_type()), {}});
     }
     for (const TensorSpec& tensor : source.plain()) {
       TensorSpec own = tensor;
-      if (source.is_quantized_bias(tensor.name)) own.type = source.format().bias_type().value_or(source.float_type());
+      if (source.is_quantized_bias(tensor.name)) own.type = format.bias_type().value_or(source.float_type());
       units_.push_back({std::nullopt, {own}, tensor});
     }
     std::vector<std::uint64_t> sizes;
@@ -71,8 +70,8 @@ class SafetensorsOutput final : public ConversionOutput {
     for (const std::size_t index : files_[static_cast<std::size_t>(file)]) {
       const Unit& unit = units_[index];
       tensors += unit.tensors.size();
-      const bool same = unit.layer ? source_.format().holds(reader, *unit.layer, source_.read_layer(*unit.layer),
-                                                            source_.float_type())
+      const bool same = unit.layer ? format_.holds(reader, *unit.layer, source_.read_layer(*unit.layer),
+                                                   source_.float_type())
                                    : same_bytes(reader.read_tensor(unit.tensors.front()), tensors_of(unit).front().tensor);
       if (!same) return false;
     }
@@ -92,19 +91,20 @@ class SafetensorsOutput final : public ConversionOutput {
     }
     nlohmann::json config = source_.config();
     config.erase("quantization_config");
-    const nlohmann::json quantization = source_.format().quantization_config(source_.layers(), source_.model());
+    const nlohmann::json quantization = format_.quantization_config(source_.layers(), source_.model());
     if (!quantization.is_null()) config["quantization_config"] = quantization;
-    for (const std::string& file : source_.format().config_files()) save_json(directory + "/" + file, quantization);
+    for (const std::string& file : format_.config_files()) save_json(directory + "/" + file, quantization);
     save_json(directory + "/config.json", config);
   }
 
  private:
   std::vector<NamedTensor> tensors_of(const Unit& unit) const {
-    if (unit.layer) return source_.format().pack(*unit.layer, source_.read_layer(*unit.layer), source_.float_type());
+    if (unit.layer) return format_.pack(*unit.layer, source_.read_layer(*unit.layer), source_.float_type());
     return {{unit.tensors.front().name, source_.read_plain(unit.stored).to(unit.tensors.front().type)}};
   }
 
   const ConversionSource& source_;
+  const SafetensorsFormat& format_;
   std::vector<Unit> units_;
   std::vector<std::vector<std::size_t>> files_;
   std::int64_t bytes_ = 0;
@@ -112,8 +112,9 @@ class SafetensorsOutput final : public ConversionOutput {
 
 }  // namespace
 
-std::unique_ptr<ConversionOutput> make_safetensors_output(const ConversionSource& source, std::int64_t max_bytes) {
-  return std::make_unique<SafetensorsOutput>(source, max_bytes);
+std::unique_ptr<ConversionOutput> make_safetensors_output(const ConversionSource& source,
+                                                          const SafetensorsFormat& format, std::int64_t max_bytes) {
+  return std::make_unique<SafetensorsOutput>(source, format, max_bytes);
 }
 
 }  // namespace roundtable

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "export/registry.h"
 #include "io/json_file.h"
 #include "model/load/tensor_span.h"
 #include "plan/layer_schemes.h"

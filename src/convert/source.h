@@ -13,11 +13,11 @@ namespace roundtable {
 
 class ConversionSource {
  public:
-  // Throws Error (kBadInput) where the directory cannot be read, or holds no integers.
+  // `format` is what is made of it, and is kept. Throws Error (kBadInput) where the directory cannot be read, or holds
+  // no integers.
   ConversionSource(const std::string& directory, const CheckpointFormat& format);
 
   const std::string& directory() const { return directory_; }
-  const CheckpointFormat& format() const { return format_; }  // that is made
   const nlohmann::json& config() const { return checkpoint_.config(); }
   const ModelConfig& model() const { return model_; }
   const CheckpointScheme& layers() const { return layers_; }

@@ -1,13 +1,10 @@
-// The table of formats.
+// What formats say unless they say otherwise, and what several of them share.
 #include "export/format.h"
 
-#include <fmt/ranges.h>
+#include <fmt/format.h>
 #include <torch/types.h>
 
-#include <algorithm>
-
 #include "base/error.h"
-#include "export/formats/formats.h"
 
 namespace roundtable {
 
@@ -24,46 +21,6 @@ bool PackedFormat::holds(const TensorReader& reader, const LinearSpec& linear, c
          torch::equal(read.zero_point, weight.zero_point.cpu());
 }
 
-const std::vector<const CheckpointFormat*>& checkpoint_formats() {
-  static const std::vector<const CheckpointFormat*> formats = {
-      &auto_round_auto_gptq_format(), &auto_round_format(), &auto_round_auto_awq_format(), &auto_gptq_format(),
-      &auto_awq_format(),             &llm_compressor_format(), &mxfp4_format(),
-      &nvfp4_format(),                &gguf_format(),       &qdq_format()};
-  return formats;
-}
-
-std::vector<const PackedFormat*> packed_formats() {
-  std::vector<const PackedFormat*> packed;
-  for (const CheckpointFormat* format : checkpoint_formats()) {
-    if (const PackedFormat* one = as_packed(*format)) packed.push_back(one);
-  }
-  return packed;
-}
-
-const CheckpointFormat& format_named(std::string_view name) {
-  for (const CheckpointFormat* format : checkpoint_formats()) {
-    if (format->name() == name) return *format;
-  }
-  RT_CHECK(!"a format that the config knows and the table does not");
-  return *checkpoint_formats().front();
-}
-
-const PackedFormat* as_packed(const CheckpointFormat& format) { return dynamic_cast<const PackedFormat*>(&format); }
-
-const PackedFormat& home_of(WeightType type) {
-  const std::vector<const PackedFormat*> packed = packed_formats();
-  const auto home =
-      std::find_if(packed.begin(), packed.end(), [&](const auto* format) { return format->is_home_of(type); });
-  RT_CHECK(home != packed.end());
-  return **home;
-}
-
-std::string names_of(const std::vector<const CheckpointFormat*>& formats) {
-  std::vector<std::string_view> names;
-  for (const CheckpointFormat* format : formats) names.push_back(format->name());
-  return fmt::format("{}", fmt::join(names, ", "));
-}
-
 std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelConfig& model,
                                     const CheckpointScheme& checkpoint) {
   for (const LayerScheme& layer : checkpoint.layers) {
@@ -77,18 +34,6 @@ std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelC
     if (reason) return fmt::format("{}: {}", layer.linear.name, *reason);
   }
   return format.checkpoint_obstacle(model, checkpoint);
-}
-
-void refuse_obstacle(const std::string& place, const CheckpointFormat& format, const ModelConfig& model,
-                     const CheckpointScheme& checkpoint) {
-  const std::optional<std::string> reason = obstacle(format, model, checkpoint);
-  if (!reason) return;
-  std::vector<const CheckpointFormat*> others;
-  for (const CheckpointFormat* other : checkpoint_formats()) {
-    if (!obstacle(*other, model, checkpoint)) others.push_back(other);
-  }
-  throw bad_input(place, fmt::format("{} cannot hold this: {}", format.name(), *reason),
-                  "formats that can: " + names_of(others));
 }
 
 std::optional<std::string> group_size_obstacle(const LinearSpec& linear, const QuantScheme& scheme) {

@@ -21,7 +21,6 @@ struct LayerScheme {
   LinearSpec linear;                  // its name is the full one
   std::optional<QuantScheme> scheme;
   bool outside_blocks = false;        // lm_head
-  bool is_linear = true;              // a router is none to us, but to readers of some versions of transformers
 };
 
 // A checkpoint as a whole.
@@ -34,16 +33,12 @@ struct CheckpointScheme {
 // How a checkpoint says that a layer is quantized; asked for layers that are.
 using SchemeOf = std::function<QuantScheme(const std::string& layer)>;
 
-// What the tensors lie in.
-enum class Container { kSafetensors, kGguf };
-
 class CheckpointFormat {
  public:
   virtual ~CheckpointFormat() = default;
 
-  // As output.formats names it.
-  virtual std::string_view name() const = 0;
-  virtual Container container() const { return Container::kSafetensors; }
+  // As output.formats and the table (base/format_table.h) name it.
+  std::string_view name() const;
 
   virtual bool has_place_for(WeightType type) const { return type == WeightType::kInt; }
 
@@ -57,6 +52,11 @@ class CheckpointFormat {
   virtual std::optional<std::string> directory_obstacle(const std::string& directory) const;
   // The least zero point of an asymmetric group that the format can hold.
   virtual int min_zero_point() const { return 0; }
+};
+
+// A format whose tensors lie in safetensors files, in a directory as Hugging Face lays it out.
+class SafetensorsFormat : public CheckpointFormat {
+ public:
   // What a quantized layer's bias is stored in; nothing: in the model's own float type.
   virtual std::optional<torch::ScalarType> bias_type() const { return std::nullopt; }
 
@@ -77,7 +77,7 @@ class CheckpointFormat {
 };
 
 // A format that holds integers, so that other formats can be made from it.
-class PackedFormat : public CheckpointFormat {
+class PackedFormat : public SafetensorsFormat {
  public:
   // Whether a quantization_config is this format's.
   virtual bool owns(const nlohmann::json& quantization_config) const = 0;
@@ -94,26 +94,9 @@ class PackedFormat : public CheckpointFormat {
              torch::ScalarType float_type) const final;
 };
 
-// All formats, in the order in which messages name them.
-const std::vector<const CheckpointFormat*>& checkpoint_formats();
-std::vector<const PackedFormat*> packed_formats();
-// Checks that `name` is one of output.formats.
-const CheckpointFormat& format_named(std::string_view name);
-// Null for a format without integers.
-const PackedFormat* as_packed(const CheckpointFormat& format);
-// What a run tunes such weights into where its output's first format is not packed: one cannot go on from that.
-const PackedFormat& home_of(WeightType type);
-
-// "auto_round:auto_gptq, qdq"
-std::string names_of(const std::vector<const CheckpointFormat*>& formats);
-
 // Why a format cannot hold a checkpoint as it is, with the layer that it fails at; nothing where it can.
 std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelConfig& model,
                                     const CheckpointScheme& checkpoint);
-
-// Throws Error (kBadInput), opened by `place`, where there is an obstacle, naming the formats that have none.
-void refuse_obstacle(const std::string& place, const CheckpointFormat& format, const ModelConfig& model,
-                     const CheckpointScheme& checkpoint);
 
 // What layouts say of a layer whose input dimension the group size does not divide; nothing where it does.
 std::optional<std::string> group_size_obstacle(const LinearSpec& linear, const QuantScheme& scheme);

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "export/registry.h"
 #include "io/json_file.h"
 
 namespace roundtable {

@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "io/json_file.h"
-#include "io/printable.h"
 #include "io/safetensors_header.h"
 
 namespace roundtable {

@@ -1,7 +1,6 @@
 // Files: positioned reads that many threads may share, and writes that are seen whole or not at all.
 //
-// Every failure is an Error whose place is the path. A path that the user gave wrongly (missing, not permitted, a
-// folder) is bad input; a full disk, a broken device or too many open files is the machine's.
+// Every failure is an Error whose place is the path (call_error in base/error.h).
 #pragma once
 
 #include <cstddef>
@@ -9,15 +8,14 @@
 #include <functional>
 #include <string>
 
+#include "io/posix.h"
+
 namespace roundtable {
 
 // A regular file opened for reading. Movable; closes on destruction.
 class InputFile {
  public:
   explicit InputFile(const std::string& path);
-  ~InputFile();
-  InputFile(InputFile&& other) noexcept;
-  InputFile& operator=(InputFile&& other) noexcept;
 
   const std::string& path() const { return path_; }
   // Bytes, as they were when the file was opened.
@@ -29,7 +27,7 @@ class InputFile {
  private:
   std::string path_;
   std::uint64_t size_ = 0;
-  int fd_ = -1;
+  UniqueFd fd_;
 };
 
 // The whole content of a file of at most `max_bytes` bytes; a larger one is refused before anything is allocated.
@@ -54,17 +52,11 @@ class OutputFile {
   std::uint64_t position_ = 0;
 };
 
-// Writes a temporary file beside `path` (path + ".tmp-<host>-<pid>"), syncs it to the disk, renames it to `path` and
+// Writes a temporary file next to `path` (path + ".tmp-<host>-<pid>"), syncs it to the disk, renames it to `path` and
 // syncs the folder. When this returns, the file is on the disk under its name; a kill before that leaves what was
 // there before, and at most a temporary file. When `writer` or the disk fails, the temporary file is removed and the
 // exception passes through. Two processes may write the same path (the later rename wins), two threads of one process
 // may not.
 void write_file_atomically(const std::string& path, const std::function<void(OutputFile&)>& writer);
-
-// Gives a whole file its name: syncs `temporary` to the disk, renames it to `path`, which is in the same folder, and syncs
-// the folder. When this returns, the file is on the disk as `path`. For files that a library has written; the library
-// has closed it. If `replace` is false and `path` exists by now, that file stays and `temporary` is removed. When the disk
-// fails, `temporary` is left behind.
-void commit_file(const std::string& temporary, const std::string& path, bool replace);
 
 }  // namespace roundtable

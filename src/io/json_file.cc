@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "io/file.h"
-#include "io/printable.h"
 
 namespace roundtable {
 
@@ -59,7 +59,7 @@ std::string reason_of(std::string_view what) {
   return printable(what.substr(0, what.find("; last read")));
 }
 
-std::string shown(const json& value) {
+std::string shown_json(const json& value) {
   return printable(value.dump(-1, ' ', false, json::error_handler_t::replace).substr(0, 200));
 }
 
@@ -93,7 +93,7 @@ JsonObject::JsonObject(nlohmann::json object, const std::string& place) : JsonOb
 
 JsonObject::JsonObject(nlohmann::json object, std::string place, std::string prefix)
     : object_(std::move(object)), place_(std::move(place)), prefix_(std::move(prefix)) {
-  if (!object_.is_object()) throw bad_input(place_, fmt::format("must be a JSON object, not {}", shown(object_)));
+  if (!object_.is_object()) throw bad_input(place_, fmt::format("must be a JSON object, not {}", shown_json(object_)));
 }
 
 bool JsonObject::has(const std::string& key) const {
@@ -112,7 +112,7 @@ const nlohmann::json& JsonObject::at(const std::string& key) const {
 }
 
 void JsonObject::wrong_type(const std::string& key, const char* wanted, const nlohmann::json& found) const {
-  fail(key, fmt::format("must be {}, not {}", wanted, shown(found)));
+  fail(key, fmt::format("must be {}, not {}", wanted, shown_json(found)));
 }
 
 std::int64_t JsonObject::to_int(const std::string& key, const nlohmann::json& value, std::int64_t min,
@@ -121,8 +121,8 @@ std::int64_t JsonObject::to_int(const std::string& key, const nlohmann::json& va
   const bool too_big = value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(kMaxInt);
   const std::int64_t number = too_big ? kMaxInt : value.get<std::int64_t>();
   if (number < min || number > max || too_big) {
-    fail(key, max == kMaxInt ? fmt::format("is {}, and must be at least {} and fit 64 bits", shown(value), min)
-                             : fmt::format("is {}, and must lie in [{}, {}]", shown(value), min, max));
+    fail(key, max == kMaxInt ? fmt::format("is {}, and must be at least {} and fit 64 bits", shown_json(value), min)
+                             : fmt::format("is {}, and must lie in [{}, {}]", shown_json(value), min, max));
   }
   return number;
 }

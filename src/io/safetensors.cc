@@ -55,8 +55,7 @@ std::string_view safetensors_dtype(ElementType type) {
   for (const auto& [known, name] : kDtypes) {
     if (known == type) return name;
   }
-  RT_CHECK(!"a type without a name");
-  return {};
+  RT_UNREACHABLE("a type without a name");
 }
 
 std::optional<ElementType> parse_safetensors_dtype(std::string_view name) {

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "io/printable.h"
+#include "base/text.h"
 
 namespace roundtable {
 

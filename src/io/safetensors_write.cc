@@ -39,8 +39,7 @@ int rank_of(ElementType type) {
     case ElementType::kI64:
       return 10;
   }
-  RT_CHECK(!"a type without a rank");
-  return 0;
+  RT_UNREACHABLE("a type without a rank");
 }
 
 std::vector<const TensorView*> in_file_order(const std::vector<TensorView>& tensors) {
@@ -62,8 +61,6 @@ std::uint64_t view_bytes(const TensorView& tensor) {
   return bytes;
 }
 
-std::string quoted(const std::string& text) { return nlohmann::json(text).dump(); }
-
 // Put together by hand: the order of the members is part of the format's bytes, and a JSON object would sort them.
 std::string header_text(const std::vector<const TensorView*>& order,
                         const std::map<std::string, std::string>& metadata) {
@@ -72,8 +69,9 @@ std::string header_text(const std::vector<const TensorView*>& order,
   std::uint64_t offset = 0;
   for (const TensorView* tensor : order) {
     const std::uint64_t end = offset + view_bytes(*tensor);
-    members.push_back(fmt::format(R"({}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", quoted(tensor->name),
-                                  safetensors_dtype(tensor->type), fmt::join(tensor->shape, ","), offset, end));
+    members.push_back(fmt::format(R"({}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
+                                  nlohmann::json(tensor->name).dump(), safetensors_dtype(tensor->type),
+                                  fmt::join(tensor->shape, ","), offset, end));
     offset = end;
   }
   std::string text = fmt::format("{{{}}}", fmt::join(members, ","));

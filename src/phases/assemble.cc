@@ -10,9 +10,8 @@
 #include "comm/agree.h"
 #include "io/checkpoint.h"
 #include "io/json_file.h"
-#include "export/companions.h"
+#include "export/checkpoint_files.h"
 #include "plan/layer_schemes.h"
-#include "export/shard_files.h"
 #include "run/stop.h"
 
 namespace roundtable {

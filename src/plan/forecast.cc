@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "model/attention/attention.h"
 #include "model/description/block_layout.h"
 #include "rundir/paths.h"
@@ -87,7 +88,7 @@ BlockCost count_block(const ModelConfig& m, const std::vector<BlockSchemes>& sch
   if (m.attention_soft_cap > 0) cost.kept += 4.0 * static_cast<double>(m.n_heads * seqlen);
   cost.spare = 3 * intermediate + 2 * hidden;
   const auto reach = static_cast<double>(m.sliding_window > 0 ? std::min(m.sliding_window, seqlen) : seqlen);
-  cost.attention_flops = 2 * 2 * width * (reach / 2 + 32);  // half of the last tile of 64 keys is masked
+  cost.attention_flops = 2 * 2 * width * (reach / 2 + kAttentionTileRows / 2.0);  // half of the last tile is masked
   for (const ParameterSpec& norm : block_norms(m)) cost.packed_bytes += 2 * element_count(norm);
   return cost;
 }
@@ -387,14 +388,6 @@ Layout choose_layout(const Config& config, const ModelConfig& model, const std::
                   fmt::format("{} are too little: the smallest layout takes {} a rank", human_bytes(capacity),
                               human_bytes(smallest)),
                   "lower tuning.micro_batch or calibration.n_samples, or use more ranks");
-}
-
-std::string human_bytes(std::int64_t bytes) {
-  const double value = static_cast<double>(bytes);
-  if (value >= 1e12) return fmt::format("{:.2f} TB", value / 1e12);
-  if (value >= 1e9) return fmt::format("{:.2f} GB", value / 1e9);
-  if (value >= 1e6) return fmt::format("{:.1f} MB", value / 1e6);
-  return fmt::format("{:.1f} kB", value / 1e3);
 }
 
 }  // namespace roundtable

@@ -71,6 +71,4 @@ std::int64_t pass_width_of(const Config& config);
 // largest power of two (sum_gradients_by_tree).
 std::int64_t sharded_strata(const Config& config, std::int64_t strata);
 
-std::string human_bytes(std::int64_t bytes);
-
 }  // namespace roundtable

@@ -7,7 +7,7 @@
 #include <map>
 
 #include "base/error.h"
-#include "config/text.h"
+#include "base/text.h"
 
 namespace roundtable {
 namespace {
@@ -237,7 +237,7 @@ std::vector<LayerScheme> checkpoint_layers(const ModelConfig& model, const Schem
     }
     if (model.n_experts == 0) continue;
     const LinearSpec router{prefix + model.block_names.router, model.n_experts, model.hidden_size};
-    layers.push_back({router, std::nullopt, false, /*is_linear=*/false});
+    layers.push_back({router, std::nullopt});
   }
   const LinearSpec head{model.names.head, model.vocab_size, model.hidden_size};
   if (const auto scheme = scheme_at(head, -1, 0)) layers.push_back({head, scheme, /*outside_blocks=*/true});

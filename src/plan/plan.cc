@@ -8,12 +8,14 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "comm/rank_grid.h"
 #include "io/json_file.h"
 #include "plan/layer_schemes.h"
 #include "plan/checks.h"
 #include "rundir/paths.h"
-#include "export/shard_files.h"
+#include "export/checkpoint_files.h"
+#include "export/registry.h"
 
 namespace roundtable {
 namespace {
@@ -273,12 +275,6 @@ std::string place_of_boundaries(const Config& config, const Plan& plan) {
   }
   return fmt::format("boundaries in {}{}", RunPaths(config, plan.tuned_in_place).boundary_root(config),
                      config.calibration.cache.empty() ? "" : ", where they stay for other runs");
-}
-
-std::string human_seconds(double seconds) {
-  if (seconds < 120) return fmt::format("{:.1f} s", seconds);
-  if (seconds < 7200) return fmt::format("{:.0f} min", seconds / 60);
-  return fmt::format("{:.1f} h", seconds / 3600);
 }
 
 }  // namespace

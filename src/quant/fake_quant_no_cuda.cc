@@ -4,14 +4,14 @@
 
 namespace roundtable::cuda {
 
-void search_scales(const WeightArrays&, const QuantScheme&, const float*) { RT_CHECK(false && "no CUDA"); }
-void fake_quantize(const WeightArrays&, const QuantScheme&, void*, bool) { RT_CHECK(false && "no CUDA"); }
-void sign_step(const WeightArrays&, const QuantScheme&, const float*, const StepSize&) { RT_CHECK(false && "no CUDA"); }
+void search_scales(const WeightArrays&, const QuantScheme&, const float*) { RT_UNREACHABLE("no CUDA"); }
+void fake_quantize(const WeightArrays&, const QuantScheme&, void*, bool) { RT_UNREACHABLE("no CUDA"); }
+void sign_step(const WeightArrays&, const QuantScheme&, const float*, const StepSize&) { RT_UNREACHABLE("no CUDA"); }
 void rounding_gradients(const WeightArrays&, const QuantScheme&, const float*, const GradientArrays&) {
-  RT_CHECK(false && "no CUDA");
+  RT_UNREACHABLE("no CUDA");
 }
 void quantize(const WeightArrays&, const QuantScheme&, const bool*, const QuantizedArrays&) {
-  RT_CHECK(false && "no CUDA");
+  RT_UNREACHABLE("no CUDA");
 }
 
 }  // namespace roundtable::cuda

@@ -13,8 +13,8 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/full_disk.h"
 #include "io/json_fields.h"
+#include "io/posix.h"
 
 namespace roundtable {
 
@@ -22,25 +22,25 @@ double EventLog::wall_clock() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-EventLog::EventLog(const std::string& path, std::function<double()> clock) : path_(path), clock_(std::move(clock)) {
-  file_ = ::open(path.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-  if (file_ < 0) throw call_error(path, "cannot open the event log", errno);
+EventLog::EventLog(const std::string& path, std::function<double()> clock)
+    : path_(path),
+      clock_(std::move(clock)),
+      file_(::open(path.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0666)) {
+  if (!file_.is_open()) throw call_error(path, "cannot be opened", errno);
   struct stat status;
-  if (::fstat(file_, &status) == 0 && S_ISREG(status.st_mode)) {
+  if (::fstat(file_.get(), &status) == 0 && S_ISREG(status.st_mode)) {
     regular_ = true;
     size_ = status.st_size;
     drop_torn_tail();
   }
 }
 
-EventLog::~EventLog() { ::close(file_); }
-
 void EventLog::drop_torn_tail() {
   std::int64_t whole = size_;
   char piece[4096];
   while (whole > 0) {
     const std::int64_t start = std::max<std::int64_t>(0, whole - static_cast<std::int64_t>(sizeof(piece)));
-    const ssize_t got = ::pread(file_, piece, whole - start, start);
+    const ssize_t got = ::pread(file_.get(), piece, whole - start, start);
     if (got != whole - start) return;  // cannot tell: better to keep what is there
     const auto* line_end = static_cast<const char*>(::memrchr(piece, '\n', got));
     if (line_end) {
@@ -49,7 +49,7 @@ void EventLog::drop_torn_tail() {
     }
     whole = start;
   }
-  if (whole < size_ && ::ftruncate(file_, whole) == 0) size_ = whole;
+  if (whole < size_ && ::ftruncate(file_.get(), whole) == 0) size_ = whole;
 }
 
 void EventLog::append(const Event& event) {
@@ -60,16 +60,9 @@ void EventLog::append(const Event& event) {
   record.update(nlohmann::ordered_json(fields));
   // A path in another encoding must not end the run: its bad bytes are replaced.
   const std::string line = record.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-  std::size_t written = 0;
-  while (written < line.size()) {
-    const ssize_t step = ::write(file_, line.data() + written, line.size() - written);
-    if (step < 0 && errno == EINTR) continue;
-    if (step <= 0) {
-      const int cause = step < 0 ? errno : ENOSPC;
-      const bool undone = regular_ && ::ftruncate(file_, size_) == 0;
-      throw call_error(path_, undone ? "cannot write" : "cannot write a whole line", cause);
-    }
-    written += step;
+  if (const int cause = write_whole(file_.get(), line.data(), line.size())) {
+    const bool undone = regular_ && ::ftruncate(file_.get(), size_) == 0;
+    throw call_error(path_, undone ? "cannot be written" : "cannot be written and ends with half a line", cause);
   }
   size_ += line.size();
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "io/posix.h"
 #include "rundir/records.h"
 
 namespace roundtable {
@@ -16,9 +17,8 @@ namespace roundtable {
 class EventLog {
  public:
   // Opens `path` for appending, so that a restart continues the same file; a last line that a kill cut short is
-  // removed first. `clock` gives seconds since 1970. Throws Error (kMachine) when the file cannot be opened.
+  // removed first. `clock` gives seconds since 1970. Throws Error when the file cannot be opened.
   explicit EventLog(const std::string& path, std::function<double()> clock = wall_clock);
-  ~EventLog();
   EventLog(const EventLog&) = delete;
   EventLog& operator=(const EventLog&) = delete;
 
@@ -33,7 +33,7 @@ class EventLog {
 
   std::string path_;
   std::function<double()> clock_;
-  int file_ = -1;
+  UniqueFd file_;
   bool regular_ = false;   // not a device or a pipe: has a size
   std::int64_t size_ = 0;  // bytes of whole lines
 };

@@ -10,9 +10,9 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/full_disk.h"
 #include "base/hash.h"
 #include "io/file.h"
+#include "io/posix.h"
 
 namespace roundtable {
 namespace {
@@ -69,32 +69,25 @@ JournalContent read_journal(const std::string& path) {
 }
 
 bool journal_is_held(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return false;
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   struct flock probe = whole_file(F_RDLCK);
-  const bool answered = ::fcntl(fd, F_OFD_GETLK, &probe) == 0;
-  ::close(fd);
-  return answered && probe.l_type != F_UNLCK;
+  return fd.is_open() && ::fcntl(fd.get(), F_OFD_GETLK, &probe) == 0 && probe.l_type != F_UNLCK;
 }
 
-// Once the other constructor is done the destructor closes the file, whatever is thrown here.
-Journal::Journal(const std::string& path) : Journal(path, ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
-  if (fd_ < 0) throw call_error(path, "cannot be opened", errno);
+Journal::Journal(const std::string& path)
+    : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
+  if (!fd_.is_open()) throw call_error(path, "cannot be opened", errno);
   lock();
   JournalContent content = read_journal(path);
   records_ = std::move(content.records);
   cut_torn_tail(content.bytes);
 }
 
-Journal::~Journal() {
-  if (fd_ >= 0) ::close(fd_);
-}
-
 void Journal::lock() {
   // A lock of the kernel's, not a file: a dead job leaves none behind. It belongs to the open file (OFD): one that
   // belongs to the process would go as soon as anything in the process closes this file, read_journal() to begin with.
   struct flock whole = whole_file(F_WRLCK);
-  locked_ = ::fcntl(fd_, F_OFD_SETLK, &whole) == 0;
+  locked_ = ::fcntl(fd_.get(), F_OFD_SETLK, &whole) == 0;
   if (locked_) return;
   if (errno == EACCES || errno == EAGAIN) {
     throw bad_input(path_, "another job is at work in this run directory", "wait for it, or choose another output.path");
@@ -104,8 +97,8 @@ void Journal::lock() {
 
 void Journal::cut_torn_tail(std::size_t whole) {
   const auto end = static_cast<off_t>(whole);
-  if (::ftruncate(fd_, end) != 0) throw call_error(path_, "its torn last record cannot be cut off", errno);
-  if (::lseek(fd_, end, SEEK_SET) < 0) throw call_error(path_, "cannot be positioned", errno);
+  if (::ftruncate(fd_.get(), end) != 0) throw call_error(path_, "its torn last record cannot be cut off", errno);
+  if (::lseek(fd_.get(), end, SEEK_SET) < 0) throw call_error(path_, "cannot be positioned", errno);
 }
 
 void Journal::append(const Record& record) {
@@ -115,13 +108,10 @@ void Journal::append(const Record& record) {
   const Head head{size, ~size, xxh3_64(payload.data(), payload.size())};
   std::string bytes(reinterpret_cast<const char*>(&head), kHead);
   bytes += payload;
-  for (std::size_t done = 0; done < bytes.size();) {
-    const ssize_t n = ::write(fd_, bytes.data() + done, bytes.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw call_error(path_, "cannot be written", errno);
-    done += static_cast<std::size_t>(n);
+  if (const int number = write_whole(fd_.get(), bytes.data(), bytes.size())) {
+    throw call_error(path_, "cannot be written", number);
   }
-  if (::fsync(fd_) != 0) throw call_error(path_, "cannot be brought to the disk", errno);
+  if (::fsync(fd_.get()) != 0) throw call_error(path_, "cannot be synced to the disk", errno);
   records_.push_back(record);
 }
 

@@ -13,6 +13,7 @@
 #include <variant>
 #include <vector>
 
+#include "io/posix.h"
 #include "rundir/records.h"
 
 namespace roundtable {
@@ -49,10 +50,9 @@ bool journal_is_held(const std::string& path);
 // Owned by the coordinator's process (rank 0) alone.
 class Journal {
  public:
-  // Opens or creates `path` and reads its records. Throws Error (kBadInput) when it is damaged, (kMachine) when it
-  // cannot be read or written, or another process holds it.
+  // Opens or creates `path` and reads its records. Throws Error when it is damaged or another process holds it
+  // (kBadInput), or when it cannot be read or written.
   explicit Journal(const std::string& path);
-  ~Journal();
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
 
@@ -70,12 +70,11 @@ class Journal {
   void append(const Record& record);
 
  private:
-  Journal(const std::string& path, int fd) : path_(path), fd_(fd) {}
   void lock();
   void cut_torn_tail(std::size_t whole);
 
   std::string path_;
-  int fd_;
+  UniqueFd fd_;
   bool locked_ = false;
   std::vector<Record> records_;
 };

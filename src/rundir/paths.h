@@ -10,16 +10,15 @@
 #include <system_error>
 
 #include "base/error.h"
-#include "base/full_disk.h"
 #include "config/config.h"
 
 namespace roundtable {
 
-// With those above it. Throws Error (kMachine).
+// With those above it. Throws Error.
 inline void make_directory(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
-  if (error) throw machine_error(path, "cannot be made: " + error.message(), mend_of_full_disk(error.value()));
+  if (error) throw call_error(path, "cannot be made", error.value());
 }
 
 // Whether nothing of anybody's lies there.

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
+
 namespace roundtable {
 namespace {
 
@@ -13,6 +15,26 @@ TEST(Error, StaysOnItsLine) {
 
 TEST(Error, LeavesOtherLettersAlone) {
   EXPECT_STREQ(machine_error("größe.h5", "fehlt").what(), "größe.h5: fehlt");
+}
+
+TEST(Error, OfASystemCallSaysWhatToDo) {
+  const Error full = call_error("a.h5", "cannot be written", ENOSPC);
+  EXPECT_STREQ(full.what(), "a.h5: cannot be written: No space left on device; free some space there and run the same "
+                            "command again");
+  EXPECT_EQ(full.code(), ExitCode::kMachine);
+  const Error missing = call_error("a.h5", "cannot be opened", ENOENT);
+  EXPECT_STREQ(missing.what(), "a.h5: cannot be opened: No such file or directory; check the path");
+  EXPECT_EQ(missing.code(), ExitCode::kBadInput);
+  EXPECT_STREQ(call_error("a.h5", "cannot be read", EIO).what(), "a.h5: cannot be read: Input/output error");
+}
+
+TEST(Check, NamesOurBug) {
+  EXPECT_THROW(RT_CHECK(1 + 1 == 3), std::logic_error);
+  try {
+    RT_UNREACHABLE("a type without a name");
+  } catch (const std::logic_error& error) {
+    EXPECT_TRUE(std::string(error.what()).ends_with(": a type without a name")) << error.what();
+  }
 }
 
 }  // namespace

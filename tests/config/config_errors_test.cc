@@ -305,22 +305,5 @@ TEST(ConfigErrors, OtherKeysAreRequiredOnRequest) {
   EXPECT_THROW(require_keys(config, {"tuning.iters"}), std::logic_error);  // our own bug, not the user's
 }
 
-// ---- text helpers ----------------------------------------------------------------------------------------------
-
-TEST(Text, Utf8) {
-  for (const std::string good : {"", "a\tb\r\n", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\xF4\x8F\xBF\xBF"}) {
-    EXPECT_TRUE(is_text(good)) << good;
-  }
-  for (const std::string bad : {"\x80", "\xC3", "\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80",
-                                "\xF8\x88\x80\x80\x80", "a\x1B[0m", "\x7F", "\xE2\x82"}) {
-    EXPECT_FALSE(is_text(bad)) << shown(bad);
-  }
-}
-
-TEST(Text, LongTextIsCutBetweenCharacters) {
-  const std::string text = std::string(59, 'a') + "\xE2\x82\xAC" + "bbbb";
-  EXPECT_EQ(shown(text), "'" + std::string(59, 'a') + "\xE2\x82\xAC" + "...'");
-}
-
 }  // namespace
 }  // namespace roundtable

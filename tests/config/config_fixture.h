@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "config/config.h"
-#include "config/text.h"
 
 namespace roundtable {
 

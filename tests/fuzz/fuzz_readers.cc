@@ -22,6 +22,7 @@
 #include "data/token_set.h"
 #include "export/gguf/vocab.h"
 #include "export/quantized_checkpoint.h"
+#include "export/registry.h"
 #include "io/safetensors.h"
 #include "model/description/model_config.h"
 #include "rundir/journal.h"

@@ -3,7 +3,6 @@
 
 #include <gmock/gmock.h>
 
-#include "io/printable.h"
 #include "tests/io/temporary_folder.h"
 #include "tests/io/throws_error.h"
 
@@ -131,11 +130,6 @@ TEST(JsonObject, NamesTheRange) {
 TEST(JsonObject, NamesTheWholePathInside) {
   const JsonObject config = object(R"({"a": {"b": {"c": 1}}})");
   EXPECT_BAD_INPUT(config.get_object("a").get_object("b").get_string("c"), StartsWith("config.json: key 'a.b.c': "));
-}
-
-TEST(Printable, EscapesControlCharactersAndCuts) {
-  EXPECT_EQ(printable(std::string("a\n\x1b[0mb\0c", 9)), "a\\x0a\\x1b[0mb\\x00c");
-  EXPECT_EQ(printable(std::string(1000, 'x')), std::string(160, 'x') + "...");
 }
 
 }  // namespace

@@ -3,9 +3,9 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "model/forward/rms_norm.h"
+#include "model/forward/norm.h"
 #include "model/forward/rope.h"
-#include "model/forward/swiglu.h"
+#include "model/forward/activation.h"
 
 namespace roundtable {
 namespace {

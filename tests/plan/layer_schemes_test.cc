@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "export/registry.h"
 #include "model/forward/decoder_block.h"
 #include "tests/model/tiny_llama.h"
 

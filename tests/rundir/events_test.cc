@@ -74,11 +74,11 @@ TEST_F(EventLogTest, WhatJsonCannotHoldDoesNotEndTheRun) {
   EXPECT_TRUE(nlohmann::json::parse(lines().at(0))["seconds"].is_null());
 }
 
-std::string error_of(const std::function<void()>& call) {
+std::string error_of(ExitCode code, const std::function<void()>& call) {
   try {
     call();
   } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::kMachine);
+    EXPECT_EQ(error.code(), code);
     return error.what();
   }
   return {};
@@ -86,15 +86,15 @@ std::string error_of(const std::function<void()>& call) {
 
 TEST_F(EventLogTest, AFullDiskIsAnError) {
   EventLog log("/dev/full");
-  EXPECT_EQ(error_of([&] { log.append(event::StageEnd{1}); }),
-            "/dev/full: cannot write a whole line: No space left on device; free some space and start the same command "
-            "again");
+  EXPECT_EQ(error_of(ExitCode::kMachine, [&] { log.append(event::StageEnd{1}); }),
+            "/dev/full: cannot be written and ends with half a line: No space left on device; free some space there and "
+            "run the same command again");
 }
 
 TEST_F(EventLogTest, AFileThatCannotBeOpenedIsAnError) {
-  EXPECT_EQ(error_of([] { EventLog log("/nowhere/events.jsonl"); }),
-            "/nowhere/events.jsonl: cannot open the event log: No such file or directory");
-  EXPECT_THAT(error_of([] { EventLog log("/"); }), HasSubstr("Is a directory"));
+  EXPECT_EQ(error_of(ExitCode::kBadInput, [] { EventLog log("/nowhere/events.jsonl"); }),
+            "/nowhere/events.jsonl: cannot be opened: No such file or directory; check the path");
+  EXPECT_THAT(error_of(ExitCode::kBadInput, [] { EventLog log("/"); }), HasSubstr("Is a directory"));
 }
 
 }  // namespace

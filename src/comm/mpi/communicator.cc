@@ -30,8 +30,7 @@ MPI_Datatype mpi_type_of(ElementType type) {
     case ElementType::kBF16:
       return MPI_UINT16_T;
     default:
-      RT_CHECK(false && "element type cannot be summed over MPI");
-      return MPI_DATATYPE_NULL;
+      RT_UNREACHABLE("element type cannot be summed over MPI");
   }
 }
 

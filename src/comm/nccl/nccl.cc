@@ -32,8 +32,7 @@ ncclDataType_t nccl_type_of(ElementType type) {
     case ElementType::kI64:
       return ncclInt64;
     default:
-      RT_CHECK(false && "element type cannot be summed over NCCL");
-      return ncclFloat32;
+      RT_UNREACHABLE("element type cannot be summed over NCCL");
   }
 }
 

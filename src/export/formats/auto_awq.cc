@@ -3,16 +3,15 @@
 // Source: auto-round 0.16.1, export/export_to_awq/export.py; transformers 5.23, utils/quantization_config.py, AwqConfig.
 // One scheme for all layers that are quantized; the others stand in modules_to_not_convert. `zero_point` says that the
 // file holds zero points, which it does for sym too: readers that believe otherwise would take the integers for signed.
-#include "export/layouts/awq.h"
-#include "export/formats/formats.h"
 #include "export/formats/scheme_keys.h"
+#include "export/layouts/awq.h"
+#include "export/registry.h"
 
 namespace roundtable {
 namespace {
 
 class AutoAwq final : public AwqFormat {
  public:
-  std::string_view name() const override { return "auto_awq"; }
   std::optional<std::string> checkpoint_obstacle(const ModelConfig&,
                                                  const CheckpointScheme& checkpoint) const override {
     for (const LayerScheme& layer : checkpoint.layers) {
@@ -50,7 +49,7 @@ class AutoAwq final : public AwqFormat {
 
 }  // namespace
 
-const PackedFormat& auto_awq_format() {
+const CheckpointFormat& auto_awq_format() {
   static const AutoAwq format;
   return format;
 }

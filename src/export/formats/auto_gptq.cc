@@ -11,9 +11,9 @@
 #include <memory>
 
 #include "base/error.h"
-#include "export/formats/formats.h"
-#include "export/layouts/gptq.h"
 #include "export/formats/scheme_keys.h"
+#include "export/layouts/gptq.h"
+#include "export/registry.h"
 
 namespace roundtable {
 namespace {
@@ -34,7 +34,6 @@ TensorSpec index_spec(const LinearSpec& linear) { return {linear.name + ".g_idx"
 class AutoGptq final : public GptqFormat {
  public:
   AutoGptq() : GptqFormat(/*zero_offset=*/1) {}
-  std::string_view name() const override { return "auto_gptq"; }
 
   std::vector<TensorSpec> layout(const LinearSpec& linear, const QuantScheme& scheme,
                                  torch::ScalarType float_type) const override {
@@ -99,7 +98,7 @@ class AutoGptq final : public GptqFormat {
 
 }  // namespace
 
-const PackedFormat& auto_gptq_format() {
+const CheckpointFormat& auto_gptq_format() {
   static const AutoGptq format;
   return format;
 }

@@ -3,8 +3,8 @@
 // Source: auto-round 0.16.1, auto_round_extension/torch/qlinear_torch.py (zero points are stored as they are) and
 // inference/backend.py (GPTQ_FORMAT_NO_ZP).
 #include "export/formats/auto_round_config.h"
-#include "export/formats/formats.h"
 #include "export/layouts/gptq.h"
+#include "export/registry.h"
 
 namespace roundtable {
 namespace {
@@ -12,12 +12,11 @@ namespace {
 class AutoRound final : public AutoRoundFormat<GptqFormat> {
  public:
   AutoRound() : AutoRoundFormat(/*zero_offset=*/0) {}
-  std::string_view name() const override { return "auto_round"; }
 };
 
 }  // namespace
 
-const PackedFormat& auto_round_format() {
+const CheckpointFormat& auto_round_format() {
   static const AutoRound format;
   return format;
 }

@@ -4,19 +4,18 @@
 // inference/backend.py (AWQ_FORMAT: 4 bits).
 #include "export/formats/auto_round_config.h"
 #include "export/layouts/awq.h"
-#include "export/formats/formats.h"
+#include "export/registry.h"
 
 namespace roundtable {
 namespace {
 
 class AutoRoundAutoAwq final : public AutoRoundFormat<AwqFormat> {
  public:
-  std::string_view name() const override { return "auto_round:auto_awq"; }
 };
 
 }  // namespace
 
-const PackedFormat& auto_round_auto_awq_format() {
+const CheckpointFormat& auto_round_auto_awq_format() {
   static const AutoRoundAutoAwq format;
   return format;
 }

@@ -3,8 +3,8 @@
 // Source: auto-round 0.16.1, auto_round_extension/torch/qlinear_torch_zp.py: zero points are stored minus one, and the
 // reader adds the one again.
 #include "export/formats/auto_round_config.h"
-#include "export/formats/formats.h"
 #include "export/layouts/gptq.h"
+#include "export/registry.h"
 
 namespace roundtable {
 namespace {
@@ -12,12 +12,11 @@ namespace {
 class AutoRoundAutoGptq final : public AutoRoundFormat<GptqFormat> {
  public:
   AutoRoundAutoGptq() : AutoRoundFormat(/*zero_offset=*/1) {}
-  std::string_view name() const override { return "auto_round:auto_gptq"; }
 };
 
 }  // namespace
 
-const PackedFormat& auto_round_auto_gptq_format() {
+const CheckpointFormat& auto_round_auto_gptq_format() {
   static const AutoRoundAutoGptq format;
   return format;
 }

@@ -16,9 +16,9 @@
 #include <torch/types.h>
 
 #include "base/error.h"
-#include "export/layouts/compressed_tensors.h"
-#include "export/formats/formats.h"
 #include "export/formats/scheme_keys.h"
+#include "export/layouts/compressed_tensors.h"
+#include "export/registry.h"
 #include "quant/packing.h"
 
 namespace roundtable {
@@ -27,7 +27,6 @@ namespace {
 class LlmCompressor final : public CompressedTensorsFormat {
  public:
   LlmCompressor() : CompressedTensorsFormat("pack-quantized") {}
-  std::string_view name() const override { return "llm_compressor"; }
   bool is_home_of(WeightType type) const override { return type == WeightType::kInt; }
   std::optional<std::string> scheme_obstacle(const QuantScheme&) const override { return std::nullopt; }
 
@@ -96,7 +95,7 @@ class LlmCompressor final : public CompressedTensorsFormat {
 
 }  // namespace
 
-const PackedFormat& llm_compressor_format() {
+const CheckpointFormat& llm_compressor_format() {
   static const LlmCompressor format;
   return format;
 }

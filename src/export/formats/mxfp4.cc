@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 #include "export/layouts/float4.h"
-#include "export/formats/formats.h"
+#include "export/registry.h"
 
 namespace roundtable {
 namespace {
@@ -24,7 +24,6 @@ class MxFp4 final : public Float4Format {
                      {{"num_bits", 4}, {"type", "float"}, {"strategy", "group"}, {"group_size", group_size_of(WeightType::kMxFp4)},
                       {"symmetric", true}, {"dynamic", false}, {"scale_dtype", "torch.uint8"},
                       {"zp_dtype", "torch.uint8"}}) {}
-  std::string_view name() const override { return "mxfp4"; }
 
   std::vector<NamedTensor> pack(const LinearSpec& linear, const QuantizedWeight& weight,
                                 torch::ScalarType) const override {
@@ -45,7 +44,7 @@ class MxFp4 final : public Float4Format {
 
 }  // namespace
 
-const PackedFormat& mxfp4_format() {
+const CheckpointFormat& mxfp4_format() {
   static const MxFp4 format;
   return format;
 }

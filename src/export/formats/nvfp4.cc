@@ -13,7 +13,7 @@
 
 #include "base/error.h"
 #include "export/layouts/float4.h"
-#include "export/formats/formats.h"
+#include "export/registry.h"
 
 namespace roundtable {
 namespace {
@@ -25,7 +25,6 @@ class NvFp4 final : public Float4Format {
                      {{"num_bits", 4}, {"type", "float"}, {"strategy", "tensor_group"}, {"group_size", group_size_of(WeightType::kNvFp4)},
                       {"symmetric", true}, {"dynamic", false}, {"scale_dtype", "torch.float8_e4m3fn"},
                       {"zp_dtype", "torch.float8_e4m3fn"}}) {}
-  std::string_view name() const override { return "nvfp4"; }
 
   std::vector<TensorSpec> layout(const LinearSpec& linear, const QuantScheme& scheme,
                                  torch::ScalarType float_type) const override {
@@ -61,7 +60,7 @@ class NvFp4 final : public Float4Format {
 
 }  // namespace
 
-const PackedFormat& nvfp4_format() {
+const CheckpointFormat& nvfp4_format() {
   static const NvFp4 format;
   return format;
 }

@@ -4,14 +4,13 @@
 // quantization_config. auto-round calls its own export of this kind "fake".
 #include <torch/types.h>
 
-#include "export/formats/formats.h"
+#include "export/registry.h"
 
 namespace roundtable {
 namespace {
 
-class Qdq final : public CheckpointFormat {
+class Qdq final : public SafetensorsFormat {
  public:
-  std::string_view name() const override { return "qdq"; }
   bool has_place_for(WeightType) const override { return true; }
   std::optional<std::string> scheme_obstacle(const QuantScheme&) const override { return std::nullopt; }
   std::optional<std::string> layer_obstacle(const LinearSpec&, const QuantScheme&) const override {

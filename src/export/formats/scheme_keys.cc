@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 
 #include "base/bounded_regex.h"
-#include "io/printable.h"
+#include "base/text.h"
 
 namespace roundtable {
 

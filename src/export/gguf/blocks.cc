@@ -22,7 +22,7 @@ void put_half(Bytes to, float value) {
   std::memcpy(to, &half, sizeof half);
 }
 
-// Bits `low` to `low + 1` of 256 integers: two halves of 128, each 32 bytes of 4 integers that stand 32 apart.
+// The two low bits of 256 integers: two halves of 128, each 32 bytes of 4 integers that stand 32 apart.
 void put_pairs(Bytes to, Integers q) {
   for (int i = 0; i < kLarge; ++i) {
     const int half = i / 128, shift = i % 128 / 32, byte = i % 32;
@@ -107,8 +107,7 @@ Block block_of(GgufType type) {
     case GgufType::kBF16:
       return {1, 2, nullptr};
   }
-  RT_CHECK(!"a type without a block");
-  return {};
+  RT_UNREACHABLE("a type without a block");
 }
 
 bool needs_large_groups(const QuantScheme& scheme) { return scheme.bits < 4; }

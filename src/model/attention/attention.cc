@@ -3,7 +3,7 @@
 // LibTorch's CPU kernel multiplies in fp32 (its bf16 products go through MKL, which widens them on many CPUs) and
 // repeats the key/value heads. Here a tile of rows goes through batched products in the activations' own dtype, which
 // run at the machine's bf16 rate; all query heads that share a key/value head are rows of one product, and keys that
-// the whole tile cannot see are left out. packed_attention.h goes further where the CPU has bf16 instructions.
+// the whole tile cannot see are left out. packed.h goes further where the CPU has bf16 instructions.
 #include "model/attention/attention.h"
 
 #include <ATen/Parallel.h>
@@ -16,10 +16,8 @@
 #include <vector>
 
 #include "base/error.h"
-#include "model/attention/heads.h"
-#include "model/attention/kept.h"
-#include "model/attention/rows.h"
-#include "model/attention/packed_attention.h"
+#include "model/attention/packed.h"
+#include "model/attention/tiles.h"
 
 namespace roundtable {
 namespace {

@@ -6,8 +6,8 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "io/json_file.h"
-#include "io/printable.h"
 #include "model/description/families/family.h"
 
 namespace roundtable {

@@ -5,9 +5,9 @@
 
 #include "base/error.h"
 #include "comm/agree.h"
+#include "export/checkpoint_files.h"
 #include "io/safetensors.h"
 #include "model/load/tensor_span.h"
-#include "export/shard_files.h"
 
 namespace roundtable {
 namespace {

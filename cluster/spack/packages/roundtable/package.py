@@ -31,7 +31,6 @@ class Roundtable(CMakePackage, CudaPackage):
     depends_on("yaml-cpp@0.7:")
     depends_on("cli11@2.1:")
     depends_on("fmt@9:")
-    depends_on("spdlog@1.10:")
     depends_on("nlohmann-json@3.10:")
     depends_on("xxhash@0.8:")
     depends_on("python@3.10:", type=("build", "run"))

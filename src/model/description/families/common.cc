@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "io/printable.h"
+#include "base/text.h"
 
 namespace roundtable {
 namespace {

@@ -1,6 +1,6 @@
 // Phi-3 and Phi-4: Llama with fused projections, which stay fused: a row of a weight is quantized on its own, so that
 // nothing is gained by cutting them.
-#include "io/printable.h"
+#include "base/text.h"
 #include "model/description/families/common.h"
 #include "model/description/families/family.h"
 

@@ -1,5 +1,5 @@
-// UTF-8 validation, quoting and edit distance.
-#include "config/text.h"
+// Escaping and cutting text, UTF-8, edit distance and units.
+#include "base/text.h"
 
 #include <fmt/format.h>
 
@@ -17,6 +17,16 @@ int sequence_length(unsigned char lead) {
   if (lead >= 0xE0 && lead < 0xF0) return 3;
   if (lead >= 0xF0 && lead < 0xF5) return 4;
   return 0;
+}
+
+// `c`, or \x0a where it is a control character.
+void append_escaped(std::string& line, char c) {
+  const auto byte = static_cast<unsigned char>(c);
+  if (byte < 0x20 || byte == 0x7F) {
+    line += fmt::format("\\x{:02x}", byte);
+  } else {
+    line += c;
+  }
 }
 
 // Levenshtein's distance.
@@ -57,20 +67,35 @@ bool is_text(std::string_view bytes) {
   return true;
 }
 
+std::string escape_control(std::string_view text) {
+  std::string line;
+  for (const char c : text) append_escaped(line, c);
+  return line;
+}
+
+std::string printable(std::string_view text) {
+  constexpr std::size_t kLongest = 160;  // tensor names of real models are shorter than 100
+  return escape_control(text.substr(0, kLongest)) + (text.size() > kLongest ? "..." : "");
+}
+
 std::string shown(std::string_view text) {
   constexpr std::size_t kLongest = 60;
   std::string line = "'";
   for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const bool continues = (byte & 0xC0) == 0x80;  // never cut inside a character
+    const bool continues = (static_cast<unsigned char>(text[i]) & 0xC0) == 0x80;  // never cut inside a character
     if (i >= kLongest && !continues) return line + "...'";
-    if (byte < 0x20 || byte == 0x7F) {
-      line += fmt::format("\\x{:02x}", byte);
-    } else {
-      line += text[i];
-    }
+    append_escaped(line, text[i]);
   }
   return line + "'";
+}
+
+std::string quoted(std::string_view text) {
+  std::string line = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') line += '\\';
+    append_escaped(line, c);
+  }
+  return line + '"';
 }
 
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
@@ -86,6 +111,20 @@ std::string nearest(std::string_view word, const std::vector<std::string>& candi
     }
   }
   return best;
+}
+
+std::string human_bytes(std::int64_t bytes) {
+  const double value = static_cast<double>(bytes);
+  if (value >= 1e12) return fmt::format("{:.2f} TB", value / 1e12);
+  if (value >= 1e9) return fmt::format("{:.2f} GB", value / 1e9);
+  if (value >= 1e6) return fmt::format("{:.1f} MB", value / 1e6);
+  return fmt::format("{:.1f} kB", value / 1e3);
+}
+
+std::string human_seconds(double seconds) {
+  if (seconds < 120) return fmt::format("{:.1f} s", seconds);
+  if (seconds < 7200) return fmt::format("{:.0f} min", seconds / 60);
+  return fmt::format("{:.1f} h", seconds / 3600);
 }
 
 }  // namespace roundtable

@@ -1,5 +1,7 @@
-// Choosing and copying what goes along.
-#include "export/companions.h"
+// Naming and filling files of weights, and choosing and copying the others.
+#include "export/checkpoint_files.h"
+
+#include <fmt/format.h>
 
 #include <cstdint>
 #include <filesystem>
@@ -12,7 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kCard = "README.md";
-// Larger files beside a model are weights in other formats.
+// Larger files next to a model are weights in other formats.
 constexpr std::uintmax_t kMaxCompanion = 128u << 20;
 
 bool is_companion(const fs::directory_entry& entry) {
@@ -40,6 +42,24 @@ bool is_note(const std::string& name) {
 }
 
 }  // namespace
+
+std::string shard_name(std::int64_t index, std::int64_t count) {
+  return fmt::format("model-{:05d}-of-{:05d}.safetensors", index + 1, count);
+}
+
+std::vector<std::vector<std::size_t>> cut_by_size(const std::vector<std::uint64_t>& sizes, std::int64_t max_bytes) {
+  std::vector<std::vector<std::size_t>> files;
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    if (files.empty() || sum + sizes[i] > static_cast<std::uint64_t>(max_bytes)) {
+      files.emplace_back();
+      sum = 0;
+    }
+    files.back().push_back(i);
+    sum += sizes[i];
+  }
+  return files;
+}
 
 void copy_companions(const std::string& from, const std::string& to, bool card) {
   for (const fs::directory_entry& entry : fs::directory_iterator(from)) {

@@ -1,15 +1,14 @@
 // Rows of scores: each in a few vectorized passes.
-#include "model/attention/rows.h"
+#include "model/attention/tiles.h"
 
 #include <algorithm>
 
 #include "base/simd/bf16_bits.h"
 #include "base/simd/exp_inline.h"
+#include "model/attention/attention.h"
 
 namespace roundtable {
 namespace {
-
-constexpr std::int64_t kTileRows = 64;
 
 RT_SIMD_CLONES float largest(const float* __restrict x, std::int64_t n) {
   float top = x[0];
@@ -53,9 +52,9 @@ RT_SIMD_CLONES void store_gradient(const T* p, const G* dp, std::int64_t n, floa
 
 std::vector<AttentionTile> attention_tiles(std::int64_t seqlen, std::int64_t window) {
   std::vector<AttentionTile> tiles;
-  for (std::int64_t begin = 0; begin < seqlen; begin += kTileRows) {
+  for (std::int64_t begin = 0; begin < seqlen; begin += kAttentionTileRows) {
     const std::int64_t first_key = window > 0 ? std::max<std::int64_t>(0, begin - window + 1) / 2 * 2 : 0;
-    tiles.push_back({begin, std::min(seqlen, begin + kTileRows), first_key});
+    tiles.push_back({begin, std::min(seqlen, begin + kAttentionTileRows), first_key});
   }
   return tiles;
 }

@@ -1,0 +1,27 @@
+// The files of a checkpoint's directory: how those of weights are named and filled, and which others go along.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace roundtable {
+
+// File `index` (from 0) of `count`, named as Hugging Face names them: "model-00001-of-00003.safetensors".
+std::string shard_name(std::int64_t index, std::int64_t count);
+
+// Spreads items of `sizes` bytes over files of at most `max_bytes`: the indices in each file. An item that is larger
+// than a file has a file of its own. As huggingface_hub cuts (serialization/_base.py): a file is full when the next
+// item would make it too large.
+std::vector<std::vector<std::size_t>> cut_by_size(const std::vector<std::uint64_t>& sizes, std::int64_t max_bytes);
+
+// Copies what lies next to a model's weights and goes along with them (tokenizer, generation config, chat template,
+// licence), each file atomically. Weights, config.json and quantization configs are left out: they are written for the
+// new checkpoint. With `card` the model card (README.md) is copied too.
+void copy_companions(const std::string& from, const std::string& to, bool card);
+
+// Copies of these the licence, notices and model card alone, for a format that has the rest inside.
+void copy_notes(const std::string& from, const std::string& to);
+
+}  // namespace roundtable
