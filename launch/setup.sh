@@ -23,7 +23,7 @@ done
 command -v apt-get >/dev/null || die "this script knows Debian 12 and Ubuntu 22.04 or newer; elsewhere see README.md, 'By hand'"
 apt_install g++ cmake ninja-build ccache pkg-config python3 python3-venv \
   openmpi-bin libopenmpi-dev libhdf5-openmpi-dev hdf5-tools libyaml-cpp-dev libgtest-dev libgmock-dev \
-  libcli11-dev libfmt-dev nlohmann-json3-dev libxxhash-dev
+  libcli11-dev libfmt-dev nlohmann-json3-dev libxxhash-dev libpcre2-dev
 
 [ "$want_slurm" = 0 ] || apt_install slurmctld slurmd slurm-client munge environment-modules groff-base
 

@@ -16,6 +16,8 @@ find_package(nlohmann_json REQUIRED)
 find_package(Threads REQUIRED)
 find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)
 find_library(XXHASH_LIBRARY xxhash REQUIRED)
+find_path(PCRE2_INCLUDE_DIR pcre2.h REQUIRED)
+find_library(PCRE2_LIBRARY pcre2-8 REQUIRED)
 
 execute_process(
   COMMAND ${ROUNDTABLE_PYTHON} -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
@@ -38,6 +40,10 @@ target_link_libraries(roundtable_hdf5 INTERFACE ${HDF5_LIBRARIES} MPI::MPI_CXX)
 add_library(roundtable_xxhash INTERFACE)
 target_include_directories(roundtable_xxhash SYSTEM INTERFACE ${XXHASH_INCLUDE_DIR})
 target_link_libraries(roundtable_xxhash INTERFACE ${XXHASH_LIBRARY})
+
+add_library(roundtable_pcre2 INTERFACE)
+target_include_directories(roundtable_pcre2 SYSTEM INTERFACE ${PCRE2_INCLUDE_DIR})
+target_link_libraries(roundtable_pcre2 INTERFACE ${PCRE2_LIBRARY})
 
 add_library(roundtable_torch INTERFACE)
 target_include_directories(roundtable_torch SYSTEM INTERFACE

@@ -64,6 +64,7 @@ CONFINED = {
     "cuda_runtime_api.h": {"comm", "quant"},
     "hdf5.h": {"cache"},
     "yaml-cpp/": {"config"},
+    "pcre2.h": {"base"},
 }
 
 # Headers that folders without LibTorch include.

@@ -6,7 +6,6 @@
 
 #include <string_view>
 
-#include "base/bounded_regex.h"
 #include "base/error.h"
 #include "base/text.h"
 #include "config/value.h"
@@ -116,16 +115,11 @@ std::string written(const WeightRules& rules) {
 }
 
 LayerPattern::LayerPattern(const std::string& text, const std::string& place) : text_(text) {
-  if (!is_regex(text)) return;
-  try {
-    regex_ = bounded_regex(regex_text(text), place);
-  } catch (const std::regex_error& error) {
-    throw bad_input(place, fmt::format("is not a regular expression: {}", error.what()));
-  }
+  if (is_regex(text)) pattern_.emplace(regex_text(text), place);
 }
 
 bool LayerPattern::matches(const std::string& layer) const {
-  if (regex_) return std::regex_search(layer, *regex_);
+  if (pattern_) return pattern_->is_in(layer);
   const bool number = text_.back() >= '0' && text_.back() <= '9';
   for (auto at = layer.find(text_); at != std::string::npos; at = layer.find(text_, at + 1)) {
     const std::size_t end = at + text_.size();

@@ -2,12 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <optional>
-#include <regex>
 #include <string>
 #include <vector>
 
+#include "base/pattern.h"
 #include "config/constraint.h"
 
 namespace roundtable {
@@ -47,8 +46,7 @@ std::string written(const WeightRules& rules);
 // ends there: "layers.1" is no part of "layers.10".
 class LayerPattern {
  public:
-  // Throws Error (kBadInput), opened by `place`, where `text` is no regular expression (ECMAScript's), or too long for
-  // bounded_regex().
+  // Throws Error (kBadInput), opened by `place`, where `text` is no Pattern.
   LayerPattern(const std::string& text, const std::string& place);
 
   bool is_exactly(const std::string& layer) const { return layer == text_; }
@@ -56,7 +54,7 @@ class LayerPattern {
 
  private:
   std::string text_;
-  std::shared_ptr<const std::regex> regex_;
+  std::optional<Pattern> pattern_;
 };
 
 }  // namespace roundtable

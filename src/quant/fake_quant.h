@@ -8,7 +8,7 @@
 
 namespace roundtable {
 
-// What is tuned of one weight matrix W [out, in], and the ranges that its grids come from. G = groups a row.
+// What is tuned of one weight matrix W [out, in], and the ranges that its grids come from. G = groups per row.
 struct RoundingParameters {
   torch::Tensor v;          // [out, in] fp32, added before rounding; starts at 0
   torch::Tensor min_scale;  // [out, G]  fp32 in [0, 1]; starts at 1
@@ -32,7 +32,7 @@ struct RoundingGradients {
   torch::Tensor max_scale;
 };
 
-// The gradients of a step, and how far it goes.
+// The learning rates of a step: how far each parameter moves.
 struct StepSize {
   float lr = 0;          // for v
   float minmax_lr = 0;   // for min_scale and max_scale; 0 leaves them
@@ -42,7 +42,7 @@ struct StepSize {
 
 // `scheme` with the global_scale that brings the scales of all these weights into E4M3's range, where it is kNvFp4 and
 // has none: the largest power of two up to 448 * 6 / max|W|. Engines fuse layers (q, k and v; gate and up) that then
-// have one global scale; a power of two costs nothing, as E4M3 is a floating-point type.
+// have one global scale. A power of two loses no precision, since E4M3 is a floating-point type.
 QuantScheme with_global_scale(const QuantScheme& scheme, const std::vector<torch::Tensor>& weights);
 
 // For kNvFp4 the functions below need the global scale; round_to_nearest takes the weight's own where there is none.

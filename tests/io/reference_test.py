@@ -19,7 +19,8 @@ import torch
 TOOL = sys.argv.pop(1)
 
 DTYPES = {"U8": torch.uint8, "BF16": torch.bfloat16, "F32": torch.float32, "BOOL": torch.bool, "I64": torch.int64,
-          "F16": torch.float16, "I8": torch.int8, "F64": torch.float64, "I16": torch.int16, "I32": torch.int32}
+          "F16": torch.float16, "I8": torch.int8, "F64": torch.float64, "I16": torch.int16, "I32": torch.int32,
+          "F8_E4M3": torch.float8_e4m3fn}
 SHAPES = [[], [0, 3], [3, 5], [2, 1, 7]]
 
 

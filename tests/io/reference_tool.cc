@@ -26,7 +26,7 @@ std::vector<unsigned char> bytes_of(const std::string& name, std::size_t count, 
 void write(const std::string& path) {
   std::vector<TensorView> views;
   std::vector<std::vector<unsigned char>> data;
-  for (const char* dtype : {"U8", "BF16", "F32", "BOOL", "I64", "F16", "I8", "F64", "I16", "I32"}) {
+  for (const char* dtype : {"U8", "BF16", "F32", "BOOL", "I64", "F16", "I8", "F64", "I16", "I32", "F8_E4M3"}) {
     const ElementType type = parse_safetensors_dtype(dtype).value();
     const std::vector<std::vector<std::int64_t>> shapes = {{}, {0, 3}, {3, 5}, {2, 1, 7}};
     for (const auto& shape : shapes) {

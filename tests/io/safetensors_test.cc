@@ -6,6 +6,8 @@
 #include <gmock/gmock.h>
 
 #include <cstring>
+#include <iterator>
+#include <optional>
 #include <thread>
 
 #include "base/hash.h"
@@ -301,10 +303,25 @@ TEST(WriteSafetensors, CallsDuplicatesOurBug) {
   EXPECT_THAT(folder.names(), IsEmpty());
 }
 
+// Written out from the format's own source, safetensors 0.6, src/tensor.rs: Dtype's names, and its bitsize().
 TEST(SafetensorsDtype, NamesEveryType) {
-  for (const char* name : {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}) {
-    EXPECT_EQ(safetensors_dtype(parse_safetensors_dtype(name).value()), name);
+  const struct {
+    ElementType type;
+    const char* name;
+    std::size_t bytes;
+  } kSpecification[] = {
+      {ElementType::kBool, "BOOL", 1}, {ElementType::kU8, "U8", 1},   {ElementType::kI8, "I8", 1},
+      {ElementType::kF8E4M3, "F8_E4M3", 1}, {ElementType::kI16, "I16", 2}, {ElementType::kF16, "F16", 2},
+      {ElementType::kBF16, "BF16", 2}, {ElementType::kI32, "I32", 4}, {ElementType::kF32, "F32", 4},
+      {ElementType::kF64, "F64", 8},   {ElementType::kI64, "I64", 8},
+  };
+  for (const auto& [type, name, bytes] : kSpecification) {
+    EXPECT_EQ(safetensors_dtype(type), name);
+    EXPECT_EQ(parse_safetensors_dtype(name), type) << name;
+    EXPECT_EQ(size_of(type), bytes) << name;
   }
+  EXPECT_EQ(std::size(kSpecification), static_cast<std::size_t>(ElementType::kF8E4M3) + 1);  // the last one
+  EXPECT_EQ(parse_safetensors_dtype("F8_E5M2"), std::nullopt);
 }
 
 }  // namespace

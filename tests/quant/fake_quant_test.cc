@@ -16,6 +16,7 @@ namespace {
 
 using testing::PlainParameters;
 using testing::plain_fake_quantize;
+using testing::plain_float4;
 
 struct Case {
   int bits;
@@ -135,7 +136,7 @@ std::vector<Case> all_cases() {
 
 INSTANTIATE_TEST_SUITE_P(Schemes, FakeQuant, ::testing::ValuesIn(all_cases()));
 
-// The formulas are held against auto-round's in tests/peer/formula_test.py.
+// Against auto-round's own functions these formulas are compared in tests/peer/formula_test.py.
 class FakeQuantFloat4 : public ::testing::TestWithParam<WeightType> {
  protected:
   FakeQuantFloat4() {
@@ -148,6 +149,14 @@ class FakeQuantFloat4 : public ::testing::TestWithParam<WeightType> {
     parameters_ = make_rounding_parameters(weight_, scheme_);
     parameters_.v.uniform_(-0.6, 0.6);
     parameters_.max_scale.uniform_(0.6, 1);
+  }
+
+  // dL/dp by autograd of the plain formula.
+  PlainParameters plain_gradients(const torch::Tensor& upstream) const {
+    const torch::Tensor v = parameters_.v.clone().requires_grad_();
+    const torch::Tensor max_scale = parameters_.max_scale.clone().requires_grad_();
+    plain_float4(weight_, v, max_scale, scheme_).backward(upstream);
+    return {v.grad(), torch::zeros_like(max_scale), max_scale.grad()};
   }
 
   torch::Tensor weight_;
@@ -166,9 +175,23 @@ TEST_P(FakeQuantFloat4, BitsDequantizeToWhatWasTuned) {
   }
 }
 
+TEST_P(FakeQuantFloat4, ValuesAndGradientsEqualThePlainFormulas) {
+  torch::Tensor got = torch::empty(weight_.sizes());
+  fake_quantize(weight_, parameters_, scheme_, got);
+  const torch::Tensor expected = plain_float4(weight_, parameters_.v, parameters_.max_scale, scheme_);
+  EXPECT_TRUE(torch::allclose(got, expected, 1e-6, 1e-9)) << (got - expected).abs().max();
+  const torch::Tensor upstream = torch::randn(weight_.sizes());
+  const PlainParameters truth = plain_gradients(upstream);
+  const RoundingGradients gradients = rounding_gradients(weight_, parameters_, scheme_, upstream);
+  EXPECT_TRUE(torch::allclose(gradients.v, truth.v, 1e-5, 1e-9)) << (gradients.v - truth.v).abs().max();
+  EXPECT_TRUE(torch::allclose(gradients.max_scale, truth.max_scale, 1e-4, 1e-5))
+      << (gradients.max_scale - truth.max_scale).abs().max();
+  EXPECT_GT(truth.v.eq(0).sum().item<int>(), 0);  // beyond the clamp, or the test shows less
+}
+
 TEST_P(FakeQuantFloat4, StepMovesEachParameterByItsGradientsSign) {
   const torch::Tensor upstream = torch::randn(weight_.sizes());
-  const RoundingGradients gradients = rounding_gradients(weight_, parameters_, scheme_, upstream);
+  const PlainParameters gradients = plain_gradients(upstream);
   const torch::Tensor v = parameters_.v - 0.05 * gradients.v.sign();
   const torch::Tensor high = (parameters_.max_scale - 0.02 * gradients.max_scale.sign()).clamp(0, 1);
   sign_step(weight_, parameters_, scheme_, upstream, {0.05f, 0.02f});

@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include "base/bounded_regex.h"
 #include "base/text.h"
 
 namespace roundtable {
@@ -42,10 +41,10 @@ QuantScheme read_common_scheme(const JsonObject& json) {
 }
 
 void LayerSettings::add(const std::string& name, const std::string& regex, const QuantScheme& scheme) {
-  Setting setting{name, nullptr, scheme};
+  Setting setting{name, std::nullopt, scheme};
   try {
-    setting.regex = bounded_regex(regex, fmt::format("{}: '{}'", place_, printable(name)));
-  } catch (const std::regex_error&) {  // a name alone
+    setting.pattern.emplace(regex, fmt::format("{}: '{}'", place_, printable(name)));
+  } catch (const NotAPattern&) {
   }
   by_name_[name] = settings_.size();
   settings_.push_back(std::move(setting));
@@ -54,7 +53,7 @@ void LayerSettings::add(const std::string& name, const std::string& regex, const
 QuantScheme LayerSettings::of(const std::string& layer) const {
   if (const auto found = by_name_.find(layer); found != by_name_.end()) return settings_[found->second].scheme;
   for (const Setting& setting : settings_) {
-    if (setting.regex && std::regex_search(layer, *setting.regex)) return setting.scheme;
+    if (setting.pattern && setting.pattern->is_in(layer)) return setting.scheme;
   }
   return common_;
 }

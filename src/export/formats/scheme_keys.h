@@ -2,13 +2,12 @@
 // expression, as auto-round, AutoGPTQ and AutoAWQ have them. Inside this folder.
 #pragma once
 
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <regex>
 #include <string>
 #include <vector>
 
+#include "base/pattern.h"
 #include "export/format.h"
 #include "io/json_file.h"
 
@@ -31,14 +30,15 @@ class LayerSettings {
  public:
   // `place` opens errors: the file, and the key that holds the settings.
   LayerSettings(const QuantScheme& common, const std::string& place) : common_(common), place_(place) {}
-  // Passes over what is no regular expression, as readers do. Throws Error (kBadInput) where it is too long a one.
+  // Takes what is no regular expression for a name alone, as readers do. Throws Error (kBadInput) where it is too large a
+  // one.
   void add(const std::string& name, const std::string& regex, const QuantScheme& scheme);
   QuantScheme of(const std::string& layer) const;
 
  private:
   struct Setting {
     std::string name;
-    std::shared_ptr<const std::regex> regex;
+    std::optional<Pattern> pattern;  // none: a name alone
     QuantScheme scheme;
   };
   QuantScheme common_;

@@ -33,6 +33,7 @@ class Roundtable(CMakePackage, CudaPackage):
     depends_on("fmt@9:")
     depends_on("nlohmann-json@3.10:")
     depends_on("xxhash@0.8:")
+    depends_on("pcre2@10.30:")
     depends_on("python@3.10:", type=("build", "run"))
     depends_on("py-torch@2.4:", type=("build", "link", "run"))
     depends_on("py-torch+cuda+nccl", when="+cuda", type=("build", "link", "run"))
