@@ -182,7 +182,7 @@ class QuantizeRun {
     for (const CheckpointFormat* format : other_formats()) {
       const std::string name(format->name());
       convert_checkpoint(world_, {paths_.tuned, format, paths_.format(config_, name), paths_.format_record(name),
-                                  parse_byte_size(config_.output.max_shard_size).value()}, {});
+                                  config_.output.max_shard_size.bytes()}, {});
     }
   }
 

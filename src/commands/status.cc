@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "config/time_span.h"
+#include "config/units.h"
 #include "io/json_file.h"
 #include "rundir/journal.h"
 

@@ -1,9 +1,8 @@
-// Words for error messages, and the check that input is text at all.
+// Text as error messages show it, and the check that input is text at all.
 #pragma once
 
 #include <string>
 #include <string_view>
-#include <vector>
 
 namespace roundtable {
 
@@ -12,8 +11,5 @@ bool is_text(std::string_view bytes);
 
 // One line, in single quotes: control characters escaped, cut after some 60 bytes.
 std::string shown(std::string_view text);
-
-// The candidate a user who wrote `word` most likely meant; empty when none is near.
-std::string nearest(std::string_view word, const std::vector<std::string>& candidates);
 
 }  // namespace roundtable

@@ -7,7 +7,9 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/nearest.h"
 #include "export/formats/formats.h"
+#include "io/printable.h"
 
 namespace roundtable {
 
@@ -40,12 +42,14 @@ std::vector<const PackedFormat*> packed_formats() {
   return packed;
 }
 
-const CheckpointFormat& format_named(std::string_view name) {
+const CheckpointFormat& format_named(std::string_view name, std::string_view place) {
+  std::vector<std::string> known;
   for (const CheckpointFormat* format : checkpoint_formats()) {
     if (format->name() == name) return *format;
+    known.emplace_back(format->name());
   }
-  RT_CHECK(!"a format that the config knows and the table does not");
-  return *checkpoint_formats().front();
+  throw bad_input(place, fmt::format("'{}' is not a format", printable(name)),
+                  fmt::format("{}formats: {}", did_you_mean(nearest(name, known)), fmt::join(known, ", ")));
 }
 
 const PackedFormat* as_packed(const CheckpointFormat& format) { return dynamic_cast<const PackedFormat*>(&format); }
@@ -70,7 +74,7 @@ std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelC
     if (!layer.scheme) continue;
     std::optional<std::string> reason;
     if (!format.has_place_for(layer.scheme->type)) {
-      reason = fmt::format("it has no place for weights of data_type {}", data_type_of(layer.scheme->type));
+      reason = fmt::format("it has no place for weights of data_type {}", word_of(layer.scheme->type));
     }
     if (!reason) reason = format.scheme_obstacle(*layer.scheme);
     if (!reason) reason = format.layer_obstacle(layer.linear, *layer.scheme);

@@ -97,8 +97,8 @@ class PackedFormat : public CheckpointFormat {
 // All formats, in the order in which messages name them.
 const std::vector<const CheckpointFormat*>& checkpoint_formats();
 std::vector<const PackedFormat*> packed_formats();
-// Checks that `name` is one of output.formats.
-const CheckpointFormat& format_named(std::string_view name);
+// The format of this name. Throws Error (kBadInput), which begins with `place` and lists the formats, if there is none.
+const CheckpointFormat& format_named(std::string_view name, std::string_view place);
 // Null for a format without integers.
 const PackedFormat* as_packed(const CheckpointFormat& format);
 // What a run tunes such weights into where its output's first format is not packed: one cannot go on from that.

@@ -10,8 +10,8 @@
 namespace roundtable {
 
 torch::Device choose_device(const ParallelSection& section, int rank_in_node) {
-  const bool found = section.backend != "mpi" && torch::cuda::is_available() && nccl_available();
-  if (section.backend == "nccl" && !found) {
+  const bool found = section.backend != Backend::kMpi && torch::cuda::is_available() && nccl_available();
+  if (section.backend == Backend::kNccl && !found) {
     throw bad_input("parallel.backend", "'nccl' needs a CUDA device and a build with NCCL, and there is none here",
                     "use 'auto' or 'mpi'");
   }

@@ -1,4 +1,4 @@
-// The formats that the table in format.cc lists. Inside this folder.
+// The formats that the table in format.cc lists, each by its own name for code that must know one of them.
 #pragma once
 
 #include "export/format.h"

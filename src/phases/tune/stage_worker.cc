@@ -117,7 +117,7 @@ class StageWorker {
 
   // The float block's output for `hidden`; where scales are to be searched, what enters its layers is weighed meanwhile.
   torch::Tensor run_float(DecoderBlock& block, const torch::Tensor& hidden, std::vector<torch::Tensor>& importance) {
-    if (env_.config.tuning.init_scale != "search") return run_block(block, hidden, context_, micro_batch_);
+    if (env_.config.tuning.init_scale != InitScale::kSearch) return run_block(block, hidden, context_, micro_batch_);
     const Importance inputs(block);
     torch::Tensor out = run_block(block, hidden, context_, micro_batch_);
     for (torch::Tensor& layer : inputs.sum(env_.grid.group_comm())) importance.push_back(std::move(layer));
