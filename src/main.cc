@@ -44,8 +44,9 @@ std::string footer() {
       "SIGUSR1, SIGTERM and run.max_time let it leave in time, with exit code 75.\n\n"
       "Exit codes: 0 done, 2 bad input, 3 machine (MPI, HDF5, disk, memory), 4 numbers that are not finite,\n"
       "            75 left in time (start it again), 1 a bug of ours.\n\n"
-      "Keys of CONFIG (YAML), each also --set section.key=value:\n{}",
-      describe_keys());
+      "Keys of CONFIG (YAML), each also --set section.key=value:\n{}\n"
+      "Formats (output.formats): {}\n",
+      describe_keys(), describe_formats());
 }
 
 // Reads files alone: no MPI, from any machine.
@@ -82,22 +83,22 @@ CLI::App* add_command(CLI::App& app, CommandLine& line, const char* name, const 
 void add_convert(CLI::App& app, CommandLine& line) {
   CLI::App* command = app.add_subcommand("convert", "make a quantized model in another format, without tuning");
   command->add_option("SOURCE", line.convert.source, "quantized model directory")->required();
-  command->add_option("--format", line.convert.format, "as output.formats names it")->required();
+  command->add_option("--format", line.convert.format, "the new format, one of those that roundtable --help lists")->required();
   command->add_option("--output", line.convert.output, "directory for the new one")->required();
   command->add_option("--max-shard-size", line.convert.max_shard_size, "largest file of weights")
-      ->default_val(OutputSection().max_shard_size);
+      ->default_val(OutputSection().max_shard_size.text());
   command->add_flag("--json", line.json, "end stdout with one JSON object on one line");
   command->callback([&line] { line.command = "convert"; });
 }
 
 nlohmann::json dispatch(MpiCommunicator& world, Watchdog& watchdog, const CommandLine& line) {
   if (line.command == "convert") {
-    watchdog.set_time_limit(seconds_of(RunSection().time_limit).value_or(0));
+    watchdog.set_time_limit(RunSection().time_limit.seconds());
     return run_convert(world, line.convert);
   }
   const Config config = load_config_everywhere(world, line.config, line.overrides, line.cluster);
-  leave_after(seconds_of(config.run.max_time).value_or(0));
-  watchdog.set_time_limit(seconds_of(config.run.time_limit).value_or(0));
+  leave_after(config.run.max_time.seconds());
+  watchdog.set_time_limit(config.run.time_limit.seconds());
   if (line.command == "plan") return run_plan(world, config, line.trial);
   if (line.command == "eval") return run_eval(world, config);
   return run_quantize(world, watchdog, config);

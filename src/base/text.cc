@@ -113,6 +113,10 @@ std::string nearest(std::string_view word, const std::vector<std::string>& candi
   return best;
 }
 
+std::string did_you_mean(std::string_view guess) {
+  return guess.empty() ? "" : fmt::format("did you mean {}? ", guess);
+}
+
 std::string human_bytes(std::int64_t bytes) {
   const double value = static_cast<double>(bytes);
   if (value >= 1e12) return fmt::format("{:.2f} TB", value / 1e12);

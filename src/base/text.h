@@ -19,6 +19,8 @@ std::string quoted(std::string_view text);          // in double quotes, with \"
 
 // The candidate that a user who wrote `word` most likely meant; empty if none is near.
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates);
+// "did you mean gguf? ", to begin the last part of an error message; empty without a guess.
+std::string did_you_mean(std::string_view guess);
 
 // "1.25 GB" (powers of 1000) and "12.3 s", "5 min", "2.1 h".
 std::string human_bytes(std::int64_t bytes);

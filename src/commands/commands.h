@@ -23,6 +23,12 @@ nlohmann::json run_quantize(MpiCommunicator& world, Watchdog& watchdog, const Co
 // Perplexity of model.path (float, or quantized in a layout that we read) on run.eval_tokens.
 nlohmann::json run_eval(MpiCommunicator& world, const Config& config);
 
+// The names that output.formats and --format take, for --help: "auto_round:auto_gptq, auto_round, ...".
+std::string describe_formats();
+
+// The names that output.formats and --format take, for --help: "auto_round:auto_gptq, auto_round, ...".
+std::string describe_formats();
+
 struct ConvertOptions {
   std::string source;
   std::string format;

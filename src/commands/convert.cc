@@ -1,7 +1,7 @@
 // `roundtable convert`: a quantized model in another format.
-#include <fmt/ranges.h>
+#include <fmt/format.h>
 
-#include <algorithm>
+#include <optional>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -13,19 +13,20 @@
 
 namespace roundtable {
 
+std::string describe_formats() { return names_of(checkpoint_formats()); }
+
 nlohmann::json run_convert(MpiCommunicator& world, const ConvertOptions& options) {
   std::string record = options.output;
   while (record.size() > 1 && record.back() == '/') record.pop_back();
   Conversion conversion{options.source, nullptr, options.output, record + ".run", 0};
   run_on_all(world, [&] {
-    if (std::find(kFormats.begin(), kFormats.end(), options.format) == kFormats.end()) {
-      throw bad_input("--format", fmt::format("'{}' is no format", options.format),
-                      fmt::format("formats: {}", fmt::join(kFormats, ", ")));
+    conversion.format = &format_named(options.format, "--format");
+    const std::optional<ByteSize> size = ByteSize::parse(options.max_shard_size);
+    if (!size || size->empty()) {
+      throw bad_input("--max-shard-size", fmt::format("'{}' is not a size", options.max_shard_size),
+                      "write a size such as 5GB");
     }
-    conversion.format = &format_named(options.format);
-    const auto size = parse_byte_size(options.max_shard_size);
-    if (!size) throw bad_input("--max-shard-size", fmt::format("'{}' is no size", options.max_shard_size), "such as 5GB");
-    conversion.max_shard_size = *size;
+    conversion.max_shard_size = size->bytes();
   });
   const auto node = world.split_by_node();
   set_threads(0, node->rank(), node->size());

@@ -17,8 +17,8 @@ namespace {
 // The device of this rank by parallel.backend: `auto` takes CUDA where LibTorch finds a device.
 torch::Device choose_device(const ParallelSection& section, int rank_in_node) {
   std::optional<torch::Device> found;
-  if (section.backend != "mpi" && nccl_available()) found = cuda_device_of(rank_in_node);
-  if (section.backend == "nccl" && !found) {
+  if (section.backend != Backend::kMpi && nccl_available()) found = cuda_device_of(rank_in_node);
+  if (section.backend == Backend::kNccl && !found) {
     throw bad_input("parallel.backend", "'nccl' needs a CUDA device and a build with NCCL, and there is none here",
                     "use 'auto' or 'mpi'");
   }

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "config/time_span.h"
+#include "config/units.h"
 #include "rundir/events.h"
 #include "rundir/journal.h"
 #include "rundir/rank_status.h"

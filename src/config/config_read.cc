@@ -1,4 +1,4 @@
-// The strict reader of files and overrides.
+// The strict reader of files and overrides, and the recipes whose values they start from.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -12,7 +12,6 @@
 #include "base/text.h"
 #include "config/config.h"
 #include "config/keys.h"
-#include "config/recipe.h"
 #include "config/value.h"
 #include "config/yaml_tree.h"
 
@@ -24,7 +23,7 @@ constexpr std::size_t kLargestFile = std::size_t{1} << 20;
 // Sets the one field named "section.key".
 class Setter {
  public:
-  // `place` opens the error; `file` is what line numbers inside the node belong to.
+  // `place` begins the error; `file` is the file that line numbers inside the node belong to.
   Setter(std::string_view section, std::string_view key, const YamlNode& node, Origin origin, std::string place,
          std::string file)
       : section_(section), key_(key), node_(node), origin_(origin), place_(std::move(place)), file_(std::move(file)) {}
@@ -34,7 +33,7 @@ class Setter {
     if (name == section_) fields.visit(*this);
   }
   template <class T>
-  void operator()(const char* key, T& field, const char*, const Constraint<T>& constraint) {
+  void operator()(const char* key, T& field, Effect, const char*, const Constraint<T>& constraint) {
     if (key != key_) return;
     if constexpr (std::is_same_v<T, WeightRules>) {
       field = weight_rules();
@@ -48,7 +47,8 @@ class Setter {
   T checked(const Constraint<T>& constraint) const {
     auto value = convert<T>(node_, origin_);
     if (!value || !constraint.holds(*value)) {
-      const bool empty = node_.kind == YamlNode::Kind::kNull && std::is_same_v<T, std::string>;
+      const bool is_text = std::is_same_v<T, std::string> || std::is_same_v<T, ByteSize> || std::is_same_v<T, TimeSpan>;
+      const bool empty = node_.kind == YamlNode::Kind::kNull && is_text;
       throw bad_input(place_, fmt::format("expected {}, found {}", constraint.values, shown_node(node_)),
                       empty ? "write \"\" for an empty text" : "");
     }
@@ -75,6 +75,43 @@ void set(Config& config, std::string_view section, std::string_view key, const Y
   config.visit(setter);
 }
 
+// ---- recipes ---------------------------------------------------------------------------------------------------
+
+struct RecipeValues {
+  std::int64_t batch_size;
+  std::int64_t iters;
+  std::int64_t seqlen;
+  std::int64_t n_samples;
+  double lr;  // 0: 1 / iters
+};
+
+// The values that the commands auto-round, auto-round-best, auto-round-light and auto-round-rtn start from (auto-round
+// 0.16.1, cli/main.py, RECIPES). `rtn` is the peer's with disable_opt_rtn: plain rounding to nearest.
+RecipeValues values_of(Recipe recipe) {
+  switch (recipe) {
+    case Recipe::kDefault:
+      return {8, 200, 2048, 128, 0};
+    case Recipe::kBest:
+      return {8, 1000, 2048, 512, 0};
+    case Recipe::kLight:
+      return {8, 50, 2048, 128, 5e-3};
+    case Recipe::kRtn:
+      return {8, 0, 2048, 1, 0};
+  }
+  RT_UNREACHABLE("a recipe without values");
+}
+
+// Sets the keys that a recipe sets.
+void apply_recipe(Recipe recipe, Config& config) {
+  const RecipeValues values = values_of(recipe);
+  config.tuning.recipe = recipe;
+  config.tuning.batch_size = values.batch_size;
+  config.tuning.iters = values.iters;
+  config.tuning.lr = values.lr;
+  config.calibration.seqlen = values.seqlen;
+  config.calibration.n_samples = values.n_samples;
+}
+
 // ---- files and overrides ---------------------------------------------------------------------------------------
 
 std::string read_file(const std::string& path) {
@@ -83,7 +120,7 @@ std::string read_file(const std::string& path) {
   std::string text(kLargestFile + 1, '\0');
   text.resize(std::fread(text.data(), 1, text.size(), file.get()));
   if (std::ferror(file.get())) throw bad_input(path, fmt::format("cannot read the config: {}", std::strerror(errno)));
-  if (text.size() > kLargestFile) throw bad_input(path, "is larger than 1 MiB, so it is no config");
+  if (text.size() > kLargestFile) throw bad_input(path, "is larger than 1 MiB, so it is not a config");
   return text;
 }
 
@@ -130,11 +167,7 @@ void apply_override(Config& config, const std::string& option) {
   set(config, section, key, node, Origin::kOption, place, place);
 }
 
-}  // namespace
-
-namespace {
-
-// A text of YAML and what names it in errors.
+// A text of YAML and its name in errors.
 struct Document {
   YamlNode root;
   std::string place;
@@ -145,7 +178,7 @@ Config build(const std::vector<Document>& documents, const std::vector<std::stri
     for (const Document& document : documents) apply_document(config, document.root, document.place);
     for (const auto& option : overrides) apply_override(config, option);
   };
-  // Twice: the recipe is read first, and what is given beside it goes over the recipe's values.
+  // Everything is read twice: first for the recipe, then over the recipe's values, so that a key that is given wins.
   Config first;
   apply(first);
   Config config;

@@ -13,9 +13,13 @@ namespace {
 
 std::string written(bool value) { return value ? "true" : "false"; }
 std::string written(std::int64_t value) { return fmt::format("{}", value); }
-std::string written(double value) { return fmt::format("{}", value); }  // shortest that reads back the same
+std::string written(double value) { return fmt::format("{}", value); }  // the shortest text that reads back the same
+template <IsChoice E>
+std::string written(E value) {
+  return std::string(word_of(value));
+}
 
-// Plain where it cannot be taken for anything but text, else in double quotes.
+// Without quotes if it cannot be taken for anything but text, else in double quotes.
 std::string written(const std::string& text) {
   constexpr std::string_view kLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
   constexpr std::string_view kOthers = "0123456789_./:-";
@@ -27,6 +31,9 @@ std::string written(const std::string& text) {
   if (plain) return text;
   return quoted(text);
 }
+
+std::string written(const ByteSize& size) { return written(size.text()); }
+std::string written(const TimeSpan& span) { return written(span.text()); }
 
 std::string written(const std::vector<std::string>& items) {
   std::vector<std::string> parts;
@@ -43,7 +50,7 @@ struct Writer {
     fields.visit(*this);
   }
   template <class T>
-  void operator()(const char* key, T& field, const char*, const Constraint<T>&) {
+  void operator()(const char* key, T& field, Effect, const char*, const Constraint<T>&) {
     text += fmt::format("  {}: {}\n", key, written(field));
   }
 };
@@ -59,7 +66,7 @@ struct HelpTable {
     fields.visit(*this);
   }
   template <class T>
-  void operator()(const char* key, T& field, const char* help, const Constraint<T>& constraint) {
+  void operator()(const char* key, T& field, Effect, const char* help, const Constraint<T>& constraint) {
     const std::string value = written(field);
     text += fmt::format("  {:<35} {} [{}{}]\n", section_name + "." + key, help, constraint.values,
                         value == "\"\"" || value == "[]" || value == "{}" ? "" : "; default " + value);
@@ -78,7 +85,7 @@ struct TextFinder {
     fields.visit(*this);
   }
   template <class T>
-  void operator()(const char* key, T& field, const char*, const Constraint<T>&) {
+  void operator()(const char* key, T& field, Effect, const char*, const Constraint<T>&) {
     if constexpr (std::is_same_v<T, std::string>) {
       if (section_name + "." + key == wanted) found = &field;
     }

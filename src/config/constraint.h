@@ -1,4 +1,4 @@
-// What values a key takes: a test, and the words for it in `--help` and in error messages.
+// Which values a key takes: a test, and the words for it in `--help` and in error messages.
 #pragma once
 
 #include <fmt/format.h>
@@ -9,6 +9,8 @@
 #include <functional>
 #include <string>
 #include <vector>
+
+#include "config/choices.h"
 
 namespace roundtable {
 
@@ -26,14 +28,32 @@ inline Constraint<std::string> any_text() {
   return {"text", [](const std::string&) { return true; }};
 }
 
+// "2, 3 or 4"
 template <class T>
-Constraint<T> one_of(const std::vector<T>& choices) {
+std::string alternatives(const std::vector<T>& items) {
   std::string words;
-  for (std::size_t i = 0; i < choices.size(); ++i) {
-    words += fmt::format("{}{}", i == 0 ? "" : i + 1 == choices.size() ? " or " : ", ", choices[i]);
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    words += fmt::format("{}{}", i == 0 ? "" : i + 1 == items.size() ? " or " : ", ", items[i]);
   }
-  return {words,
-          [choices](const T& value) { return std::find(choices.begin(), choices.end(), value) != choices.end(); }};
+  return words;
+}
+
+template <class T>
+Constraint<T> one_of(const std::vector<T>& values) {
+  return {alternatives(values),
+          [values](const T& value) { return std::find(values.begin(), values.end(), value) != values.end(); }};
+}
+
+// An enum of choices.h.
+template <class E>
+concept IsChoice = kIsChoice<E>;
+
+// One of the enum's words; a field of this type holds no other value.
+template <IsChoice E>
+Constraint<E> choice() {
+  std::vector<std::string_view> words;
+  for (const Choice<E>& one : kChoices<E>) words.push_back(one.word);
+  return {alternatives(words), [](E) { return true; }};
 }
 
 inline Constraint<std::int64_t> whole_from(std::int64_t least, std::int64_t most) {
@@ -45,7 +65,7 @@ inline Constraint<std::int64_t> whole_from(std::int64_t least) {
   return {fmt::format("a whole number of at least {}", least), [=](std::int64_t value) { return least <= value; }};
 }
 
-// `special` stands outside the range and means something of its own.
+// `special` is outside the range and has a meaning of its own.
 inline Constraint<std::int64_t> special_or_from(std::int64_t special, std::int64_t least, std::int64_t most) {
   const auto range = whole_from(least, most);
   return {fmt::format("{} or {}", special, range.values),

@@ -1,4 +1,4 @@
-// Names of the config's keys.
+// Checks of the names of sections and keys.
 #include "config/keys.h"
 
 #include <fmt/format.h>
@@ -10,12 +10,6 @@
 #include "base/text.h"
 
 namespace roundtable {
-namespace {
-
-std::string did_you_mean(const std::string& name) { return name.empty() ? "" : fmt::format("did you mean {}? ", name); }
-
-}  // namespace
-
 const Names& names() {
   static const Names listed = [] {
     Names lister;

@@ -1,4 +1,5 @@
-// The sections and keys that a config can have, and the errors for those that it cannot. Inside this folder.
+// The names of all sections and keys of the config, and the errors for names that are not among them. For this folder
+// alone.
 #pragma once
 
 #include <string>
@@ -23,7 +24,7 @@ struct Names {
     fields.visit(*this);
   }
   template <class T>
-  void operator()(const char* key, T&, const char*, const Constraint<T>&) {
+  void operator()(const char* key, T&, Effect, const char*, const Constraint<T>&) {
     sections.back().keys.push_back(key);
   }
 
@@ -38,7 +39,7 @@ struct Names {
     }
     return nullptr;
   }
-  // "section.key" of every section that has this very key.
+  // "section.key" of every section that has exactly this key.
   std::vector<std::string> homes_of(std::string_view key) const {
     std::vector<std::string> homes;
     for (const auto& section : sections) {
@@ -52,8 +53,8 @@ struct Names {
 
 const Names& names();
 
-// Throw Error (kBadInput), opened by `place`, for an unknown name, with the known ones and the one that was likely
-// meant.
+// Throw Error (kBadInput) for an unknown name. The message begins with `place`, guesses which name was meant, and lists
+// the known ones.
 void check_section(const std::string& place, std::string_view name);
 void check_key(const std::string& place, std::string_view section, std::string_view key);
 

@@ -1,4 +1,4 @@
-// Nodes to text and lists, and back to words.
+// Conversions of YAML nodes to text, units and lists, and of nodes to words.
 #include "config/value.h"
 
 namespace roundtable {
@@ -7,6 +7,18 @@ template <>
 std::optional<std::string> convert(const YamlNode& node, Origin) {
   if (node.kind != YamlNode::Kind::kScalar) return {};
   return node.text;
+}
+
+template <>
+std::optional<ByteSize> convert(const YamlNode& node, Origin) {
+  if (node.kind != YamlNode::Kind::kScalar) return {};
+  return ByteSize::parse(node.text);
+}
+
+template <>
+std::optional<TimeSpan> convert(const YamlNode& node, Origin) {
+  if (node.kind != YamlNode::Kind::kScalar) return {};
+  return TimeSpan::parse(node.text);
 }
 
 template <>

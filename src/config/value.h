@@ -1,4 +1,4 @@
-// Values between YAML nodes, text and fields. Inside this folder.
+// YAML nodes and text to the values of fields, and values to words. For this folder alone.
 #pragma once
 
 #include <fmt/format.h>
@@ -12,6 +12,8 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "config/choices.h"
+#include "config/units.h"
 #include "config/yaml_tree.h"
 
 namespace roundtable {
@@ -29,11 +31,15 @@ std::optional<Number> parse_number(std::string_view text) {
   return value;
 }
 
-// The value of a node as a field's type; nothing where it is of another type.
+// The value of a node as a field's type; nothing if it is of another type.
 template <class T>
 std::optional<T> convert(const YamlNode& node, Origin) {
-  if (node.kind != YamlNode::Kind::kScalar || node.quoted) return {};
-  if constexpr (std::is_same_v<T, bool>) {
+  if (node.kind != YamlNode::Kind::kScalar) return {};
+  if constexpr (kIsChoice<T>) {
+    return value_of<T>(node.text);
+  } else if (node.quoted) {
+    return {};
+  } else if constexpr (std::is_same_v<T, bool>) {
     if (node.text == "true") return true;
     if (node.text == "false") return false;
     return {};
@@ -43,6 +49,10 @@ std::optional<T> convert(const YamlNode& node, Origin) {
 }
 template <>
 std::optional<std::string> convert(const YamlNode& node, Origin);
+template <>
+std::optional<ByteSize> convert(const YamlNode& node, Origin);
+template <>
+std::optional<TimeSpan> convert(const YamlNode& node, Origin);
 template <>
 std::optional<std::vector<std::string>> convert(const YamlNode& node, Origin origin);
 

@@ -1,4 +1,4 @@
-// Rules for single layers, in and out of YAML.
+// Reading and writing rules for single layers, and matching them with the names of layers.
 #include "config/weight_rule.h"
 
 #include <fmt/format.h>
@@ -31,22 +31,21 @@ void set_key(WeightRule& rule, const std::string& key, const YamlNode& node, con
   } else if (key == "group_size") {
     set_value(rule.group_size, node, place, special_or_from(-1, 1, std::int64_t{1} << 20));
   } else if (key == "scheme") {
-    set_value(rule.scheme, node, place, one_of<std::string>({"sym", "asym"}));
+    set_value(rule.scheme, node, place, choice<Symmetry>());
   } else if (key == "data_type") {
-    set_value(rule.data_type, node, place, one_of<std::string>({"int", "float"}));
+    set_value(rule.data_type, node, place, choice<RuleType>());
   } else {
     const std::string guess = nearest(key, kKeys);
     throw bad_input(place, fmt::format("unknown key {}", shown(key)),
-                    fmt::format("{}keys: {}", guess.empty() ? "" : fmt::format("did you mean {}? ", guess),
-                                fmt::join(kKeys, ", ")));
+                    fmt::format("{}keys: {}", did_you_mean(guess), fmt::join(kKeys, ", ")));
   }
 }
 
-// "float" and 16 bits are two words for the same thing: a layer that is kept.
+// data_type float and 16 bits are two ways to say that a layer stays as it is.
 void settle_kept_layer(WeightRule& rule, const std::string& place) {
-  if (rule.data_type == "float" && !rule.bits) rule.bits = 16;
-  if (rule.keeps_float() && !rule.data_type) rule.data_type = "float";
-  if (rule.keeps_float() != (rule.data_type == "float")) {
+  if (rule.data_type == RuleType::kFloat && !rule.bits) rule.bits = 16;
+  if (rule.keeps_float() && !rule.data_type) rule.data_type = RuleType::kFloat;
+  if (rule.keeps_float() != (rule.data_type == RuleType::kFloat)) {
     throw bad_input(place, "16 bits and data_type float belong together", "give one of them, or bits of 2, 3, 4 or 8");
   }
 }
@@ -83,7 +82,7 @@ WeightRules read_weight_rules(const YamlNode& node, const std::string& file, con
   WeightRules rules;
   for_each_entry(node, file, "", [&](const std::string& layers, const std::string& line, const YamlNode& settings) {
     const std::string where = fmt::format("{}: weight_config {}", line, shown(layers));
-    if (layers.empty()) throw bad_input(where, "is an empty name");
+    if (layers.empty()) throw bad_input(where, "the name is empty");
     if (settings.kind != YamlNode::Kind::kMap || settings.items.empty()) {
       throw bad_input(where, fmt::format("expected settings, found {}", shown_node(settings)),
                       fmt::format("keys: {}", fmt::join(kKeys, ", ")));
@@ -107,8 +106,8 @@ std::string written(const WeightRules& rules) {
     std::vector<std::string> settings;
     if (rule.bits) settings.push_back(fmt::format("bits: {}", *rule.bits));
     if (rule.group_size) settings.push_back(fmt::format("group_size: {}", *rule.group_size));
-    if (rule.scheme) settings.push_back(fmt::format("scheme: {}", *rule.scheme));
-    if (rule.data_type) settings.push_back(fmt::format("data_type: {}", *rule.data_type));
+    if (rule.scheme) settings.push_back(fmt::format("scheme: {}", word_of(*rule.scheme)));
+    if (rule.data_type) settings.push_back(fmt::format("data_type: {}", word_of(*rule.data_type)));
     entries.push_back(fmt::format("{}: {{{}}}", quoted(rule.layers), fmt::join(settings, ", ")));
   }
   return fmt::format("{{{}}}", fmt::join(entries, ", "));

@@ -1,4 +1,4 @@
-// Counter-based sampling: the random stream is made anew from (seed, block, round or step, stratum).
+// Counter-based sampling: each random stream is made from (seed, block, round or step, stratum).
 #include "data/sampler.h"
 
 #include <numeric>
@@ -46,18 +46,21 @@ std::vector<std::int64_t> shuffled(std::int64_t n, std::int64_t count, SplitMix6
 
 }  // namespace
 
-Sampler::Sampler(const std::string& kind, std::int64_t n_samples, std::int64_t batch, std::uint64_t seed,
-                 std::int64_t block)
-    : strata_(kind == "strata"), n_samples_(n_samples), batch_(batch), seed_(seed), block_(block) {
-  RT_CHECK(kind == "strata" || kind == "rand");
+Sampler::Sampler(SamplerKind kind, std::int64_t n_samples, std::int64_t batch, std::uint64_t seed, std::int64_t block)
+    : kind_(kind), n_samples_(n_samples), batch_(batch), seed_(seed), block_(block) {
   RT_CHECK(batch >= 1 && batch <= n_samples);
 }
 
 std::vector<std::int64_t> Sampler::step(std::int64_t step) const {
-  if (!strata_) return from_all(step);
   std::vector<std::int64_t> samples;
-  for (std::int64_t stratum = 0; stratum < batch_; ++stratum) samples.push_back(from_stratum(stratum, step));
-  return samples;
+  switch (kind_) {
+    case SamplerKind::kRand:
+      return from_all(step);
+    case SamplerKind::kStrata:
+      for (std::int64_t stratum = 0; stratum < batch_; ++stratum) samples.push_back(from_stratum(stratum, step));
+      return samples;
+  }
+  RT_UNREACHABLE("a sampler that takes no samples");
 }
 
 std::int64_t Sampler::from_stratum(std::int64_t stratum, std::int64_t step) const {

@@ -8,15 +8,15 @@ namespace roundtable {
 namespace {
 
 constexpr const char* kTensor = "input_ids";
-constexpr const char* kMend = "make it with launch/prepare_calibration.py";
+constexpr const char* kFix = "make it with launch/prepare_calibration.py";
 
 TokenSetShape shape_of(const std::string& path, const SafetensorsFile& file) {
   const TensorInfo* info = file.find(kTensor);
-  if (info == nullptr) throw bad_input(path, "is not a token set: it has no tensor 'input_ids'", kMend);
+  if (info == nullptr) throw bad_input(path, "is not a token set: it has no tensor 'input_ids'", kFix);
   if (info->type != ElementType::kI32 || info->shape.size() != 2) {
-    throw bad_input(path, "is not a token set: 'input_ids' is not an int32 matrix [n_samples, seqlen]", kMend);
+    throw bad_input(path, "is not a token set: 'input_ids' is not an int32 matrix [n_samples, seqlen]", kFix);
   }
-  if (info->shape[0] < 1 || info->shape[1] < 1) throw bad_input(path, "holds no tokens", kMend);
+  if (info->shape[0] < 1 || info->shape[1] < 1) throw bad_input(path, "holds no tokens", kFix);
   return {info->shape[0], info->shape[1]};
 }
 

@@ -27,7 +27,7 @@ std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelC
     if (!layer.scheme) continue;
     std::optional<std::string> reason;
     if (!format.has_place_for(layer.scheme->type)) {
-      reason = fmt::format("it has no place for weights of data_type {}", data_type_of(layer.scheme->type));
+      reason = fmt::format("it has no place for weights of data_type {}", word_of(layer.scheme->type));
     }
     if (!reason) reason = format.scheme_obstacle(*layer.scheme);
     if (!reason) reason = format.layer_obstacle(layer.linear, *layer.scheme);

@@ -37,7 +37,7 @@ class CheckpointFormat {
  public:
   virtual ~CheckpointFormat() = default;
 
-  // As output.formats and the table (base/format_table.h) name it.
+  // As output.formats and the table (registry.h) name it.
   std::string_view name() const;
 
   virtual bool has_place_for(WeightType type) const { return type == WeightType::kInt; }

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace roundtable {
 namespace {
@@ -48,11 +49,14 @@ std::vector<const PackedFormat*> packed_formats() {
   return packed;
 }
 
-const CheckpointFormat& format_named(std::string_view name) {
+const CheckpointFormat& format_named(std::string_view name, std::string_view place) {
+  std::vector<std::string> known;
   for (const Entry& entry : table()) {
     if (entry.name == name) return entry.format;
+    known.emplace_back(entry.name);
   }
-  RT_UNREACHABLE("the name of no format");
+  throw bad_input(place, fmt::format("'{}' is not a format", printable(name)),
+                  fmt::format("{}formats: {}", did_you_mean(nearest(name, known)), fmt::join(known, ", ")));
 }
 
 const SafetensorsFormat* as_safetensors(const CheckpointFormat& format) {

@@ -1,12 +1,25 @@
-// The formats of the table (base/format_table.h): all of them, by name, and by what they are.
+// The checkpoint formats: the one table of them, and looking them up by name and by what they are.
 #pragma once
 
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "base/format_table.h"
 #include "export/format.h"
+
+// The formats, one line each: the name that output.formats takes, and the function of formats/ or gguf/ that returns the
+// format. Messages and --help name them in this order.
+#define ROUNDTABLE_FORMATS(FORMAT)                           \
+  FORMAT("auto_round:auto_gptq", auto_round_auto_gptq_format) \
+  FORMAT("auto_round", auto_round_format)                     \
+  FORMAT("auto_round:auto_awq", auto_round_auto_awq_format)   \
+  FORMAT("auto_gptq", auto_gptq_format)                       \
+  FORMAT("auto_awq", auto_awq_format)                         \
+  FORMAT("llm_compressor", llm_compressor_format)             \
+  FORMAT("mxfp4", mxfp4_format)                               \
+  FORMAT("nvfp4", nvfp4_format)                               \
+  FORMAT("gguf", gguf_format)                                 \
+  FORMAT("qdq", qdq_format)
 
 namespace roundtable {
 
@@ -18,8 +31,8 @@ ROUNDTABLE_FORMATS(ROUNDTABLE_FORMAT_DECLARATION)
 // All formats, in the order of the table.
 const std::vector<const CheckpointFormat*>& checkpoint_formats();
 std::vector<const PackedFormat*> packed_formats();
-// `name` is one of output.formats.
-const CheckpointFormat& format_named(std::string_view name);
+// The format of this name. Throws Error (kBadInput), which begins with `place` and lists the formats, if there is none.
+const CheckpointFormat& format_named(std::string_view name, std::string_view place);
 
 // Null where the format is of another kind.
 const SafetensorsFormat* as_safetensors(const CheckpointFormat& format);

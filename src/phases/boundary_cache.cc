@@ -77,7 +77,7 @@ nlohmann::json states_fingerprint(const nlohmann::json& print, const Config& con
   // pass they do not, but where the embedding multiplies all samples of a rank at once.
   if (width != 1 || !model.names.project_in.empty()) states["ranks"] = devices.size();
   for (const char* part :
-       {"model", "calibration.tokens", "calibration.n_samples", "calibration.seqlen", "calibration.estimate", "tuning.amp"}) {
+       {"model.path", "calibration.tokens", "calibration.n_samples", "calibration.seqlen", "calibration.estimate", "tuning.amp"}) {
     states[part] = print.at(part);
   }
   return states;

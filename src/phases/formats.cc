@@ -3,7 +3,6 @@
 
 #include <string>
 
-#include "config/byte_size.h"
 #include "convert/convert.h"
 
 namespace roundtable {
@@ -24,7 +23,7 @@ void make_formats(const RunContext& context) {
                         .format = format,
                         .output = context.paths.format(context.config, name),
                         .record = context.paths.format_record(name),
-                        .max_shard_size = parse_byte_size(context.config.output.max_shard_size).value()},
+                        .max_shard_size = context.config.output.max_shard_size.bytes()},
                        {});
   }
 }

@@ -51,9 +51,9 @@ std::string settings_rows(const Config& config, const Plan& plan) {
   }
   if (plan.head) rows += fmt::format("| {} | {}, rounded to nearest |\n", plan.model.names.head, scheme_text(*plan.head));
   for (const std::string& reason : plan.float_reasons) rows += fmt::format("| 16 bits | {} |\n", reason);
-  if (t.init_scale == "search") rows += "| scales | from a search, weighed by the layers' inputs |\n";
+  if (t.init_scale == InitScale::kSearch) rows += "| scales | from a search, weighed by the layers' inputs |\n";
   if (t.iters == 0) return rows + "| rounding | to nearest |\n";
-  rows += fmt::format("| tuning | {}, {} iterations a block, {} samples a step |\n", t.optimizer, t.iters, plan.batch);
+  rows += fmt::format("| tuning | {}, {} iterations a block, {} samples a step |\n", word_of(t.optimizer), t.iters, plan.batch);
   rows += fmt::format("| calibration | {} samples of {} tokens |\n", config.calibration.n_samples, config.calibration.seqlen);
   return rows + fmt::format("| stages | {} of up to {} blocks |\n", plan.stages.size(), plan.stages.front().size());
 }

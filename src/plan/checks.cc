@@ -20,17 +20,17 @@ void check_reproducible(const Config& config) {
   if (shards > 0 && (shards & (shards - 1)) != 0) {
     throw bad_input("parallel.shards", fmt::format("{} is no power of two, which run.reproducible needs", shards));
   }
-  if (config.tuning.sampler != "strata") {
+  if (config.tuning.sampler != SamplerKind::kStrata) {
     throw bad_input("tuning.sampler", "run.reproducible needs strata: only they fix which rank has a step's samples");
   }
-  if (config.parallel.gradient_dtype != "fp32") {
+  if (config.parallel.gradient_dtype != GradientDtype::kFp32) {
     throw bad_input("parallel.gradient_dtype", "run.reproducible sums gradients in fp32",
                     "leave it at fp32, or run.reproducible at false");
   }
 }
 
 void check_votes(const Config& config, int shards) {
-  if (config.parallel.gradient_dtype != "sign" || shards <= 127) return;
+  if (config.parallel.gradient_dtype != GradientDtype::kSign || shards <= 127) return;
   throw bad_input("parallel.gradient_dtype", fmt::format("sign holds the votes of 127 ranks, not of {}", shards),
                   "choose fewer parallel.shards, or bf16");
 }

@@ -133,13 +133,26 @@ Sizes count_sizes(const Config& config, const ModelConfig& m, const Layout& layo
 
 // What an optimizer keeps of each weight between steps, beside v; and the gradient of v, which it needs on its own.
 double optimizer_bytes(const TuningSection& tuning) {
-  if (tuning.optimizer == "adamw") return 3 * 4;
-  return tuning.momentum > 0 ? 2 * 4 : 0;
+  switch (tuning.optimizer) {
+    case OptimizerKind::kAdamW:
+      return 3 * 4;
+    case OptimizerKind::kSignRound:
+      return tuning.momentum > 0 ? 2 * 4 : 0;
+  }
+  RT_UNREACHABLE("an optimizer without a forecast of its memory");
 }
 
 // A described cluster has devices, unless MPI is asked for.
 bool sums_in_host_memory(const Config& config) {
-  return config.parallel.backend == "mpi" || (config.parallel.backend == "auto" && config.cluster.nodes == 0);
+  switch (config.parallel.backend) {
+    case Backend::kMpi:
+      return true;
+    case Backend::kNccl:
+      return false;
+    case Backend::kAuto:
+      return config.cluster.nodes == 0;
+  }
+  RT_UNREACHABLE("a backend without a place of its sums");
 }
 
 // Of the gradients in a rank, a weight.

@@ -73,7 +73,7 @@ void refuse_idle(const std::vector<Claim>& claims, const ModelConfig& model) {
 QuantScheme changed(QuantScheme scheme, const WeightRule& rule) {
   if (rule.bits) scheme.bits = static_cast<int>(*rule.bits);
   if (rule.group_size) scheme.group_size = *rule.group_size;
-  if (rule.scheme) scheme.symmetric = *rule.scheme == "sym";
+  if (rule.scheme) scheme.symmetric = *rule.scheme == Symmetry::kSym;
   return scheme;
 }
 
@@ -82,7 +82,7 @@ void check_float4(const std::string& place, const QuantScheme& scheme) {
   if (scheme.type == WeightType::kInt) return;
   const std::int64_t group_size = group_size_of(scheme.type);
   if (scheme.bits == 4 && scheme.group_size == group_size && scheme.symmetric) return;
-  const char* name = data_type_of(scheme.type);
+  const std::string_view name = word_of(scheme.type);
   throw bad_input(place, fmt::format("weights of data_type {} are sym, of 4 bits, in groups of {}", name, group_size),
                   fmt::format("set bits: 4, group_size: {} and scheme: sym", group_size));
 }
@@ -160,14 +160,12 @@ std::optional<QuantScheme> head_scheme(const QuantizationSection& section, const
 
 QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats) {
   QuantScheme scheme;
-  for (const WeightType type : {WeightType::kMxFp4, WeightType::kNvFp4}) {
-    if (section.data_type == data_type_of(type)) scheme.type = type;
-  }
+  scheme.type = section.data_type;
   scheme.bits = static_cast<int>(section.bits);
   scheme.group_size = section.group_size;
-  scheme.symmetric = section.scheme == "sym";
+  scheme.symmetric = section.scheme == Symmetry::kSym;
   scheme.full_range = section.enable_full_range;
-  scheme.fp16_scale = section.scale_dtype == "fp16";
+  scheme.fp16_scale = section.scale_dtype == ScaleDtype::kFp16;
   for (const CheckpointFormat* format : formats) {
     scheme.min_zero_point = std::max(scheme.min_zero_point, format->min_zero_point());
   }
@@ -219,7 +217,7 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConf
 
 std::string scheme_text(const QuantScheme& scheme) {
   if (scheme.type != WeightType::kInt) {
-    return fmt::format("floats of 4 bits ({}), groups of {}", data_type_of(scheme.type), scheme.group_size);
+    return fmt::format("floats of 4 bits ({}), groups of {}", word_of(scheme.type), scheme.group_size);
   }
   return fmt::format("{} bits, {}, {}", scheme.bits, scheme.symmetric ? "sym" : "asym",
                      scheme.group_size < 0 ? "one group a channel" : fmt::format("groups of {}", scheme.group_size));

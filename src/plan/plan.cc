@@ -139,7 +139,7 @@ std::uint64_t largest_block(const Plan& plan, std::int64_t element) {
 // Which files there will be. Groups write a file a block while they tune; where one would be too large, or the format
 // is not one that a run can go on from, the output is made from what they wrote, as convert does it.
 void decide_files(const Config& config, Plan& plan) {
-  const std::int64_t limit = parse_byte_size(config.output.max_shard_size).value();
+  const std::int64_t limit = config.output.max_shard_size.bytes();
   const std::int64_t element = float_bytes(config.model.path);
   const bool fits = largest_block(plan, element) <= static_cast<std::uint64_t>(limit);
   plan.tuned_in_place = fits && plan.tuned == plan.formats.front();
@@ -182,7 +182,7 @@ void warn_of_tensor_parallel(Plan& plan) {
 // tests/peer/gptqmodel_test.py shows it.
 void warn_of_gptqmodel(Plan& plan) {
   const bool auto_gptq = std::any_of(plan.formats.begin(), plan.formats.end(),
-                                     [](const CheckpointFormat* format) { return format->name() == "auto_gptq"; });
+                                     [](const CheckpointFormat* format) { return format == &auto_gptq_format(); });
   const bool asym = std::any_of(plan.schemes.begin(), plan.schemes.end(), [](const BlockSchemes& schemes) {
     return std::any_of(schemes.begin(), schemes.end(), [](const auto& scheme) { return scheme && !scheme->symmetric; });
   });
@@ -200,7 +200,7 @@ Plan lay_out(const Config& config, const World& world) {
   plan.batch = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
   // Rounding to nearest takes no steps: the batch need not be filled.
   if (config.tuning.iters == 0) plan.batch = std::min(plan.batch, config.calibration.n_samples);
-  for (const std::string& name : config.output.formats) plan.formats.push_back(&format_named(name));
+  for (const std::string& name : config.output.formats) plan.formats.push_back(&format_named(name, "output.formats"));
   plan.tuned = &tuned_format(plan.formats, scheme_of(config.quantization, plan.formats).type);
   LayerSchemes schemes = resolve_schemes(config.quantization, plan.model, plan.formats);
   plan.schemes = std::move(schemes.blocks);
@@ -219,7 +219,7 @@ Plan lay_out(const Config& config, const World& world) {
   plan.groups = world.ranks / plan.shards;
   plan.joint_blocks = std::min(config.tuning.n_blocks, plan.model.n_blocks);
   plan.stages = decide_stages(config, plan);
-  if (any_asymmetric(plan) && plan.formats.front()->name() == "auto_round:auto_gptq") {
+  if (any_asymmetric(plan) && plan.formats.front() == &auto_round_auto_gptq_format()) {
     // auto-round 0.16.1, inference/backend.py: its torch_zp backend takes sym alone.
     plan.warnings.push_back("asym in auto_round:auto_gptq is read on GPUs; auto-round 0.16.1 has no CPU backend for it");
   }
@@ -232,10 +232,7 @@ Plan lay_out(const Config& config, const World& world) {
                                         "parallel.stages to keep the bytes on other numbers of groups",
                                         plan.stages.size()));
   }
-  if (config.quantization.scale_dtype != "fp16") {
-    throw bad_input("quantization.scale_dtype", "every format stores scales in fp16", "set it to fp16");
-  }
-  if (config.tuning.optimizer == "adamw" && config.tuning.momentum > 0) {
+  if (config.tuning.optimizer == OptimizerKind::kAdamW && config.tuning.momentum > 0) {
     throw bad_input("tuning.momentum", "is signround's; adamw has its own", "leave it at 0");
   }
   check_samples(config, plan);

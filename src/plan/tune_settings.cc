@@ -1,13 +1,21 @@
-// Keys of the config to settings of the tuner.
+// The keys of the config that the tuner and the boundary files are told.
 #include "plan/tune_settings.h"
 
+#include "base/error.h"
 #include "plan/forecast.h"
 
 namespace roundtable {
 
 ElementType gradient_type(const Config& config) {
-  const std::string& name = config.parallel.gradient_dtype;
-  return name == "bf16" ? ElementType::kBF16 : name == "sign" ? ElementType::kI8 : ElementType::kF32;
+  switch (config.parallel.gradient_dtype) {
+    case GradientDtype::kFp32:
+      return ElementType::kF32;
+    case GradientDtype::kBf16:
+      return ElementType::kBF16;
+    case GradientDtype::kSign:
+      return ElementType::kI8;  // a count of votes
+  }
+  RT_UNREACHABLE("a gradient_dtype without an element type");
 }
 
 TuneSettings tune_settings(const Config& config, int shards) {
@@ -18,11 +26,9 @@ TuneSettings tune_settings(const Config& config, int shards) {
           .minmax_lr = tuning.minmax_lr,
           .enable_minmax_tuning = tuning.enable_minmax_tuning,
           .not_use_mse = tuning.not_use_mse,
-          .optimizer = tuning.optimizer == "adamw" ? OptimizerKind::kAdamW : OptimizerKind::kSignRound,
+          .optimizer = tuning.optimizer,
           .momentum = tuning.momentum,
-          .lr_scheduler = tuning.lr_scheduler == "constant" ? LrScheduler::kConstant
-                          : tuning.lr_scheduler == "cosine" ? LrScheduler::kCosine
-                                                            : LrScheduler::kLinear,
+          .lr_scheduler = tuning.lr_scheduler,
           .dynamic_max_gap = tuning.dynamic_max_gap,
           .reproducible = config.run.reproducible,
           .gradient_type = gradient_type(config)};
@@ -30,9 +36,9 @@ TuneSettings tune_settings(const Config& config, int shards) {
 
 FileLayout file_layout(const Config& config) {
   const auto& s = config.storage;
-  return {.alignment = parse_byte_size(s.alignment).value_or(0),
+  return {.alignment = s.alignment.bytes(),
           .stripe_count = s.stripe_count,
-          .stripe_bytes = parse_byte_size(s.stripe_size).value_or(0),
+          .stripe_bytes = s.stripe_size.bytes(),
           .collective = s.collective};
 }
 

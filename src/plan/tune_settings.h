@@ -1,4 +1,4 @@
-// What the tuner is told, from the config.
+// What the config tells the tuner, and the writer of boundary files.
 #pragma once
 
 #include "cache/file_layout.h"
@@ -7,12 +7,13 @@
 
 namespace roundtable {
 
-// parallel.gradient_dtype.
+// The type in which a group sums gradients (parallel.gradient_dtype).
 ElementType gradient_type(const Config& config);
 
+// `shards` is the number of ranks per group.
 TuneSettings tune_settings(const Config& config, int shards);
 
-// The storage section.
+// How boundary files are laid out (the storage section).
 FileLayout file_layout(const Config& config);
 
 }  // namespace roundtable

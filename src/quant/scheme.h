@@ -3,19 +3,9 @@
 
 #include <cstdint>
 
+#include "config/choices.h"
+
 namespace roundtable {
-
-// What a weight is, times the scale of its group. Floats of 4 bits are E2M1: 0, 0.5, 1, 1.5, 2, 3, 4, 6, either sign.
-enum class WeightType {
-  kInt,
-  kMxFp4,  // scales are powers of two (OCP Microscaling Formats 1.0)
-  kNvFp4,  // scales are E4M3 floats over one power of two
-};
-
-// As quantization.data_type names it.
-constexpr const char* data_type_of(WeightType type) {
-  return type == WeightType::kInt ? "int" : (type == WeightType::kMxFp4 ? "mx_fp" : "nv_fp");
-}
 
 // Weights that share a scale, where the type fixes it; 0 for integers, which take any number.
 constexpr std::int64_t group_size_of(WeightType type) {

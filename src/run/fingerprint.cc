@@ -1,11 +1,13 @@
-// Fingerprints of a run's inputs.
+// Fingerprints: the walk over the config's keys, and digests of the files that they name.
 #include "run/fingerprint.h"
 
 #include <algorithm>
 #include <filesystem>
 #include <set>
+#include <type_traits>
 #include <vector>
 
+#include "base/error.h"
 #include "base/hash.h"
 #include "io/checkpoint.h"
 #include "io/file.h"
@@ -13,8 +15,10 @@
 namespace roundtable {
 namespace {
 
-// A shard's size, its header and 16 pieces spread over its data: hashing hundreds of gigabytes at every start would
-// cost minutes; a model that was exchanged or edited shows in these all the same.
+// ---- content ---------------------------------------------------------------------------------------------------
+
+// A file's size, its first bytes (the header) and 16 pieces spread over its data. Hashing hundreds of gigabytes at
+// every start would cost minutes, and a model that was exchanged or edited differs in these pieces too.
 void update_with_file(Hasher& hasher, const std::string& path) {
   constexpr std::uint64_t kPiece = 64 << 10;
   constexpr std::uint64_t kPieces = 16;
@@ -28,6 +32,54 @@ void update_with_file(Hasher& hasher, const std::string& path) {
     file.read_at(offset, piece.data(), bytes);
     hasher.update(piece.data(), bytes);
   }
+}
+
+// ---- settings --------------------------------------------------------------------------------------------------
+
+nlohmann::json json_of(bool value) { return value; }
+nlohmann::json json_of(std::int64_t value) { return value; }
+nlohmann::json json_of(double value) { return value; }
+nlohmann::json json_of(const std::string& text) { return text; }
+nlohmann::json json_of(const std::vector<std::string>& items) { return items; }
+nlohmann::json json_of(const WeightRules& rules) { return written(rules); }
+nlohmann::json json_of(const ByteSize& size) { return size.bytes(); }
+nlohmann::json json_of(const TimeSpan& span) { return span.seconds(); }
+template <IsChoice E>
+nlohmann::json json_of(E value) {
+  return word_of(value);
+}
+
+// A visitor of the config. Hands every key to `take` by its full name.
+template <class Take>
+class KeyWalk {
+ public:
+  explicit KeyWalk(const Take& take) : take_(take) {}
+
+  template <class Struct>
+  void section(const char* name, Struct& fields, const char*) {
+    section_ = name;
+    fields.visit(*this);
+  }
+  template <class T>
+  void operator()(const char* key, T& field, Effect effect, const char*, const Constraint<T>&) {
+    take_(section_ + "." + key, field, effect);
+  }
+
+ private:
+  const Take& take_;
+  std::string section_;
+};
+
+template <class Take>
+void for_each_key(Config config, const Take& take) {
+  KeyWalk<Take> walk(take);
+  config.visit(walk);
+}
+
+// Of a file all of its bytes, of a model directory what model_digest() takes of it; empty for no path.
+std::string content_digest(const std::string& path) {
+  if (path.empty()) return "";
+  return std::filesystem::is_directory(path) ? model_digest(path) : hash_file(path);
 }
 
 }  // namespace
@@ -45,48 +97,33 @@ std::string model_digest(const std::string& directory) {
   return hasher.digest();
 }
 
+nlohmann::json settings_fingerprint(const Config& config) {
+  nlohmann::json print;
+  for_each_key(config, [&](const std::string& key, const auto& field, Effect effect) {
+    if (effect == kChangesResult) print[key] = json_of(field);
+  });
+  return print;
+}
+
+nlohmann::json content_fingerprint(const Config& config) {
+  nlohmann::json print;
+  for_each_key(config, [&](const std::string& key, const auto& field, Effect effect) {
+    if (effect != kByContent) return;
+    if constexpr (std::is_same_v<decltype(field), const std::string&>) {
+      print[key] = content_digest(field);
+    } else {
+      RT_UNREACHABLE("a key that counts by its content is a path");
+    }
+  });
+  return print;
+}
+
 nlohmann::json fingerprint(const Config& config, const Plan& plan) {
-  // Only what changes the result: paths of outputs, threads and the backend do not.
-  const auto& q = config.quantization;
-  const auto& t = config.tuning;
-  const std::string& estimate = config.calibration.estimate;
-  return {{"version", 4},
-          {"model", model_digest(config.model.path)},
-          {"calibration.tokens", hash_file(config.calibration.tokens)},
-          {"calibration.n_samples", config.calibration.n_samples},
-          {"calibration.seqlen", config.calibration.seqlen},
-          {"calibration.estimate", estimate.empty() ? "" : model_digest(estimate)},
-          {"quantization.bits", q.bits},
-          {"quantization.group_size", q.group_size},
-          {"quantization.scheme", q.scheme},
-          {"quantization.enable_full_range", q.enable_full_range},
-          {"quantization.scale_dtype", q.scale_dtype},
-          {"quantization.data_type", q.data_type},
-          {"quantization.weight_config", written(q.weight_config)},
-          {"quantization.ignore_layers", q.ignore_layers},
-          {"quantization.quant_lm_head", q.quant_lm_head},
-          {"tuning.iters", t.iters},
-          {"tuning.batch_size", t.batch_size},
-          {"tuning.gradient_accumulate_steps", t.gradient_accumulate_steps},
-          {"tuning.lr", t.lr},
-          {"tuning.minmax_lr", t.minmax_lr},
-          {"tuning.lr_scheduler", t.lr_scheduler},
-          {"tuning.optimizer", t.optimizer},
-          {"tuning.momentum", t.momentum},
-          {"tuning.init_scale", t.init_scale},
-          {"tuning.use_quant_input", t.use_quant_input},
-          {"tuning.enable_minmax_tuning", t.enable_minmax_tuning},
-          {"tuning.not_use_mse", t.not_use_mse},
-          {"tuning.dynamic_max_gap", t.dynamic_max_gap},
-          {"tuning.n_blocks", t.n_blocks},
-          {"tuning.amp", t.amp},
-          {"tuning.sampler", t.sampler},
-          {"tuning.seed", t.seed},
-          {"parallel.gradient_dtype", config.parallel.gradient_dtype},
-          {"run.reproducible", config.run.reproducible},
-          {"output.formats", config.output.formats},
-          {"output.max_shard_size", config.output.max_shard_size},
-          {"number of stages", plan.stages.size()}};
+  // The version is to be raised if the same settings give another result than before.
+  nlohmann::json print = {{"version", 5}, {"number of stages", plan.stages.size()}};
+  print.update(settings_fingerprint(config));
+  print.update(content_fingerprint(config));
+  return print;
 }
 
 std::string fingerprint_difference(const nlohmann::json& old_print, const nlohmann::json& new_print) {

@@ -20,7 +20,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "config/time_span.h"
+#include "config/units.h"
 
 namespace roundtable {
 namespace {

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "base/error.h"
+
 namespace roundtable {
 
 double schedule_factor(LrScheduler scheduler, std::int64_t iteration, std::int64_t iters) {
@@ -15,15 +17,20 @@ double schedule_factor(LrScheduler scheduler, std::int64_t iteration, std::int64
     case LrScheduler::kCosine:
       return (1 + std::cos(std::numbers::pi * done)) / 2;
     case LrScheduler::kLinear:
-      break;
+      return 1 - done;
   }
-  return 1 - done;
+  RT_UNREACHABLE("a schedule without a factor");
 }
 
 double default_lr(OptimizerKind optimizer, int bits, std::int64_t iters) {
-  if (optimizer == OptimizerKind::kAdamW) return 0.01;
   const double steps = static_cast<double>(std::max<std::int64_t>(1, iters));
-  return iters >= 1000 && bits <= 3 ? 2 / steps : 1 / steps;
+  switch (optimizer) {
+    case OptimizerKind::kAdamW:
+      return 0.01;
+    case OptimizerKind::kSignRound:
+      return iters >= 1000 && bits <= 3 ? 2 / steps : 1 / steps;
+  }
+  RT_UNREACHABLE("an optimizer without a rate");
 }
 
 }  // namespace roundtable

@@ -4,18 +4,9 @@
 
 #include <cstdint>
 
+#include "config/choices.h"
+
 namespace roundtable {
-
-enum class OptimizerKind {
-  kSignRound,  // p -= lr * sign(g): AutoRound
-  kAdamW,      // AutoOPTRound, AutoAdamRound
-};
-
-enum class LrScheduler {
-  kLinear,    // 1 - i / iters: the reference's default
-  kConstant,  // 1
-  kCosine,    // (1 + cos(pi i / iters)) / 2
-};
 
 // The factor of step `iteration` in [0, iters).
 double schedule_factor(LrScheduler scheduler, std::int64_t iteration, std::int64_t iters);

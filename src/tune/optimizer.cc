@@ -6,6 +6,8 @@
 #include <array>
 #include <cmath>
 
+#include "base/error.h"
+
 namespace roundtable {
 namespace {
 
@@ -78,9 +80,14 @@ struct AdamW {
 }  // namespace
 
 std::unique_ptr<RoundingOptimizer> make_optimizer(OptimizerKind kind, double momentum) {
-  if (kind == OptimizerKind::kAdamW) return std::make_unique<WithState<AdamW>>(AdamW{});
-  if (momentum > 0) return std::make_unique<WithState<SignMomentum>>(SignMomentum{momentum, {}});
-  return std::make_unique<SignStep>();
+  switch (kind) {
+    case OptimizerKind::kAdamW:
+      return std::make_unique<WithState<AdamW>>(AdamW{});
+    case OptimizerKind::kSignRound:
+      if (momentum > 0) return std::make_unique<WithState<SignMomentum>>(SignMomentum{momentum, {}});
+      return std::make_unique<SignStep>();
+  }
+  RT_UNREACHABLE("an optimizer that is not made");
 }
 
 }  // namespace roundtable

@@ -90,7 +90,7 @@ double seconds_to_copy(std::int64_t bytes, const torch::Device& device) {
 QuantScheme scheme_of(const Options& options) {
   QuantScheme scheme = options.scheme;
   for (const WeightType type : {WeightType::kMxFp4, WeightType::kNvFp4}) {
-    if (options.data_type != data_type_of(type)) continue;
+    if (options.data_type != word_of(type)) continue;
     scheme.type = type;
     scheme.bits = 4;
     scheme.group_size = group_size_of(type);
@@ -140,7 +140,7 @@ class Layer {
     const double copy = seconds_to_copy(bytes, weight_.device());
     const auto rate = [bytes](double taken) { return static_cast<double>(bytes) / taken / 1e9; };
     const bool is_int = scheme_.type == WeightType::kInt;
-    const std::string name = is_int ? kernel : fmt::format("{} {}", kernel, data_type_of(scheme_.type));
+    const std::string name = is_int ? kernel : fmt::format("{} {}", kernel, word_of(scheme_.type));
     return {{"kernel", name},           {"rows", weight_.size(0)},         {"columns", weight_.size(1)},
             {"bytes", bytes},           {"seconds", seconds},              {"gb_per_s", rate(seconds)},
             {"copy_gb_per_s", rate(copy)}, {"share_of_copy", copy / seconds}};

@@ -1,5 +1,6 @@
 // The config reader: what it takes, and that its dump reads back.
 #include "tests/config/config_fixture.h"
+#include "tests/config/other_value.h"
 
 namespace roundtable {
 namespace {
@@ -80,26 +81,11 @@ struct Changer {
   void section(const char*, Struct& fields, const char*) {
     fields.visit(*this);
   }
-  void operator()(const char*, bool& field, const char*, const Constraint<bool>&) { field = !field; }
-  void operator()(const char*, double& field, const char*, const Constraint<double>&) { field = 1.0 / 3; }
-  void operator()(const char*, std::vector<std::string>&, const char*, const Constraint<std::vector<std::string>>&) {}
-  void operator()(const char*, WeightRules& field, const char*, const Constraint<WeightRules>&) {
-    field = {{"model.layers.1.mlp.up_proj", 8, -1, "asym", "int"},
-             {"a \"b\": \\{c\\}, [d]*\\.e$", 16, {}, {}, "float"},
-             {".*o_proj", {}, 32, {}, {}}};
-  }
-  void operator()(const char*, std::int64_t& field, const char*, const Constraint<std::int64_t>& constraint) {
-    const auto old = field;
-    for (const std::int64_t other : {7, 3}) {
-      if (other != old && constraint.holds(other)) field = other;
-    }
-    EXPECT_NE(field, old);
-  }
-  void operator()(const char*, std::string& field, const char*, const Constraint<std::string>& constraint) {
-    for (const auto& other : {"asym", "fp32", "rand", "nccl", "light", "cosine", "adamw",
-                              "a \"text\": with #\\ \t\n\r\x01 \xC3\xA9 and ' in it "}) {
-      if (constraint.holds(other)) field = other;
-    }
+  template <class T>
+  void operator()(const char* key, T& field, Effect, const char*, const Constraint<T>& constraint) {
+    const std::optional<T> other = other_value(field, constraint);
+    EXPECT_EQ(other.has_value(), std::string(key) != "scale_dtype") << key;  // which has one value alone
+    if (other) field = *other;
   }
 };
 
@@ -173,7 +159,7 @@ struct KeyLister {
     fields.visit(*this);
   }
   template <class T>
-  void operator()(const char* key, T& field, const char* help, const Constraint<T>& constraint) {
+  void operator()(const char* key, T& field, Effect, const char* help, const Constraint<T>& constraint) {
     keys.push_back(section_name + "." + key);
     EXPECT_STRNE(help, "") << keys.back();
     EXPECT_TRUE(constraint.holds(field)) << "default of " << keys.back();
@@ -188,6 +174,47 @@ TEST(Config, TheTableHoldsEveryKey) {
   EXPECT_THAT(lister.keys, testing::IsSupersetOf({"model.path", "calibration.tokens", "calibration.n_samples",
                                                   "quantization.bits", "tuning.gradient_accumulate_steps",
                                                   "parallel.shards", "output.formats", "run.eval_tokens"}));
+}
+
+// ---- what visit() demands --------------------------------------------------------------------------------------
+
+struct Strict {
+  template <class T>
+  void operator()(const char*, T&, Effect, const char*, const Constraint<T>&) {}
+};
+
+// Would take a key that does not say whether it changes the result.
+struct Careless : Strict {
+  using Strict::operator();
+  template <class T>
+  void operator()(const char*, T&, const char*, const Constraint<T>&) {}
+};
+
+// Keys are given to visitors, and no visitor takes a key without its effect: such a key does not compile.
+static_assert(ConfigVisitor<Strict> && ConfigVisitor<Changer> && ConfigVisitor<KeyLister>);
+static_assert(!ConfigVisitor<Careless>);
+
+template <class Section, class Visitor>
+concept Takes = requires(Section section, Visitor visitor) { section.visit(visitor); };
+static_assert(Takes<TuningSection, Strict> && !Takes<TuningSection, Careless>);
+static_assert(Takes<RunSection, Strict> && !Takes<RunSection, Careless>);
+
+template <class E>
+constexpr bool has_distinct_words() {
+  for (const Choice<E>& one : kChoices<E>) {
+    if (value_of<E>(one.word) != one.value || word_of(one.value) != one.word || one.word.empty()) return false;
+  }
+  return true;
+}
+static_assert(has_distinct_words<Symmetry>() && has_distinct_words<WeightType>() && has_distinct_words<RuleType>() &&
+              has_distinct_words<ScaleDtype>() && has_distinct_words<Recipe>() && has_distinct_words<LrScheduler>() &&
+              has_distinct_words<OptimizerKind>() && has_distinct_words<InitScale>() &&
+              has_distinct_words<SamplerKind>() && has_distinct_words<Backend>() && has_distinct_words<GradientDtype>());
+static_assert(!IsChoice<Effect> && !IsChoice<int>);
+
+TEST(Config, AWordInQuotesIsTheSameWord) {
+  EXPECT_EQ(parse(kModel + "tuning: {optimizer: 'adamw'}").tuning.optimizer, OptimizerKind::kAdamW);
+  EXPECT_EQ(parse(kModel, {"quantization.scheme=asym"}).quantization.scheme, Symmetry::kAsym);
 }
 
 TEST(Config, EveryRecipeLoads) {

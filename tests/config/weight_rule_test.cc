@@ -16,9 +16,9 @@ TEST(WeightConfig, IsReadInItsOrder) {
     o_proj: {data_type: float}
 )");
   const WeightRules expected = {{"model.layers.0.mlp.down_proj", 8, -1, {}, {}},
-                                {".*[qk]_proj", {}, {}, "asym", "int"},
-                                {"lm", 16, {}, {}, "float"},
-                                {"o_proj", 16, {}, {}, "float"}};
+                                {".*[qk]_proj", {}, {}, Symmetry::kAsym, RuleType::kInt},
+                                {"lm", 16, {}, {}, RuleType::kFloat},
+                                {"o_proj", 16, {}, {}, RuleType::kFloat}};
   EXPECT_EQ(config.quantization.weight_config, expected);
   EXPECT_EQ(parse(to_yaml(config)), config);
 }

@@ -9,7 +9,7 @@ namespace roundtable {
 namespace {
 
 TEST(Sampler, StrataGiveOneSampleEach) {
-  const Sampler sampler("strata", 37, 8, 42, 3);  // 37 is not a multiple of 8
+  const Sampler sampler(SamplerKind::kStrata, 37, 8, 42, 3);  // 37 is not a multiple of 8
   for (int step = 0; step < 50; ++step) {
     const auto samples = sampler.step(step);
     ASSERT_EQ(samples.size(), 8u);
@@ -18,7 +18,7 @@ TEST(Sampler, StrataGiveOneSampleEach) {
 }
 
 TEST(Sampler, ARoundSeesEverySampleOfAStratumOnce) {
-  const Sampler sampler("strata", 32, 4, 42, 0);
+  const Sampler sampler(SamplerKind::kStrata, 32, 4, 42, 0);
   for (int round = 0; round < 3; ++round) {
     std::set<std::int64_t> seen;
     for (int step = 0; step < 8; ++step) {
@@ -29,7 +29,7 @@ TEST(Sampler, ARoundSeesEverySampleOfAStratumOnce) {
 }
 
 TEST(Sampler, RandTakesDistinctSamples) {
-  const Sampler sampler("rand", 20, 8, 42, 0);
+  const Sampler sampler(SamplerKind::kRand, 20, 8, 42, 0);
   std::set<std::int64_t> ever;
   for (int step = 0; step < 40; ++step) {
     const auto samples = sampler.step(step);
@@ -40,10 +40,10 @@ TEST(Sampler, RandTakesDistinctSamples) {
 }
 
 TEST(Sampler, DependsOnSeedBlockAndStepAlone) {
-  const Sampler a("strata", 64, 8, 42, 5);
-  EXPECT_EQ(a.step(7), Sampler("strata", 64, 8, 42, 5).step(7));
-  EXPECT_NE(a.step(7), Sampler("strata", 64, 8, 43, 5).step(7));
-  EXPECT_NE(a.step(7), Sampler("strata", 64, 8, 42, 6).step(7));
+  const Sampler a(SamplerKind::kStrata, 64, 8, 42, 5);
+  EXPECT_EQ(a.step(7), Sampler(SamplerKind::kStrata, 64, 8, 42, 5).step(7));
+  EXPECT_NE(a.step(7), Sampler(SamplerKind::kStrata, 64, 8, 43, 5).step(7));
+  EXPECT_NE(a.step(7), Sampler(SamplerKind::kStrata, 64, 8, 42, 6).step(7));
   EXPECT_NE(a.step(7), a.step(8));
 }
 

@@ -196,6 +196,10 @@ class SettingsTest(BadInputCase):
     def test_longer_samples_than_there_are(self):
         self.refuse({"calibration.seqlen": 17}, "tokens.safetensors", "seqlen 17")
 
+    def test_format_that_does_not_exist(self):
+        self.refuse({"output.formats": ["qdq", "ggml"]}, "output.formats: 'ggml' is not a format", "did you mean gguf?",
+                    "formats: auto_round:auto_gptq, ", ranks=(1,))
+
     def test_fewer_samples_than_a_batch(self):
         self.refuse({"calibration.n_samples": 3}, "calibration.n_samples", "batch")
 
@@ -278,7 +282,7 @@ class CommandLineTest(BadInputCase):
     def test_help_names_every_section_and_the_exit_codes(self):
         result = self.succeed(["--help"])
         for word in ("plan", "quantize", "eval", "calibration.tokens", "quantization.bits", "tuning.iters",
-                     "parallel.shards", "output.path", "run.eval_tokens", "Exit codes"):
+                     "parallel.shards", "output.path", "run.eval_tokens", "Exit codes", "llm_compressor, mxfp4"):
             self.assertIn(word, result.out)
         self.assertIn("--set", self.succeed(["quantize", "--help"]).out)
 

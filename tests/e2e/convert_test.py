@@ -160,7 +160,7 @@ class ConvertTest(ConvertCase):
                 (self.folder / "model", "qdq", "is not quantized"),
                 (self.folder / "sym" / "qdq", FIRST, "is not quantized"),
                 (self.folder / "nowhere", FIRST, "nowhere"),
-                (self.folder / "sym", "gptq", "--format", "'gptq' is no format", "auto_gptq")):
+                (self.folder / "sym", "gptq", "--format", "'gptq' is not a format", "auto_gptq")):
             self.fail_with(["convert", source, "--format", format, "--output", output], 2, BAD_INPUT, *words)
             self.assertFalse(output.exists())
         self.fail_with(["convert", self.folder / "sym", "--format", "qdq", "--output", output, "--max-shard-size", "5"],

@@ -140,7 +140,7 @@ class FinishedRunTest(program.Case):
                               ("tuning.iters=3", "tuning.iters"),
                               ("tuning.seed=1", "tuning.seed"),
                               ("parallel.stages=1", "number of stages"),
-                              (f"model.path={self.folder / 'other model'}", "model"),
+                              (f"model.path={self.folder / 'other model'}", "model.path"),
                               (f"calibration.tokens={self.folder / 'other tokens.safetensors'}",
                                "calibration.tokens")]:
             for ranks in (1, 2) if name == "quantization.bits" else (1,):

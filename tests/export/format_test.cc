@@ -63,11 +63,25 @@ std::vector<QuantScheme> schemes() {
   return all;
 }
 
-TEST(Formats, EachHasItsNameInTheTable) {
-  const std::set<const CheckpointFormat*> distinct(checkpoint_formats().begin(), checkpoint_formats().end());
-  ASSERT_EQ(distinct.size(), kFormats.size());
-  for (const std::string& name : kFormats) EXPECT_EQ(format_named(name).name(), name);
-  EXPECT_THROW(format_named("none"), std::logic_error);
+TEST(Formats, AreFoundByNameAndAnotherNameIsRefused) {
+  std::set<std::string> names;
+  for (const CheckpointFormat* format : checkpoint_formats()) {
+    EXPECT_EQ(&format_named(format->name(), "here"), format);
+    EXPECT_TRUE(names.emplace(format->name()).second) << format->name();
+  }
+  for (const std::string& name : Config().output.formats) EXPECT_TRUE(names.contains(name)) << name;
+  const auto line = [](const std::string& name) -> std::string {
+    try {
+      format_named(name, "output.formats");
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kBadInput);
+      return error.what();
+    }
+    return "";
+  };
+  const std::string all = "formats: " + names_of(checkpoint_formats());
+  EXPECT_EQ(line("ggml"), "output.formats: 'ggml' is not a format; did you mean gguf? " + all);
+  EXPECT_EQ(line("safetensors\n"), "output.formats: 'safetensors\\x0a' is not a format; " + all);
 }
 
 TEST(Formats, EveryTypeOfWeightsHasOneHome) {
@@ -76,8 +90,8 @@ TEST(Formats, EveryTypeOfWeightsHasOneHome) {
     for (const PackedFormat* format : packed_formats()) {
       if (format->is_home_of(type)) homes.push_back(format);
     }
-    EXPECT_EQ(homes, std::vector{&home_of(type)}) << data_type_of(type);
-    EXPECT_TRUE(home_of(type).has_place_for(type)) << data_type_of(type);
+    EXPECT_EQ(homes, std::vector{&home_of(type)}) << word_of(type);
+    EXPECT_TRUE(home_of(type).has_place_for(type)) << word_of(type);
   }
 }
 
@@ -150,7 +164,7 @@ TEST(Formats, AnExpressionThatIsTooLargeIsRefused) {
   nlohmann::json config = {{"bits", 4}, {"group_size", 32}, {"sym", true}};
   config["extra_config"]["(a?){9999}"] = {{"bits", 8}};
   try {
-    as_packed(format_named("auto_round:auto_gptq"))->read_schemes(config, "config.json");
+    as_packed(format_named("auto_round:auto_gptq", ""))->read_schemes(config, "config.json");
     FAIL() << "it was taken";
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), HasSubstr("config.json: quantization_config: extra_config: '(a?){9999}': is too "
@@ -161,7 +175,7 @@ TEST(Formats, AnExpressionThatIsTooLargeIsRefused) {
 TEST(Formats, AnObstacleNamesWhoHasNone) {
   const auto line = [](const char* format, const CheckpointScheme& checkpoint) -> std::string {
     try {
-      refuse_obstacle("here", format_named(format), model(), checkpoint);
+      refuse_obstacle("here", format_named(format, ""), model(), checkpoint);
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ExitCode::kBadInput);
       return error.what();
@@ -188,7 +202,7 @@ TEST(Formats, AnAwqWordByHand) {
   const LinearSpec linear{"x", 8, 32};
   QuantizedWeight weight = random_weight(linear, {.bits = 4, .group_size = 32}, 0);
   for (int column = 0; column < 8; ++column) weight.q[column][0] = column + 1;
-  const auto tensors = as_packed(format_named("auto_awq"))->pack(linear, weight, torch::kFloat16);
+  const auto tensors = as_packed(format_named("auto_awq", ""))->pack(linear, weight, torch::kFloat16);
   std::uint32_t word = 0;
   const int order_map[] = {0, 2, 4, 6, 1, 3, 5, 7};
   for (int i = 0; i < 8; ++i) word |= static_cast<std::uint32_t>(order_map[i] + 1) << (4 * i);

@@ -11,7 +11,7 @@ const std::vector<std::string> kTwoRanks = {"cpu, 2 threads", "cpu, 2 threads"};
 
 // As fingerprint() has it: what states hang on, and something of what they do not.
 nlohmann::json run_print() {
-  return {{"model", "m"},         {"calibration.tokens", "t"}, {"calibration.n_samples", 128}, {"calibration.seqlen", 256},
+  return {{"model.path", "m"},    {"calibration.tokens", "t"}, {"calibration.n_samples", 128}, {"calibration.seqlen", 256},
           {"tuning.amp", true},   {"quantization.bits", 4},    {"tuning.iters", 200},          {"number of stages", 2},
           {"tuning.n_blocks", 1}, {"version", 2},              {"calibration.estimate", ""}};
 }
@@ -27,7 +27,7 @@ TEST(StatesFingerprint, HoldsTheModelAndTheSamplesAndNoScheme) {
     const std::string& part = item.key();
     nlohmann::json changed = print;
     changed[part] = "another";
-    const bool counts = part == "model" || part.starts_with("calibration.") || part == "tuning.amp";
+    const bool counts = part == "model.path" || part.starts_with("calibration.") || part == "tuning.amp";
     EXPECT_EQ(states_of(changed) != states_of(print), counts) << part;
   }
 }

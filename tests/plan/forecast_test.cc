@@ -84,9 +84,9 @@ TEST(Forecast, AlignedSamplesTakeMoreDiskAndNoMoreTraffic) {
   const Forecast packed = forecast();
   const std::int64_t sample = 256 * 576 * 2;  // 288 KiB
   ASSERT_EQ(item(packed.disk, "boundaries"), 2 * 128 * sample);
-  c.storage.alignment = "32KiB";  // which divides it
+  c.storage.alignment = ByteSize("32KiB");  // which divides it
   EXPECT_EQ(item(forecast().disk, "boundaries"), 2 * 128 * sample);
-  c.storage.alignment = "256KiB";
+  c.storage.alignment = ByteSize("256KiB");
   EXPECT_EQ(item(forecast().disk, "boundaries"), 2 * 128 * (512 << 10));
   EXPECT_EQ(item(forecast().traffic, "file system, written"), item(packed.traffic, "file system, written"));
 }

@@ -26,7 +26,7 @@ QuantizationSection section(const WeightRules& rules, const std::vector<std::str
 }
 
 LayerSchemes resolved(const QuantizationSection& section) {
-  return resolve_schemes(section, model(), {&format_named("auto_round:auto_gptq")});
+  return resolve_schemes(section, model(), {&format_named("auto_round:auto_gptq", "")});
 }
 
 // "4 bits, sym, groups of 32", or "16".
@@ -50,7 +50,7 @@ TEST(LayerSchemes, TheVeryNameGoesFirstThenTheLastThatMatches) {
   const LayerSchemes schemes = resolved(section({{"model.layers.1.mlp.up_proj", 8, {}, {}, {}},
                                                         {"up_proj", 3, {}, {}, {}},
                                                         {"layers.1", {}, 64, {}, {}},
-                                                        {".*q_proj", {}, -1, "asym", {}}}));
+                                                        {".*q_proj", {}, -1, Symmetry::kAsym, {}}}));
   EXPECT_EQ(scheme_at(schemes, 1, "mlp.up_proj"), "8 bits, sym, groups of 32");
   EXPECT_EQ(scheme_at(schemes, 0, "mlp.up_proj"), "3 bits, sym, groups of 32");
   EXPECT_EQ(scheme_at(schemes, 1, "self_attn.k_proj"), "4 bits, sym, groups of 64");
@@ -60,7 +60,7 @@ TEST(LayerSchemes, TheVeryNameGoesFirstThenTheLastThatMatches) {
 
 TEST(LayerSchemes, IgnoredLayersStayWhateverTheRulesSay) {
   const LayerSchemes schemes =
-      resolved(section({{"v_proj", 8, {}, {}, {}}, {"layers.[4-6].*o_proj", 16, {}, {}, "float"}},
+      resolved(section({{"v_proj", 8, {}, {}, {}}, {"layers.[4-6].*o_proj", 16, {}, {}, RuleType::kFloat}},
                               {"layers.0.self_attn", "down"}));
   EXPECT_EQ(scheme_at(schemes, 0, "self_attn.v_proj"), "16");
   EXPECT_EQ(scheme_at(schemes, 1, "self_attn.v_proj"), "8 bits, sym, groups of 32");
@@ -85,23 +85,23 @@ TEST(LayerSchemes, ALayerThatTheFormatCannotHoldStays) {
 
 TEST(LayerSchemes, FloatsOfFourBitsHaveOneLayout) {
   QuantizationSection floats = section({});
-  floats.data_type = "mx_fp";
+  floats.data_type = WeightType::kMxFp4;
   const auto line = [](const QuantizationSection& section) -> std::string {
     try {
-      resolve_schemes(section, model(), {&format_named("mxfp4")});
+      resolve_schemes(section, model(), {&format_named("mxfp4", "")});
     } catch (const Error& error) {
       return error.what();
     }
     return "";
   };
   EXPECT_EQ(line(floats), "");
-  EXPECT_EQ(scheme_text(*resolve_schemes(floats, model(), {&format_named("mxfp4")}).blocks[0][0]),
+  EXPECT_EQ(scheme_text(*resolve_schemes(floats, model(), {&format_named("mxfp4", "")}).blocks[0][0]),
             "floats of 4 bits (mx_fp), groups of 32");
-  floats.weight_config = {{"up_proj", 8, {}, {}, {}}, {"down_proj", 16, {}, {}, "float"}};
+  floats.weight_config = {{"up_proj", 8, {}, {}, {}}, {"down_proj", 16, {}, {}, RuleType::kFloat}};
   EXPECT_THAT(line(floats), HasSubstr("weights of data_type mx_fp are sym, of 4 bits, in groups of 32"));
   floats.weight_config.erase(floats.weight_config.begin());  // the other rule keeps a layer
   EXPECT_EQ(line(floats), "");
-  floats.data_type = "nv_fp";
+  floats.data_type = WeightType::kNvFp4;
   EXPECT_THAT(line(floats), HasSubstr("quantization.data_type: weights of data_type nv_fp are sym, of 4 bits, in groups of 16; "
                                       "set bits: 4, group_size: 16 and scheme: sym"));
 }

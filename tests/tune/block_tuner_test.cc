@@ -21,7 +21,7 @@ TunedBlock tune(const TinyProblem& problem, const TuneSettings& settings, const 
                 std::int64_t batch = 4) {
   DecoderBlock block = problem.block();
   SelfCommunicator alone;
-  const Sampler sampler("strata", 8, batch, 42, 0);
+  const Sampler sampler(SamplerKind::kStrata, 8, batch, 42, 0);
   return tune_block(block, problem.weights.weights, problem.schemes, problem.samples({0, 8}), problem.context, sampler,
                     settings, alone, observer);
 }
@@ -33,7 +33,8 @@ void expect_plain_losses(const TuneSettings& settings, const testing::PlainSetti
   const TinyProblem problem;
   const TunedBlock tuned = tune(problem, settings);
   const auto expected =
-      testing::plain_losses({&problem}, problem.input, problem.target, Sampler("strata", 8, 4, 42, 0), plain);
+      testing::plain_losses({&problem}, problem.input, problem.target, Sampler(SamplerKind::kStrata, 8, 4, 42, 0),
+                            plain);
   ASSERT_EQ(tuned.losses.size(), expected.size());
   // The first steps are the same to rounding; later a sign that hangs on the last bit moves a weight by a whole step.
   for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(tuned.losses[i], expected[i], 1e-5 * expected[i]) << i;
@@ -89,7 +90,7 @@ TEST(BlockTuner, TheKeptIntegersHaveTheBestLoss) {
   const TinyProblem problem;
   DecoderBlock block = problem.block();
   SelfCommunicator alone;
-  const Sampler sampler("strata", 8, 8, 42, 0);  // every sample in every step: losses can be compared
+  const Sampler sampler(SamplerKind::kStrata, 8, 8, 42, 0);  // every sample in every step: losses can be compared
   const TunedBlock tuned = tune_block(block, problem.weights.weights, problem.schemes, problem.samples({0, 8}),
                                       problem.context, sampler, {.iters = 20}, alone);
   const float loss = torch::mse_loss(run_block(block, problem.input, problem.context, 0), problem.target).item<float>();
@@ -172,7 +173,7 @@ TEST(BlockTuner, StartsFromSearchedScales) {
       samples.importance = inputs.sum(alone);
     }
     return tune_block(block, problem.weights.weights, problem.schemes, samples, problem.context,
-                      Sampler("strata", 8, 8, 42, 0), {.iters = iters}, alone);
+                      Sampler(SamplerKind::kStrata, 8, 8, 42, 0), {.iters = iters}, alone);
   };
   EXPECT_LT(tuned(true, 1).first_loss(), 0.9f * tuned(false, 1).first_loss());
   EXPECT_LT(tuned(true, 20).best_loss(), tuned(false, 20).best_loss());
@@ -184,7 +185,7 @@ TEST(BlockTuner, ALayerWithoutASchemeStaysFloat) {
   DecoderBlock block = problem.block();
   SelfCommunicator alone;
   const TunedBlock tuned = tune_block(block, problem.weights.weights, problem.schemes, problem.samples({0, 8}),
-                                      problem.context, Sampler("strata", 8, 4, 42, 0), {.iters = 2}, alone);
+                                      problem.context, Sampler(SamplerKind::kStrata, 8, 4, 42, 0), {.iters = 2}, alone);
   EXPECT_FALSE(tuned.weights[3].has_value());
   EXPECT_TRUE(torch::equal(block.linears()[3].weight, problem.weights.weights[3]));
 }

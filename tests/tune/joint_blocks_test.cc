@@ -31,7 +31,7 @@ struct TwoBlocks {
     schemes.insert(schemes.end(), second.schemes.begin(), second.schemes.end());
     SelfCommunicator alone;
     return tune_blocks({&blocks[0], &blocks[1]}, original, schemes, {first.input, target, {0, 8}}, first.context,
-                       Sampler("strata", 8, 8, 42, 0), settings, alone, observer);
+                       Sampler(SamplerKind::kStrata, 8, 8, 42, 0), settings, alone, observer);
   }
 
   std::vector<DecoderBlock> blocks() const { return {first.block(), second.block()}; }
@@ -42,7 +42,7 @@ TEST(JointBlocks, FollowThePlainLoopOverBoth) {
   std::vector<DecoderBlock> blocks = two.blocks();
   const TunedBlock tuned = two.tune(blocks, {.iters = 6});
   const auto expected =
-      testing::plain_losses({&two.first, &two.second}, two.first.input, two.target, Sampler("strata", 8, 8, 42, 0),
+      testing::plain_losses({&two.first, &two.second}, two.first.input, two.target, Sampler(SamplerKind::kStrata, 8, 8, 42, 0),
                             {.iters = 6, .lr = [](std::int64_t i) { return (1 - i / 6.0) / 6; }});
   ASSERT_EQ(tuned.losses.size(), expected.size());
   for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(tuned.losses[i], expected[i], 1e-5 * expected[i]) << i;

@@ -27,7 +27,7 @@ struct Measured {
     if (skip_first) problem.schemes[0].reset();
     SelfCommunicator alone;
     tune_block(block, problem.weights.weights, problem.schemes, problem.samples({0, 8}), problem.context,
-               Sampler("strata", 8, 4, 42, 0), {.iters = iters}, alone);
+               Sampler(SamplerKind::kStrata, 8, 4, 42, 0), {.iters = iters}, alone);
     errors = layer_errors(block, problem.weights.weights, problem.schemes, sample, problem.context, alone);
   }
 };

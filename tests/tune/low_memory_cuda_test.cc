@@ -24,7 +24,7 @@ TEST(LowGpuMemUsage, SamplesMayStayOnTheHost) {
     EXPECT_EQ(target.device().type(), device.type());
     SelfCommunicator alone;
     losses.push_back(tune_block(block, original, problem.schemes, {input, target, {0, 8}}, context,
-                                Sampler("strata", 8, 4, 42, 0), {.iters = 3}, alone)
+                                Sampler(SamplerKind::kStrata, 8, 4, 42, 0), {.iters = 3}, alone)
                          .losses);
   }
   EXPECT_EQ(losses[0], losses[1]);

@@ -22,7 +22,7 @@ struct FirstStep {
 };
 
 TunedBlock tune(const TinyProblem& problem, const SampleRange& range, HostCommunicator& group, FirstStep& first,
-                const std::string& kind, const TuneSettings& settings = twelve_steps()) {
+                SamplerKind kind, const TuneSettings& settings = twelve_steps()) {
   DecoderBlock block = problem.block();
   TuneObserver observer;
   observer.on_gradients = [&](const StepGradients& step) {
@@ -55,7 +55,7 @@ TEST(ImportanceShards, AreTheSumsOfSquaresOverAllRanksSamples) {
   run_block(block, problem.input, problem.context, 0);  // nobody watches any more
 }
 
-class Shards : public ::testing::TestWithParam<std::string> {};
+class Shards : public ::testing::TestWithParam<SamplerKind> {};
 
 TEST_P(Shards, GradientsAndLossEqualOneRanks) {
   const TinyProblem problem;
@@ -92,8 +92,8 @@ TEST(Reproducible, EveryNumberOfRanksFormsTheSameSums) {
   TuneSettings settings = twelve_steps();
   settings.reproducible = true;
   const TunedBlock many =
-      tune(problem, shard_samples(8, 4, world().size(), world().rank()), world(), together, "strata", settings);
-  const TunedBlock one = tune(problem, {0, 8}, alone, single, "strata", settings);
+      tune(problem, shard_samples(8, 4, world().size(), world().rank()), world(), together, SamplerKind::kStrata, settings);
+  const TunedBlock one = tune(problem, {0, 8}, alone, single, SamplerKind::kStrata, settings);
   EXPECT_EQ(many.losses, one.losses);
   for (std::size_t i = 0; i < single.gradients.size(); ++i) {
     EXPECT_TRUE(torch::equal(together.gradients[i], single.gradients[i])) << i;
@@ -107,9 +107,9 @@ TEST(GradientType, Bf16SumsWithinItsRoundingAndLeavesTheLossAlone) {
   FirstStep exact, rounded;
   TuneSettings settings = twelve_steps();
   const SampleRange range = shard_samples(8, 4, world().size(), world().rank());
-  tune(problem, range, world(), exact, "strata", settings);
+  tune(problem, range, world(), exact, SamplerKind::kStrata, settings);
   settings.gradient_type = ElementType::kBF16;
-  tune(problem, range, world(), rounded, "strata", settings);
+  tune(problem, range, world(), rounded, SamplerKind::kStrata, settings);
   EXPECT_EQ(rounded.loss, exact.loss);
   for (std::size_t i = 0; i < exact.gradients.size(); ++i) {
     const double error = (rounded.gradients[i] - exact.gradients[i]).norm().item<double>();
@@ -128,7 +128,8 @@ TEST(GradientType, AVoteOfSignsTunesToo) {
   FirstStep first;
   TuneSettings settings = twelve_steps();
   settings.gradient_type = ElementType::kI8;
-  const TunedBlock tuned = tune(problem, shard_samples(8, 4, world().size(), world().rank()), world(), first, "strata", settings);
+  const SampleRange range = shard_samples(8, 4, world().size(), world().rank());
+  const TunedBlock tuned = tune(problem, range, world(), first, SamplerKind::kStrata, settings);
   EXPECT_LT(tuned.best_loss(), 0.97f * tuned.first_loss());
   if (world().size() == 1) return;
   for (const torch::Tensor& votes : first.gradients) {
@@ -140,13 +141,14 @@ TEST(GradientType, AVoteOfSignsTunesToo) {
 TEST(Reduction, IsCountedInBytes) {
   const TinyProblem problem;
   FirstStep ignored;
-  const TunedBlock tuned = tune(problem, shard_samples(8, 4, world().size(), world().rank()), world(), ignored, "strata");
+  const SampleRange range = shard_samples(8, 4, world().size(), world().rank());
+  const TunedBlock tuned = tune(problem, range, world(), ignored, SamplerKind::kStrata);
   std::int64_t weights = 0;
   for (const auto& weight : tuned.weights) weights += weight->q.numel();
   EXPECT_EQ(tuned.reduction.bytes, world().size() == 1 ? 0 : 12 * (weights + 2) * 4);
 }
 
-INSTANTIATE_TEST_SUITE_P(Samplers, Shards, ::testing::Values("strata", "rand"));
+INSTANTIATE_TEST_SUITE_P(Samplers, Shards, ::testing::Values(SamplerKind::kStrata, SamplerKind::kRand));
 
 }  // namespace
 }  // namespace roundtable

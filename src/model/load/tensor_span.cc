@@ -26,8 +26,7 @@ ElementType element_type_of(torch::ScalarType dtype) {
     case torch::kFloat8_e4m3fn:
       return ElementType::kF8E4M3;
     default:
-      RT_CHECK(false && "dtype is neither written to files nor sent");
-      return ElementType::kU8;
+      RT_UNREACHABLE("dtype is neither written to files nor sent");
   }
 }
 

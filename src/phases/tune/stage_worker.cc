@@ -122,7 +122,7 @@ class StageWorker {
 
   // The float block's output for `hidden`; where scales are to be searched, what enters its layers is weighed meanwhile.
   torch::Tensor run_float(DecoderBlock& block, const torch::Tensor& hidden, std::vector<torch::Tensor>& importance) {
-    if (context_.config.tuning.init_scale != "search") return run_block(block, hidden, block_context_, micro_batch_);
+    if (context_.config.tuning.init_scale != InitScale::kSearch) return run_block(block, hidden, block_context_, micro_batch_);
     const Importance inputs(block);
     torch::Tensor out = run_block(block, hidden, block_context_, micro_batch_);
     for (torch::Tensor& layer : inputs.sum(context_.ranks.grid.group_comm())) importance.push_back(std::move(layer));
