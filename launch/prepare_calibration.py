@@ -5,13 +5,13 @@
                                 [--dataset-split train] [--seed 42] [--concat] [--allow-fewer]
 
 Text, by extension (the first three may also end in .gz):
-  .jsonl    a line a document: an object with "text", or a string
-  .json     a list of such
+  .jsonl    one document per line: an object with "text", or a string
+  .json     a list of such objects or strings
   .txt      one document
-  .parquet  a row a document, in the column "text" (needs pyarrow)
-A directory is a data set as the Hugging Face hub keeps one: of the files above, at any depth, those whose name or
+  .parquet  one document per row, in the column "text" (needs pyarrow)
+A directory is a data set in the form of the Hugging Face hub: of the files above, at any depth, those whose name or
 folder is the split are read (train.jsonl, data/train-00000-of-00002.parquet, train/part.parquet), in order of name.
-Sampling is auto-round's: documents are shuffled, cut to `seqlen` tokens, and those that are shorter or
+Sampling is auto-round's: documents are shuffled and cut to `seqlen` tokens; documents that are shorter or
 consist mostly of one token are dropped. With --concat documents are joined, with the end-of-text token
 between them, and the stream is cut into pieces of `seqlen` tokens, which are then shuffled.
 
@@ -33,7 +33,7 @@ BATCH = 256  # documents tokenized at once
 
 
 class Failure(Exception):
-    """What the user can mend; shown as one line."""
+    """What the user can fix; shown as one line."""
 
 
 # --- text ------------------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def read_text(path):
 def text_of(item, place):
     text = item.get("text") if isinstance(item, dict) else item
     if not isinstance(text, str):
-        raise Failure(f'{place}: a document is a string or an object with a "text" string')
+        raise Failure(f'{place}: a document must be a string, or an object with a string "text"')
     return text
 
 
@@ -74,10 +74,10 @@ def read_json(path):
     try:
         items = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        hint = " (one document a line? then name it .jsonl)" if error.msg == "Extra data" else ""
+        hint = " (if it has one document per line, name it .jsonl)" if error.msg == "Extra data" else ""
         raise Failure(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}{hint}")
     if not isinstance(items, list):
-        raise Failure(f'{path}: wants a list of strings or of objects with "text"')
+        raise Failure(f'{path}: must hold a list of strings or of objects with "text"')
     return [text_of(item, f"{path}: item {number}") for number, item in enumerate(items)]
 
 
@@ -112,7 +112,7 @@ def is_of_split(relative, split):
 
 
 def files_of(path, split):
-    """A file stands for itself, a directory for the files of its split."""
+    """The file itself, or the files of the split in a directory."""
     if not os.path.isdir(path):
         return [path]
     files = sorted(os.path.relpath(os.path.join(folder, name), path)
@@ -141,7 +141,7 @@ def load_json(path, what):
     except json.JSONDecodeError as error:
         raise Failure(f"{path}:{error.lineno}: not JSON: {error.msg}")
     except Failure as error:
-        raise Failure(f"{error} (--model wants a Hugging Face model directory: {what})")
+        raise Failure(f"{error} (--model takes a Hugging Face model directory: {what})")
 
 
 class ModelTokenizer:
@@ -197,7 +197,7 @@ def sample_truncated(tokenizer, documents, seqlen, n_samples, rng):
 
 def sample_concatenated(tokenizer, documents, seqlen, n_samples, rng):
     if len(documents) > 1 and tokenizer.eos is None:
-        raise Failure("--concat: the model's config.json names no eos_token_id to put between documents")
+        raise Failure("--concat needs eos_token_id in the model's config.json, to put it between documents")
     stream = []
     for ids in tokenizer.encode(documents, special_tokens=False):
         if stream:
@@ -207,7 +207,7 @@ def sample_concatenated(tokenizer, documents, seqlen, n_samples, rng):
     prefix = tokenizer.tokenizer.encode("").ids
     body = seqlen - len(prefix)
     if body <= 0:
-        raise Failure(f"--seqlen {seqlen} leaves no room after the tokenizer's own {len(prefix)} tokens")
+        raise Failure(f"--seqlen {seqlen} is too small: the tokenizer itself adds {len(prefix)} tokens to each sample")
     samples = [prefix + stream[i:i + body] for i in range(0, len(stream) - body + 1, body)]
     samples = [ids for ids in samples if usable(ids, seqlen)]
     rng.shuffle(samples)
@@ -217,7 +217,7 @@ def sample_concatenated(tokenizer, documents, seqlen, n_samples, rng):
 # --- the file --------------------------------------------------------------------------------------------------
 
 def write_token_set(path, samples, metadata):
-    """Written by hand, because the safetensors library orders the metadata by chance: the bytes would differ."""
+    """Written by hand, because the order of the metadata in the safetensors library is random: the bytes would differ."""
     import numpy
 
     data = numpy.asarray(samples, dtype="<i4")
@@ -252,15 +252,15 @@ def prepare(arguments):
 
     found, asked = len(samples), arguments.n_samples
     if found == 0 or (found < asked and not arguments.allow_fewer):
-        mend = ["give more text", "a smaller --seqlen"] + ([f"--n-samples {found}"] if found else [])
+        fixes = ["more text", "a smaller --seqlen"] + ([f"--n-samples {found}"] if found else [])
         if not arguments.concat:
-            mend.append("or --concat to join short documents")
-        raise Failure(f"{found} samples of {arguments.seqlen} tokens in {len(documents)} documents, but {asked} "
-                      f"were asked for: {', '.join(mend)}")
+            fixes.append("--concat to join short documents")
+        raise Failure(f"{len(documents)} documents give {found} samples of {arguments.seqlen} tokens, but {asked} "
+                      f"were asked for; give {', '.join(fixes[:-1])} or {fixes[-1]}")
     largest = max(max(ids) for ids in samples)
     if largest >= tokenizer.vocab_size:
         raise Failure(f"the tokenizer gives token {largest}, but {arguments.model}/config.json has vocab_size "
-                      f"{tokenizer.vocab_size}")
+                      f"{tokenizer.vocab_size}; take the tokenizer.json that belongs to the model")
 
     write_token_set(arguments.out, samples, {
         "format": "roundtable.tokens",
@@ -279,13 +279,13 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model directory: tokenizer.json, config.json")
     parser.add_argument("--text", required=True, nargs="+", metavar="FILE", help=".jsonl, .json, .txt, also with .gz; .parquet; or a directory of them")
-    parser.add_argument("--seqlen", required=True, type=int, metavar="N", help="tokens a sample")
-    parser.add_argument("--n-samples", required=True, type=int, metavar="N", help="samples")
+    parser.add_argument("--seqlen", required=True, type=int, metavar="N", help="tokens per sample")
+    parser.add_argument("--n-samples", required=True, type=int, metavar="N", help="number of samples")
     parser.add_argument("--out", required=True, metavar="FILE", help="the token set (.safetensors)")
-    parser.add_argument("--dataset-split", default="train", metavar="NAME", help="of a directory (train)")
-    parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the shuffle (42)")
+    parser.add_argument("--dataset-split", default="train", metavar="NAME", help="the split of a directory to read (train)")
+    parser.add_argument("--seed", type=int, default=42, metavar="N", help="seed of the shuffle (42)")
     parser.add_argument("--concat", action="store_true", help="join documents and cut the stream")
-    parser.add_argument("--allow-fewer", action="store_true", help="take what there is, up to --n-samples")
+    parser.add_argument("--allow-fewer", action="store_true", help="accept fewer samples than --n-samples")
     try:
         prepare(parser.parse_args())
     except (Failure, OSError, ImportError) as error:

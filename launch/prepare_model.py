@@ -5,7 +5,7 @@
 
 Weights are dequantized by transformers' own GGUF reader. The directory holds config.json,
 generation_config.json, model*.safetensors, tokenizer.json and tokenizer_config.json. It appears in one
-rename, so a directory that is there is whole; a second run leaves it as it is.
+rename, so a directory that exists is complete; a second run leaves it as it is.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PROBE = "Round tables have 12 knights,  and no head — “ünïcödé” too.\n
 
 
 class Failure(Exception):
-    """What the user can mend; shown as one line."""
+    """What the user can fix; shown as one line."""
 
 
 def missing_files(directory):
@@ -40,7 +40,7 @@ def missing_files(directory):
 
 def check_gguf(path):
     if not os.path.isfile(path):
-        raise Failure(f"{path}: no such file (--gguf wants a GGUF file)")
+        raise Failure(f"{path}: no such file (--gguf takes a GGUF file)")
     with open(path, "rb") as f:
         magic = f.read(4)
     if magic != b"GGUF":
@@ -56,7 +56,7 @@ def load(gguf):
     from transformers.utils import logging
     logging.disable_progress_bar()
 
-    # The model is built from the config and filled by hand, because from_pretrained(gguf_file=...) wants
+    # The model is built from the config and filled by hand, because from_pretrained(gguf_file=...) needs
     # accelerate and marks the model as quantized, which save_pretrained then refuses.
     folder, name = os.path.split(os.path.abspath(gguf))
     try:
@@ -67,7 +67,7 @@ def load(gguf):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         tensors = load_gguf_checkpoint(gguf, return_tensors=True, model_to_load=model)["tensors"]
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    except Exception as error:  # on a damaged file the readers raise whatever they stumble over
+    except Exception as error:  # on a damaged file the readers raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise Failure(f"{gguf}: transformers can't read it: {reason}")
 
@@ -90,7 +90,7 @@ def load(gguf):
 
 
 def check_written(directory):
-    """Reads the directory back as its users do. Returns a greedy continuation, for the eye."""
+    """Reads the directory back as its users do. Returns a greedy continuation of a sentence, for the user to look at."""
     from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM
 
@@ -116,7 +116,7 @@ def prepare(gguf, out, max_shard_size):
             return
         raise Failure(f"{out}: exists, but isn't a complete model (no {missing[0]}); remove it or choose another --out")
     if os.path.exists(out) and not os.path.isdir(out):
-        raise Failure(f"{out}: exists and isn't a directory")
+        raise Failure(f"{out}: exists and isn't a directory; choose another --out")
     check_gguf(gguf)
 
     parent = os.path.dirname(out)
@@ -139,14 +139,14 @@ def prepare(gguf, out, max_shard_size):
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     size = sum(os.path.getsize(os.path.join(out, name)) for name in os.listdir(out))
-    print(f"{out}: {model.config.model_type}, {model.num_parameters() / 1e6:.1f} M parameters, {size / 1e6:.1f} MB; says {text!r}")
+    print(f"{out}: {model.config.model_type}, {model.num_parameters() / 1e6:.1f} M parameters, {size / 1e6:.1f} MB; continues a test sentence with {text!r}")
 
 
 def main():
     parser = argparse.ArgumentParser(description="Makes a Hugging Face model directory from a GGUF file.")
     parser.add_argument("--gguf", required=True, metavar="FILE", help="the GGUF file")
     parser.add_argument("--out", required=True, metavar="DIR", help="the model directory to make")
-    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="bytes a safetensors file (default 5GB)")
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="bytes per safetensors file (default 5GB)")
     arguments = parser.parse_args()
     try:
         prepare(arguments.gguf, arguments.out, arguments.max_shard_size)

@@ -12,11 +12,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
 say "text: Debian's jargon-text"
-# Downloading needs no root, only a package list that knows the package; installing would write to /usr.
+# A download needs no root, only a package list with this package; an installation would write to /usr.
 fetch() { (cd "$work" && apt-get download -qq jargon-text 2>"$work/log"); }
 if ! fetch; then
   as_root apt-get update -qq
-  fetch || die "apt-get download jargon-text: $(tail -1 "$work/log")"
+  fetch || die "apt-get cannot download jargon-text (check network and package sources): $(tail -1 "$work/log")"
 fi
 dpkg -x "$work"/jargon-text_*.deb "$work/unpacked"
 python3 "$root/launch/clean_text.py" "$work/unpacked/usr/share/doc/jargon-text/jargon.txt.gz" "$out" >&2

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, those over MPI at two ranks. Builds build-asan/.
 #   launch/sanitize.sh           every C++ test and the fuzz test, a part of launch/test.sh; LibTorch's headers take minutes
-#   launch/sanitize.sh --quick   the folders that know no tensors
-# Leaks are not looked for: Open MPI and LibTorch keep memory to the end.
+#   launch/sanitize.sh --quick   only the folders that do not use LibTorch
+# Leaks are not checked: Open MPI and LibTorch keep memory to the end.
 source "$(dirname "$0")/common.sh"
 cd "$root"
 

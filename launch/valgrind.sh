@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Whole small runs of the program under valgrind's memcheck; sanitizers (launch/sanitize.sh) see the C++ tests alone.
+# Whole small runs of the program under valgrind's memcheck; sanitizers (launch/sanitize.sh) see only the C++ tests.
 #   launch/valgrind.sh [--ranks N]     N ranks under mpirun (1)
-# Installs, builds, and quantizes a tiny model in fp32 and in bf16. Minutes: valgrind takes over one to load LibTorch.
-# Ends with 9 where memcheck found an error in our code, with the program's own code where that failed. What it reports
-# inside LibTorch and Open MPI is left out (valgrind.supp). Logs, with ready-made suppressions: BUILD/valgrind/*.log.
+# Installs, builds, and quantizes a tiny model in fp32 and in bf16. It takes minutes: loading LibTorch takes over one.
+# Ends with 9 if memcheck found an error in our code, and with the exit code of the program if the program failed. Left
+# out are reports from inside LibTorch and Open MPI (valgrind.supp). Logs, with suppressions: BUILD/valgrind/*.log.
 source "$(dirname "$0")/common.sh"
 
 ranks=1
@@ -20,7 +20,7 @@ work=$build/valgrind
 rm -rf "$work"
 mkdir -p "$work"
 
-# No time limit: nothing here is as fast as the watchdog expects.
+# No time limit: under valgrind every step is slower than the watchdog expects.
 PYTHONPATH=$root/tests/e2e "$venv/bin/python" - "$work" <<'PY'
 import json, pathlib, sys
 import tiny_model
@@ -46,14 +46,14 @@ done >"$work/all.supp"
 
 memcheck=(valgrind --quiet --error-exitcode=9 --track-origins=no --leak-check=no --num-callers=40
   --gen-suppressions=all --suppressions="$work/all.supp"
-  --fair-sched=try)  # a thread that polls MPI keeps no other from its turn
+  --fair-sched=try)  # so that a thread that polls MPI does not starve the others
 shipped=/usr/share/openmpi/openmpi-valgrind.supp
 [ ! -e "$shipped" ] || memcheck+=(--suppressions="$shipped")
 
-# Valgrind knows no AVX-512 and says so to CPUID, by which our own kernels (RT_SIMD_CLONES) and glibc choose. Libraries
-# that could ask the kernel instead are told.
+# Valgrind has no AVX-512 and tells so by CPUID, from which our own kernels (RT_SIMD_CLONES) and glibc choose. Libraries
+# that could ask the kernel instead are told by these variables.
 export ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 CUDA_VISIBLE_DEVICES=
-# Ranks of one machine need no network; ranks that wait give their core up.
+# Ranks of one machine need no network. Ranks that wait give up their core.
 export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader OMPI_MCA_osc=^ucx OMPI_MCA_mpi_yield_when_idle=1
 export OMP_NUM_THREADS=1
 
@@ -64,7 +64,7 @@ for amp in false true; do
   mpirun -n "$ranks" --bind-to none --oversubscribe "${memcheck[@]}" --log-file="$work/amp-$amp.%p.log" \
     "$build/src/roundtable" quantize "$work/config.yaml" --set tuning.amp=$amp --set output.path="$work/out-$amp" || code=$?
   [ "$code" = 0 ] || result=$code
-  # Quiet: a log has a line only where something was found.
+  # With --quiet a log has lines only if something was found.
   find "$work" -name "amp-$amp.*.log" -size +0 -exec cat {} + >&2
 done
 [ "$result" = 0 ] || { say "failed with $result; logs: $work"; exit "$result"; }

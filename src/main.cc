@@ -13,12 +13,15 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/stop_signal.h"
+#include "base/version.h"
 #include "comm/mpi/communicator.h"
 #include "comm/watchdog.h"
 #include "config/config.h"
 #include "commands/commands.h"
-#include "rundir/events.h"
+#include "commands/start.h"
 #include "commands/status.h"
+#include "io/json_fields.h"
+#include "rundir/events.h"
 
 namespace roundtable {
 namespace {
@@ -60,8 +63,8 @@ void flush_stdout() {
 }
 
 int show_status(const CommandLine& line) {
-  const nlohmann::json status = read_status(line.run_directory, EventLog::wall_clock());
-  fmt::print("{}", line.json ? status.dump() + "\n" : describe_status(status));
+  const RunStatus status = read_status(line.run_directory, EventLog::wall_clock());
+  fmt::print("{}", line.json ? json_of(status).dump() + "\n" : describe_status(status));
   flush_stdout();
   return static_cast<int>(ExitCode::kOk);
 }
@@ -162,7 +165,7 @@ int main(int argc, char** argv) {
   using namespace roundtable;
   listen_for_stop_signals();
   CLI::App app("Roundtable quantizes the weights of large language models on many ranks (SignRound, arXiv 2309.05516).");
-  app.set_version_flag("--version", std::string("roundtable ") + ROUNDTABLE_VERSION);
+  app.set_version_flag("--version", fmt::format("roundtable {}", program_version()));
   app.require_subcommand(1);
   app.footer(footer);
   CommandLine line;

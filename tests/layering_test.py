@@ -37,7 +37,7 @@ NOT = {
     "comm": {"torch"},
     "quant": {"device"},  # numbers in, numbers out
     "rundir": {"model", "cache", "data", "quant", "comm"},  # files alone: no tensors, no MPI
-    "cache": {"io", "config", "quant"},  # what it stores and where is for its caller to say
+    "cache": {"config", "quant"},  # what it stores and where is for its caller to say
     "data": {"comm", "config", "quant"},
     "tune": {"config", "io", "cache"},
     "export": {"comm", "config", "cache", "data"},

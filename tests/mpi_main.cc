@@ -20,7 +20,6 @@ int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
   auto& listeners = ::testing::UnitTest::GetInstance()->listeners();
   if (mpi.world().rank() != 0) delete listeners.Release(listeners.default_result_printer());
-  std::int64_t failed = RUN_ALL_TESTS();
-  mpi.world().all_reduce_sum(&failed, 1, roundtable::ElementType::kI64);
-  return failed == 0 ? 0 : 1;
+  const std::int64_t failed = RUN_ALL_TESTS();
+  return mpi.world().sum(failed) == 0 ? 0 : 1;
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A real Slurm on this machine alone, to try job scripts and to test them: slurmctld and two slurmd on one host.
+# Runs a real Slurm on this one machine, to try job scripts and to test them: slurmctld and two slurmd on one host.
 #   cluster/slurm/local_cluster.sh start DIR [NODES]   prints the line that makes sbatch, srun and squeue use it
 #   cluster/slurm/local_cluster.sh stop DIR            ends its jobs and daemons
-#   cluster/slurm/local_cluster.sh check               says why it cannot run here, or nothing
-# DIR holds everything: configuration, key, logs, state. Ports are free ones; a Slurm of the machine itself is not
-# touched. Needs root and Debian's packages slurmctld slurmd slurm-client munge (launch/setup.sh --slurm).
+#   cluster/slurm/local_cluster.sh check               says why it cannot run here; says nothing if it can
+# DIR holds everything: configuration, key, logs, state. It takes free ports and does not touch a Slurm that the machine
+# already has. Needs root and Debian's packages slurmctld slurmd slurm-client munge (launch/setup.sh --slurm).
 set -euo pipefail
 
 die() { echo "error: $*" >&2; exit 1; }
@@ -13,10 +13,10 @@ usage() { sed -n '2,7p' "$0" >&2; exit 2; }
 check() {
   local program
   for program in slurmctld slurmd munged sbatch scontrol; do
-    command -v "$program" >/dev/null || die "no $program here; mend: launch/setup.sh --slurm"
+    command -v "$program" >/dev/null || die "there is no $program here; to fix, run: launch/setup.sh --slurm"
   done
-  # slurmd starts tasks as their users, and munged wants to own its socket's directory.
-  [ "$(id -u)" = 0 ] || die "slurmd needs root"
+  # slurmd starts tasks as their users, and munged must own the directory of its socket.
+  [ "$(id -u)" = 0 ] || die "slurmd needs root; run this script as root"
 }
 
 free_ports() {  # COUNT ports in a row
@@ -34,8 +34,8 @@ for first in range(21000, 32000, 16):
 PY
 }
 
-# Two nodes of one machine: each has a name, a port and a spool of its own. Tasks are tracked by their parents
-# (linuxproc) and not bound (none), since cgroups of a container are not ours to make.
+# Two nodes on one machine: each has its own name, port and spool. Tasks are tracked by their parents (linuxproc) and
+# not bound (none), because we cannot make cgroups in a container.
 write_config() {
   local dir=$1 nodes=$2 port=$3 host
   host=$(hostname -s)
@@ -52,7 +52,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-# Looks for work often, so that a requeued job does not wait half a minute for the next round.
+# The scheduler runs often, so that a requeued job does not wait half a minute for it.
 SchedulerParameters=sched_min_interval=100000,batch_sched_delay=0,sched_interval=2,bf_interval=2
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
@@ -65,7 +65,7 @@ SlurmctldLogFile=$dir/slurmctld.log
 SlurmdSpoolDir=$dir/spool.%n
 SlurmdPidFile=$dir/slurmd.%n.pid
 SlurmdLogFile=$dir/slurmd.%n.log
-# PMIx keeps a directory a step here, which two nodes of one machine must not share.
+# PMIx keeps one directory per step here, and two nodes of one machine must not share it.
 TmpFS=$dir/tmp.%n
 NodeName=node[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + nodes))] CPUs=$(nproc) State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
@@ -77,11 +77,11 @@ start() {
   check
   mkdir -p "$1"
   dir=$(cd "$1" && pwd)
-  [ ! -e "$dir/slurm.conf" ] || die "$dir holds a cluster already; stop it first"
+  [ ! -e "$dir/slurm.conf" ] || die "$dir already holds a cluster; to stop it, run: $0 stop $dir"
   mkdir -p "$dir/munge" "$dir/state"
   for i in $(seq "$nodes"); do mkdir -p "$dir/spool.node$i" "$dir/tmp.node$i"; done
   port=$(free_ports $((nodes + 1)))
-  [ -n "$port" ] || die "no free ports"
+  [ -n "$port" ] || die "there are not enough free ports between 21000 and 32000; stop a program that uses them"
   write_config "$dir" "$nodes" "$port"
   (umask 077 && head -c 1024 /dev/urandom >"$dir/munge/key")
   export SLURM_CONF=$dir/slurm.conf
@@ -98,7 +98,7 @@ start() {
   echo "export SLURM_CONF=$dir/slurm.conf"
 }
 
-# end PIDFILE: only a process that this cluster started; its number stands in the file.
+# end PIDFILE: ends the process whose number is in the file, which this cluster started.
 end() {
   local pid
   pid=$(cat "$1" 2>/dev/null) || return 0
@@ -109,8 +109,8 @@ end() {
 
 stop() {
   local dir pidfile
-  dir=$(cd "$1" 2>/dev/null && pwd) || die "$1 is no directory"
-  [ -e "$dir/slurm.conf" ] || die "$1 holds no cluster"
+  dir=$(cd "$1" 2>/dev/null && pwd) || die "$1 is not a directory; give the DIR of start"
+  [ -e "$dir/slurm.conf" ] || die "$1 holds no running cluster; give the DIR of start"
   export SLURM_CONF=$dir/slurm.conf
   scancel --user=root 2>/dev/null || true
   for _ in $(seq 50); do [ -z "$(squeue -h 2>/dev/null)" ] && break; sleep 0.2; done

@@ -1,17 +1,15 @@
 // Boundaries through parallel HDF5: one dataset, a hyperslab a rank.
 #include "cache/boundary_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstdio>
 #include <vector>
 
 #include "base/activity.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "cache/hdf5_layout.h"
+#include "comm/agree.h"
+#include "comm/mpi/communicator.h"
+#include "io/posix.h"
 
 namespace roundtable {
 namespace {
@@ -105,7 +103,7 @@ void check_shape(hid_t states, const BoundaryShape& shape, const std::string& pa
 
 }  // namespace
 
-BoundaryWriter::BoundaryWriter(Communicator& comm, const std::string& path, const BoundaryShape& shape,
+BoundaryWriter::BoundaryWriter(MpiCommunicator& comm, const std::string& path, const BoundaryShape& shape,
                                std::int64_t first_block, const std::string& fingerprint, const FileLayout& layout,
                                const std::string& temporary)
     : comm_(comm), path_(path), temporary_(path + temporary), shape_(shape), layout_(layout) {
@@ -164,20 +162,10 @@ void BoundaryWriter::finish(bool replace) {
     check_hdf5(H5Dclose(std::exchange(states_, -1)), path_, "H5Dclose");
     check_hdf5(H5Fclose(std::exchange(file_, -1)), path_, "H5Fclose");
   });
-  run_on_root(comm_, [&] {
-    if (!replace && ::access(path_.c_str(), F_OK) == 0) {
-      ::unlink(temporary_.c_str());
-      return std::string();
-    }
-    const int fd = ::open(temporary_.c_str(), O_RDONLY);
-    const bool synced = fd >= 0 && ::fsync(fd) == 0 && ::close(fd) == 0;
-    if (!synced) throw call_error(temporary_, "cannot be brought to the disk", errno);
-    if (std::rename(temporary_.c_str(), path_.c_str()) != 0) throw call_error(path_, "cannot be put in place", errno);
-    return std::string();
-  });
+  run_on_root(comm_, [&] { commit_file(temporary_, path_, replace); });
 }
 
-void read_boundary(Communicator& comm, const std::string& path, const BoundaryShape& shape, std::int64_t first_block,
+void read_boundary(MpiCommunicator& comm, const std::string& path, const BoundaryShape& shape, std::int64_t first_block,
                    const std::string& fingerprint, const SampleRange& range, void* data) {
   silence_hdf5();
   Hdf5Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, parallel_access(comm, {}, 0, path).get()), H5Fclose, path, "H5Fopen");

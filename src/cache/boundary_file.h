@@ -14,9 +14,10 @@
 #include "base/element_type.h"
 #include "base/sample_range.h"
 #include "cache/file_layout.h"
-#include "comm/communicator.h"
 
 namespace roundtable {
+
+class MpiCommunicator;
 
 struct BoundaryShape {
   std::int64_t n_samples = 0;
@@ -32,7 +33,7 @@ struct BoundaryShape {
 class BoundaryWriter {
  public:
   // Collective over `comm`, which must outlive the writer. Throws Error (kMachine) on HDF5 and file errors.
-  BoundaryWriter(Communicator& comm, const std::string& path, const BoundaryShape& shape, std::int64_t first_block,
+  BoundaryWriter(MpiCommunicator& comm, const std::string& path, const BoundaryShape& shape, std::int64_t first_block,
                  const std::string& fingerprint, const FileLayout& layout = {}, const std::string& temporary = ".tmp");
   ~BoundaryWriter();
   BoundaryWriter(const BoundaryWriter&) = delete;
@@ -47,7 +48,7 @@ class BoundaryWriter {
   void finish(bool replace = true);
 
  private:
-  Communicator& comm_;
+  MpiCommunicator& comm_;
   std::string path_;
   std::string temporary_;
   BoundaryShape shape_;
@@ -60,7 +61,7 @@ class BoundaryWriter {
 // Reads samples [range) of a boundary into `data` ([range.size(), seqlen, hidden], host memory), and holds them
 // against their checksums. Collective over `comm`: each rank reads its own range.
 // Throws Error where the file is missing, broken, of another shape or type, or of another run's fingerprint.
-void read_boundary(Communicator& comm, const std::string& path, const BoundaryShape& shape, std::int64_t first_block,
+void read_boundary(MpiCommunicator& comm, const std::string& path, const BoundaryShape& shape, std::int64_t first_block,
                    const std::string& fingerprint, const SampleRange& range, void* data);
 
 }  // namespace roundtable

@@ -5,8 +5,6 @@
 
 #include <string>
 
-#include "comm/mpi/communicator.h"
-
 namespace roundtable {
 namespace {
 
@@ -37,10 +35,10 @@ class Hints {
 
 }  // namespace
 
-Hdf5Handle parallel_access(const Communicator& comm, const FileLayout& layout, std::int64_t least_aligned,
+Hdf5Handle parallel_access(const MpiCommunicator& comm, const FileLayout& layout, std::int64_t least_aligned,
                            const std::string& path) {
   Hdf5Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, path, "H5Pcreate");
-  check_hdf5(H5Pset_fapl_mpio(access.get(), native_mpi(comm), Hints(layout).get()), path, "H5Pset_fapl_mpio");
+  check_hdf5(H5Pset_fapl_mpio(access.get(), comm.native(), Hints(layout).get()), path, "H5Pset_fapl_mpio");
   if (layout.alignment > 0) {
     check_hdf5(H5Pset_alignment(access.get(), static_cast<hsize_t>(least_aligned), static_cast<hsize_t>(layout.alignment)),
                path, "H5Pset_alignment");

@@ -11,6 +11,7 @@
 #include "base/activity.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "comm/agree.h"
 #include "comm/mpi/mailbox.h"
 
 namespace roundtable {

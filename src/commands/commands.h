@@ -1,21 +1,14 @@
-// What the command line offers: plan, quantize, eval, convert. Each runs on all ranks of the world.
+// What a user types: one function per command. Each runs on all ranks of the world.
 #pragma once
 
 #include <nlohmann/json.hpp>
 #include <string>
-#include <vector>
 
 #include "comm/mpi/communicator.h"
 #include "comm/watchdog.h"
 #include "config/config.h"
 
 namespace roundtable {
-
-// Reads and checks the config on rank 0, with `cluster_file` over it if not empty, and gives every rank the same.
-// Collective. An Error there is thrown on all
-// ranks as AgreedError.
-Config load_config_everywhere(MpiCommunicator& world, const std::string& path, const std::vector<std::string>& overrides,
-                              const std::string& cluster_file);
 
 // Each returns the object that --json prints (meaningful on rank 0) and writes what people read to stdout on rank 0.
 // Collective over the world. Errors of input are thrown on all ranks as AgreedError; what breaks later on one rank
@@ -24,10 +17,10 @@ Config load_config_everywhere(MpiCommunicator& world, const std::string& path, c
 // Checks, and says what a run would take; with `trial`, also what a small part of it takes on these ranks.
 nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial);
 
-// plan -> calibrate -> tune -> assemble -> prove. The same command starts a run and goes on with it.
+// plan -> calibrate -> tune -> assemble -> prove -> formats -> evaluate. The same command starts a run and resumes it.
 nlohmann::json run_quantize(MpiCommunicator& world, Watchdog& watchdog, const Config& config);
 
-// Perplexity of model.path (float, or quantized in a layout we read) on run.eval_tokens.
+// Perplexity of model.path (float, or quantized in a layout that we read) on run.eval_tokens.
 nlohmann::json run_eval(MpiCommunicator& world, const Config& config);
 
 struct ConvertOptions {
@@ -38,7 +31,7 @@ struct ConvertOptions {
 };
 
 // Makes `options.output` from the quantized model `options.source`, in another format. The same command starts a
-// conversion and goes on with it.
+// conversion and resumes it.
 nlohmann::json run_convert(MpiCommunicator& world, const ConvertOptions& options);
 
 }  // namespace roundtable

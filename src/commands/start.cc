@@ -1,4 +1,4 @@
-// Putting an Environment together.
+// Reading the config, choosing a device, dividing the ranks.
 #include "commands/start.h"
 
 #include <torch/types.h>
@@ -6,40 +6,61 @@
 #include <iostream>
 
 #include "base/error.h"
+#include "comm/agree.h"
 #include "comm/nccl/nccl.h"
-#include "device/stream.h"
+#include "device/device.h"
+#include "device/process.h"
 
 namespace roundtable {
 namespace {
 
-std::unique_ptr<Communicator> device_communicator(RankGrid& grid, const torch::Device& device) {
+// The device of this rank by parallel.backend: `auto` takes CUDA where LibTorch finds a device.
+torch::Device choose_device(const ParallelSection& section, int rank_in_node) {
+  std::optional<torch::Device> found;
+  if (section.backend != "mpi" && nccl_available()) found = cuda_device_of(rank_in_node);
+  if (section.backend == "nccl" && !found) {
+    throw bad_input("parallel.backend", "'nccl' needs a CUDA device and a build with NCCL, and there is none here",
+                    "use 'auto' or 'mpi'");
+  }
+  return found.value_or(torch::kCPU);
+}
+
+std::unique_ptr<DeviceCommunicator> device_communicator(RankGrid& grid, const torch::Device& device) {
   if (!device.is_cuda()) return nullptr;
-  return make_nccl_communicator(grid.group_comm(), device.index(), current_device_stream(device.index()));
+  return make_nccl_communicator(grid.group_comm(), current_stream(device));
 }
 
 }  // namespace
 
-World world_of(MpiCommunicator& world) {
-  const auto node = world.split_by_node();
-  // Nodes may be filled unevenly; the layout goes by rank 0's.
-  int ranks_a_node = node->size();
-  world.broadcast(&ranks_a_node, sizeof(ranks_a_node), 0);
-  return {world.size(), ranks_a_node};
+Config load_config_everywhere(MpiCommunicator& world, const std::string& path,
+                              const std::vector<std::string>& overrides, const std::string& cluster_file) {
+  // The file itself may be on rank 0's node alone; its resolved form travels.
+  const std::string yaml = run_on_root(world, [&] { return to_yaml(load_config(path, overrides, cluster_file)); });
+  return parse_config(yaml, path);
 }
 
-Environment make_environment(const Config& config, const Plan& plan, MpiCommunicator& world) {
+World world_of(MpiCommunicator& world) {
+  const auto node = world.split_by_node();
+  // Nodes may be filled unevenly; the layout follows rank 0's node.
+  return {world.size(), world.broadcast_value(node->size(), 0)};
+}
+
+RankContext make_rank_context(const Config& config, int shards, MpiCommunicator& world) {
   const auto node = world.split_by_node();
   keep_freed_memory();
   set_threads(config.parallel.threads, node->rank(), node->size());
   torch::Device device = torch::kCPU;
   run_on_all(world, [&] { device = choose_device(config.parallel, node->rank()); });
-  RankGrid grid(world, plan.shards);
-  std::unique_ptr<Communicator> device_group = device_communicator(grid, device);
-  return {config, plan,   RunPaths(config, plan.tuned_in_place),        world,
-          std::move(grid), device, config.tuning.amp ? torch::kBFloat16 : torch::kFloat32, std::move(device_group), {}};
+  RankGrid grid(world, shards);
+  std::unique_ptr<DeviceCommunicator> device_group = device_communicator(grid, device);
+  return {.world = world,
+          .grid = std::move(grid),
+          .device = device,
+          .dtype = config.tuning.amp ? torch::kBFloat16 : torch::kFloat32,
+          .device_group = std::move(device_group)};
 }
 
-std::ostream& display_stream(const Communicator& world) {
+std::ostream& display_stream(const HostCommunicator& world) {
   static std::ostream nowhere(nullptr);
   return world.rank() == 0 ? std::cerr : nowhere;
 }

@@ -15,10 +15,13 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "cache/boundary_file.h"
+#include "comm/agree.h"
+#include "commands/start.h"
 #include "data/sampler.h"
+#include "device/process.h"
 #include "io/checkpoint.h"
 #include "model/load/block_loader.h"
-#include "commands/start.h"
+#include "model/load/tensor_span.h"
 #include "phases/forward_pass.h"
 #include "plan/tune_settings.h"
 
@@ -30,16 +33,9 @@ namespace fs = std::filesystem;
 
 double rate(double bytes, double seconds) { return bytes / std::max(seconds, 1e-9); }
 
-// The slowest of all ranks. Collective.
-template <class T>
-std::vector<T> of_all_ranks(Communicator& world, T mine) {
-  std::vector<T> all(static_cast<std::size_t>(world.size()));
-  world.all_gather(&mine, sizeof(mine), all.data());
-  return all;
-}
-
-double slowest(Communicator& world, double seconds) {
-  const std::vector<double> all = of_all_ranks(world, seconds);
+// The seconds of the slowest rank. Collective.
+double slowest(HostCommunicator& world, double seconds) {
+  const std::vector<double> all = world.all_gather(seconds);
   return *std::max_element(all.begin(), all.end());
 }
 
@@ -66,7 +62,7 @@ class BorrowedDirectory {
 
 class Trial {
  public:
-  Trial(Environment& env) : env_(env), source_(env.config.model.path) {}
+  Trial(RunContext& context) : context_(context), source_(context.config.model.path) {}
 
   json run() {
     enter_phase("trial");
@@ -75,7 +71,7 @@ class Trial {
     result["boundary"] = pass_boundary();
     result["step"] = steps();
     result["all_reduce"] = reduce();
-    if (env_.world.rank() == 0) {
+    if (context_.ranks.world.rank() == 0) {
       result["disk"] = disk();
       result["warnings"] = warnings(result);
     }
@@ -87,7 +83,7 @@ class Trial {
   json read_shards() {
     const Checkpoint& checkpoint = source_.checkpoint();
     std::map<std::string, std::string> largest;  // file -> tensor
-    run_on_all(env_.world, [&] {
+    run_on_all(context_.ranks.world, [&] {
       for (const std::string& name : checkpoint.names()) {
         std::string& best = largest[checkpoint.file_of(name)];
         if (best.empty() || checkpoint.info(name).bytes > checkpoint.info(best).bytes) best = name;
@@ -95,50 +91,46 @@ class Trial {
     });
     std::int64_t bytes = 0;
     const Stopwatch watch;
-    run_on_all(env_.world, [&] {
+    run_on_all(context_.ranks.world, [&] {
       int index = 0;
       for (const auto& [file, tensor] : largest) {
-        if (index++ % env_.world.size() != env_.world.rank()) continue;
+        if (index++ % context_.ranks.world.size() != context_.ranks.world.rank()) continue;
         std::vector<char> data(checkpoint.info(tensor).bytes);
         checkpoint.read(tensor, data.data());
         bytes += std::ssize(data);
       }
     });
-    const double seconds = slowest(env_.world, watch.seconds());
-    env_.world.all_reduce_sum(&bytes, 1, ElementType::kI64);
+    const double seconds = slowest(context_.ranks.world, watch.seconds());
+    bytes = context_.ranks.world.sum(bytes);
     return {{"shards", largest.size()}, {"bytes", bytes}, {"seconds", seconds}, {"rate", rate(static_cast<double>(bytes), seconds)}};
   }
 
   // Up to eight samples a rank, as calibration writes them and tuning reads them.
   json pass_boundary() {
-    const auto& calibration = env_.config.calibration;
-    const std::int64_t samples = std::min<std::int64_t>(calibration.n_samples, 8 * env_.world.size());
-    const BoundaryShape shape{samples, calibration.seqlen, env_.plan.model.hidden_size, element_type_of(env_.dtype)};
-    const SampleRange range = part_of(samples, env_.world.size(), env_.world.rank());
-    const torch::Tensor states = torch::randn({range.size(), shape.seqlen, shape.hidden}).to(env_.dtype);
+    const auto& calibration = context_.config.calibration;
+    const std::int64_t samples = std::min<std::int64_t>(calibration.n_samples, 8 * context_.ranks.world.size());
+    const BoundaryShape shape{samples, calibration.seqlen, context_.plan.model.hidden_size, element_type_of(context_.ranks.dtype)};
+    const SampleRange range = part_of(samples, context_.ranks.world.size(), context_.ranks.world.rank());
+    const torch::Tensor states = torch::randn({range.size(), shape.seqlen, shape.hidden}).to(context_.ranks.dtype);
     torch::Tensor read = torch::empty_like(states);
-    const std::string path = env_.boundaries.folder + "/trial.h5";
+    const std::string path = context_.boundaries.folder + "/trial.h5";
     std::optional<BorrowedDirectory> directory;
-    run_on_root(env_.world, [&] {
-      directory.emplace(env_.boundaries.folder);
-      return std::string();
-    });
+    run_on_root(context_.ranks.world, [&] { directory.emplace(context_.boundaries.folder); });
     const Stopwatch writing;
     {
-      BoundaryWriter writer(env_.world, path, shape, 0, env_.boundaries.fingerprint, file_layout(env_.config));
+      BoundaryWriter writer(context_.ranks.world, path, shape, 0, context_.boundaries.fingerprint, file_layout(context_.config));
       writer.write(range, states.const_data_ptr());
       writer.finish();
     }
-    const double write_seconds = slowest(env_.world, writing.seconds());
+    const double write_seconds = slowest(context_.ranks.world, writing.seconds());
     const Stopwatch reading;
-    read_boundary(env_.world, path, shape, 0, env_.boundaries.fingerprint, range, read.data_ptr());
-    const double read_seconds = slowest(env_.world, reading.seconds());
-    run_on_root(env_.world, [&] {
+    read_boundary(context_.ranks.world, path, shape, 0, context_.boundaries.fingerprint, range, read.data_ptr());
+    const double read_seconds = slowest(context_.ranks.world, reading.seconds());
+    run_on_root(context_.ranks.world, [&] {
       std::error_code ignored;
       fs::remove(path, ignored);
-      return std::string();
     });
-    run_on_all(env_.world, [&] {
+    run_on_all(context_.ranks.world, [&] {
       if (!torch::equal(states, read)) throw machine_error(path, "what was read is not what was written", "suspect the file system");
     });
     const double bytes = static_cast<double>(samples * shape.sample_bytes());
@@ -148,32 +140,33 @@ class Trial {
   // Steps of the first block on embedded calibration samples; the first one warms up.
   json steps() {
     enter_block(0);
-    const auto& c = env_.config.calibration;
-    const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, env_.plan.model.vocab_size);
-    const SampleRange range = shard_samples(c.n_samples, env_.plan.batch, env_.plan.shards, env_.grid.shard());
-    const BlockContext context = make_block_context(env_.plan.model, c.seqlen, env_.dtype, env_.device);
-    TuneSettings settings = tune_settings(env_.config, env_.plan.shards);
+    const auto& c = context_.config.calibration;
+    const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, context_.plan.model.vocab_size);
+    const SampleRange range = shard_samples(c.n_samples, context_.plan.batch, context_.plan.shards, context_.ranks.grid.shard());
+    const BlockContext context = make_block_context(context_.plan.model, c.seqlen, context_.ranks.dtype, context_.ranks.device);
+    TuneSettings settings = tune_settings(context_.config, context_.plan.shards);
     settings.iters = 2;
 
     reset_peak_resident_bytes();
-    torch::Tensor hidden = embed_rows(env_, source_, tokens, range);
-    if (env_.config.tuning.low_gpu_mem_usage) hidden = hidden.cpu();
-    const BlockWeights weights = BlockLoader(source_, env_.plan.model, env_.grid.group_comm()).load(0, 0);
-    DecoderBlock block = make_block(env_.plan.model, weights, env_.dtype, env_.device);
+    torch::Tensor hidden =
+        ForwardPass(context_.ranks, context_.plan.model, 0).embed_rows(source_, tokens, range);
+    if (context_.config.tuning.low_gpu_mem_usage) hidden = hidden.cpu();
+    const BlockWeights weights = BlockLoader(source_, context_.plan.model, context_.ranks.grid.group_comm()).load(0, 0);
+    DecoderBlock block = make_block(context_.plan.model, weights, context_.ranks.dtype, context_.ranks.device);
     const torch::Tensor target = run_block(block, hidden, context, settings.micro_batch);
     std::vector<torch::Tensor> original;
-    for (const torch::Tensor& weight : weights.weights) original.push_back(weight.to(env_.device));
-    const Sampler sampler(env_.config.tuning.sampler, c.n_samples, env_.plan.batch,
-                          static_cast<std::uint64_t>(env_.config.tuning.seed), 0);
+    for (const torch::Tensor& weight : weights.weights) original.push_back(weight.to(context_.ranks.device));
+    const Sampler sampler(context_.config.tuning.sampler, c.n_samples, context_.plan.batch,
+                          static_cast<std::uint64_t>(context_.config.tuning.seed), 0);
     std::array<double, 2> own{}, step{};
-    const auto time = [&](const TuneSettings& how, Communicator& group, std::array<double, 2>& seconds) {
+    const auto time = [&](const TuneSettings& how, const GradientGroup& group, std::array<double, 2>& seconds) {
       Stopwatch watch;
       TuneObserver observer;
       observer.on_iteration = [&](std::int64_t iteration, float, float) {
         seconds[static_cast<std::size_t>(iteration)] = watch.seconds();
         watch = Stopwatch();
       };
-      tune_block(block, original, env_.plan.schemes.front(), {hidden, target, range}, context, sampler, how, group,
+      tune_block(block, original, context_.plan.schemes.front(), {hidden, target, range}, context, sampler, how, group,
                  observer);
     };
     // Alone first: what this rank computes, without waiting for its group, whose order of sums it need not keep then.
@@ -181,29 +174,29 @@ class Trial {
     by_itself.reproducible = false;
     SelfCommunicator alone;
     time(by_itself, alone, own);
-    time(settings, env_.gradient_group(), step);
+    time(settings, context_.ranks.gradient_group(), step);
     enter_block(-1);
-    return {{"first_seconds", of_all_ranks(env_.world, own[0])},
-            {"seconds", of_all_ranks(env_.world, step[1])},
-            {"own_seconds", of_all_ranks(env_.world, own[1])},
-            {"peak_bytes", of_all_ranks(env_.world, peak_resident_bytes())},
-            {"hosts", all_gather_text(env_.world, host_name())}};
+    return {{"first_seconds", context_.ranks.world.all_gather(own[0])},
+            {"seconds", context_.ranks.world.all_gather(step[1])},
+            {"own_seconds", context_.ranks.world.all_gather(own[1])},
+            {"peak_bytes", context_.ranks.world.all_gather(peak_resident_bytes())},
+            {"hosts", all_gather_text(context_.ranks.world, host_name())}};
   }
 
   // The gradients of a block over a group; the best of three.
   json reduce() {
-    const std::int64_t count = count_block_parameters(env_.plan.model);
-    torch::Tensor arena = torch::zeros({count}, torch::TensorOptions().dtype(torch::kFloat32).device(env_.device));
+    const std::int64_t count = count_block_parameters(context_.plan.model);
+    torch::Tensor arena = torch::zeros({count}, torch::TensorOptions().dtype(torch::kFloat32).device(context_.ranks.device));
     double best = 1e300;
     for (int i = 0; i < 3; ++i) {
-      env_.grid.group_comm().barrier();
+      context_.ranks.grid.group_comm().barrier();
       const Stopwatch watch;
-      env_.gradient_group().all_reduce_sum(arena.data_ptr(), count, ElementType::kF32);
+      context_.ranks.gradient_group().sum(arena);
       arena[0].item<float>();  // waits for the device
       best = std::min(best, watch.seconds());
     }
-    const double seconds = slowest(env_.world, best);
-    const double shards = env_.plan.shards;
+    const double seconds = slowest(context_.ranks.world, best);
+    const double shards = context_.plan.shards;
     const auto bytes = static_cast<double>(4 * count);
     // Bus bandwidth as nccl-tests has it: what a link carries in a ring.
     return {{"bytes", 4 * count}, {"seconds", seconds}, {"rate", rate(bytes, seconds)}, {"bus_rate", rate(2 * (shards - 1) / shards * bytes, seconds)}};
@@ -211,8 +204,8 @@ class Trial {
 
   json disk() const {
     std::int64_t needed = 0;
-    for (const Forecast::Bytes& item : env_.plan.forecast.disk) needed += item.bytes;
-    fs::path place = fs::absolute(env_.paths.output);
+    for (const Forecast::Bytes& item : context_.plan.forecast.disk) needed += item.bytes;
+    fs::path place = fs::absolute(context_.paths.output);
     while (!fs::exists(place)) place = place.parent_path();
     std::error_code unknown;
     const fs::space_info space = fs::space(place, unknown);
@@ -232,7 +225,7 @@ class Trial {
     }
     const double step = result["step"]["seconds"][0];
     const double reduction = result["all_reduce"]["seconds"];
-    if (env_.plan.shards > 1 && reduction > 0.3 * step) {
+    if (context_.plan.shards > 1 && reduction > 0.3 * step) {
       found.push_back(fmt::format("reducing takes {:.0f} % of a step: try fewer ranks a group (parallel.shards)", 100 * reduction / step));
     }
     const json& disk = result["disk"];
@@ -241,40 +234,50 @@ class Trial {
                                   human_bytes(disk["free"]), human_bytes(disk["needed"])));
     }
     const double io = boundary_seconds(result["boundary"]);
-    if (const double tune = tune_seconds(env_, step); io > 0.1 * tune) {
+    if (const double tune = tune_seconds(context_, step); io > 0.1 * tune) {
       found.push_back(fmt::format("boundaries would take {:.0f} s beside {:.0f} s of tuning: use a faster file system for "
-                                  "them than that of {}", io, tune, env_.boundaries.folder));
+                                  "them than that of {}", io, tune, context_.boundaries.folder));
     }
     return found;
   }
 
   double boundary_seconds(const json& boundary) const {
-    const auto& c = env_.config.calibration;
-    const BoundaryShape shape{c.n_samples, c.seqlen, env_.plan.model.hidden_size, element_type_of(env_.dtype)};
-    const auto bytes = static_cast<double>(c.n_samples * shape.sample_bytes()) * static_cast<double>(env_.plan.stages.size());
+    const auto& c = context_.config.calibration;
+    const BoundaryShape shape{c.n_samples, c.seqlen, context_.plan.model.hidden_size, element_type_of(context_.ranks.dtype)};
+    const auto bytes = static_cast<double>(c.n_samples * shape.sample_bytes()) * static_cast<double>(context_.plan.stages.size());
     return bytes / boundary["write_rate"].get<double>() + bytes / boundary["read_rate"].get<double>();
   }
 
  public:
   // All blocks' steps, spread over the groups.
-  static double tune_seconds(const Environment& env, double step) {
-    const double at_work = std::min<double>(env.plan.groups, static_cast<double>(env.plan.stages.size()));
-    return step * static_cast<double>(env.config.tuning.iters * env.plan.model.n_blocks) / at_work;
+  static double tune_seconds(const RunContext& context, double step) {
+    const double at_work = std::min<double>(context.plan.groups, static_cast<double>(context.plan.stages.size()));
+    return step * static_cast<double>(context.config.tuning.iters * context.plan.model.n_blocks) / at_work;
   }
 
  private:
-  Environment& env_;
+  RunContext& context_;
   CheckpointSource source_;
 };
 
 }  // namespace
 
 json run_trial(MpiCommunicator& world, const Config& config, const Plan& plan) {
-  Environment env = make_environment(config, plan, world);
-  env.boundaries.folder = env.paths.boundary_root(config);
-  env.boundaries.fingerprint = "trial";
-  json result = Trial(env).run();
-  if (world.rank() == 0) result["tune_seconds"] = Trial::tune_seconds(env, result["step"]["seconds"][0]);
+  const RunPaths paths(config, plan.tuned_in_place);
+  BoundaryPlace boundaries;
+  boundaries.folder = paths.boundary_root(config);
+  boundaries.fingerprint = "trial";
+  Progress progress(display_stream(world));
+  RunContext context{.ranks = make_rank_context(config, plan.shards, world),
+                     .config = config,
+                     .plan = plan,
+                     .paths = paths,
+                     .boundaries = std::move(boundaries),
+                     .progress = progress,
+                     .state = nullptr,
+                     .events = nullptr};
+  json result = Trial(context).run();
+  if (world.rank() == 0) result["tune_seconds"] = Trial::tune_seconds(context, result["step"]["seconds"][0]);
   return result;
 }
 

@@ -8,6 +8,8 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/version.h"
+#include "comm/agree.h"
 #include "convert/output.h"
 #include "export/registry.h"
 #include "run/fingerprint.h"
@@ -43,7 +45,7 @@ class Job {
     output_->write(conversion_.output, file);
     if (!output_->holds(conversion_.output, file)) {
       throw machine_error(path, "what was read back is not what was written",
-                          "suspect the file system or memory; start the same command again");
+                          "suspect the file system or memory; run the same command again");
     }
   }
 
@@ -76,14 +78,14 @@ std::unique_ptr<Journal> claim(const Conversion& conversion) {
                                 {"max_shard_size", conversion.max_shard_size}};
   make_directory(conversion.record);
   auto journal = std::make_unique<Journal>(path);
-  if (const nlohmann::json* made = journal->last("convert")) {
-    const std::string difference = fingerprint_difference((*made)["fingerprint"], print);
+  if (const auto* made = journal->last<record::Conversion>()) {
+    const std::string difference = fingerprint_difference(made->fingerprint, print);
     if (!difference.empty()) {
       throw bad_input(conversion.output, "was made by another conversion, which differs in: " + difference,
                       fmt::format("choose another output, or remove it and {}", conversion.record));
     }
   } else {
-    journal->append({{"type", "convert"}, {"fingerprint", print}});
+    journal->append(record::Conversion{std::string(program_version()), print});
   }
   make_directory(conversion.output);
   return journal;
@@ -91,14 +93,13 @@ std::unique_ptr<Journal> claim(const Conversion& conversion) {
 
 }  // namespace
 
-Converted convert_checkpoint(Communicator& world, const Conversion& conversion,
+Converted convert_checkpoint(HostCommunicator& world, const Conversion& conversion,
                              const std::function<void()>& on_file) {
   std::optional<Job> job;
   std::unique_ptr<Journal> journal;  // rank 0; held open, so that no other job works here
   run_on_root(world, [&] {
     job.emplace(conversion);
     journal = claim(conversion);
-    return std::string();
   });
   run_on_all(world, [&] {
     if (!job) job.emplace(conversion);
@@ -110,7 +111,6 @@ Converted convert_checkpoint(Communicator& world, const Conversion& conversion,
   });
   run_on_root(world, [&] {
     job->output().finish(conversion.output);
-    return std::string();
   });
   return {job->output().files(), job->output().bytes()};
 }

@@ -28,6 +28,6 @@ struct Converted {
 // configs come last. Throws Error (kBadInput) for a source that cannot be read, for what the format cannot hold (naming
 // formats that can), and for an output directory with files of somebody else. Collective; `on_file` is called on each
 // rank after each of its files. Throws AgreedError (kStartAgain) between files when a rank is asked to leave.
-Converted convert_checkpoint(Communicator& world, const Conversion& conversion, const std::function<void()>& on_file);
+Converted convert_checkpoint(HostCommunicator& world, const Conversion& conversion, const std::function<void()>& on_file);
 
 }  // namespace roundtable

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "export/registry.h"
 #include "io/json_file.h"
+#include "model/load/tensor_span.h"
 #include "plan/layer_schemes.h"
 
 namespace roundtable {

@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include "base/error.h"
+#include "model/load/tensor_span.h"
 
 namespace roundtable {
 

@@ -1,4 +1,4 @@
-// Assembly on the coordinator's rank; proof on all.
+// Writing what no block holds, configs and index, on rank 0.
 #include "phases/assemble.h"
 
 #include <torch/types.h>
@@ -7,7 +7,7 @@
 #include <map>
 
 #include "base/error.h"
-#include "base/hash.h"
+#include "comm/agree.h"
 #include "io/checkpoint.h"
 #include "io/json_file.h"
 #include "export/checkpoint_files.h"
@@ -37,7 +37,7 @@ std::vector<NamedTensor> quantized_head(const Config& config, const Plan& plan) 
 }
 
 // Some of what is outside the blocks as it is, under the names of transformers' own modules, as the blocks are.
-ShardRecord write_outside(const Config& config, const Plan& plan, const std::string& directory, std::size_t index) {
+record::Outside write_outside(const Config& config, const Plan& plan, const std::string& directory, std::size_t index) {
   const Checkpoint checkpoint(config.model.path);
   const std::string head = plan.model.names.head + ".weight";
   std::vector<std::string> names;
@@ -62,7 +62,7 @@ ShardRecord write_outside(const Config& config, const Plan& plan, const std::str
   for (const NamedTensor& named : packed) views.push_back(named.view());
   const std::string file = shard_name(plan.model.n_blocks + static_cast<std::int64_t>(index), plan.files());
   const WrittenFile written = write_safetensors(directory + "/" + file, views, {{"format", "pt"}});
-  return {file, written.digest, written.bytes};
+  return {file, written.digest};
 }
 
 void write_index(const Plan& plan, const std::string& directory) {
@@ -81,30 +81,19 @@ void write_index(const Plan& plan, const std::string& directory) {
 
 }  // namespace
 
-std::vector<ShardRecord> assemble(const Config& config, const Plan& plan, const std::string& directory) {
-  std::vector<ShardRecord> outside;
-  for (std::size_t i = 0; i < plan.outside_files.size(); ++i) {
-    outside.push_back(write_outside(config, plan, directory, i));
-  }
-  leave_here_if_asked();
-  copy_companions(config.model.path, directory, /*card=*/false);
-  write_config(config, plan, directory);
-  write_index(plan, directory);
-  return outside;
-}
-
-void prove_files(Communicator& comm, const std::string& output, const nlohmann::json& digests) {
-  const nlohmann::json all = nlohmann::json::parse(broadcast_text(comm, digests.dump(), 0));
-  run_on_all(comm, [&] {
-    int index = 0;
-    for (const auto& [file, digest] : all.items()) {
-      if (index++ % comm.size() != comm.rank()) continue;
-      leave_here_if_asked();
-      const std::string path = output + "/" + file;
-      if (hash_file(path) == digest) continue;
-      throw machine_error(path, "does not hold what was written",
-                          "suspect the file system; remove the file and start the same command again");
+void assemble(RunContext& context) {
+  run_on_root(context.ranks.world, [&] {
+    const std::string& directory = context.paths.tuned;
+    std::vector<record::Outside> outside;
+    for (std::size_t i = 0; i < context.plan.outside_files.size(); ++i) {
+      outside.push_back(write_outside(context.config, context.plan, directory, i));
     }
+    leave_here_if_asked();
+    copy_companions(context.config.model.path, directory, /*card=*/false);
+    write_config(context.config, context.plan, directory);
+    write_index(context.plan, directory);
+    for (const record::Outside& file : outside) context.state->journal().append(file);
+    context.state->journal().append(record::Assembled{});
   });
 }
 

@@ -1,27 +1,17 @@
-// Making the shards a checkpoint: what no block holds, the index, the configs. Then proving it.
+// Phase assemble: the files of the blocks become a checkpoint. What no block holds, the configs and the index are added.
 #pragma once
 
-#include <cstdint>
-#include <nlohmann/json.hpp>
 #include <string>
-#include <vector>
 
-#include "comm/communicator.h"
-#include "config/config.h"
-#include "plan/plan.h"
-#include "phases/tune/block_file.h"
+#include "run/run_context.h"
 
 namespace roundtable {
 
-// On rank 0, when every block's shard stands in `directory`: writes the last shards (embeddings, norm, head: as they are), copies the
-// tokenizer, the generation config and what else lies beside the model, writes config.json and last the index, so that
-// a checkpoint with an index is whole. Returns the last shards' records. Throws Error (kStartAgain) between files when
-// this process is asked to leave.
-std::vector<ShardRecord> assemble(const Config& config, const Plan& plan, const std::string& directory);
-
-// Every rank hashes its share of the shards on the file system and holds them against the digests from when they were
-// written. Collective over `comm`; `digests` (file -> digest) is used on rank 0. A mismatch is an error on all ranks.
-void prove_files(Communicator& comm, const std::string& output, const nlohmann::json& digests);
+// On rank 0, when every block's file is in the tuned checkpoint: writes the files of what no block holds (embeddings, norm,
+// head: as they are), copies the tokenizer, the generation config and the other files next to the model, writes config.json
+// and last the index, so that a checkpoint with an index is complete. Appends the journal's records. Collective over the
+// world. Throws AgreedError, (kStartAgain) between files when rank 0 is asked to leave.
+void assemble(RunContext& context);
 
 // Bytes of all safetensors files of a model directory.
 std::int64_t checkpoint_bytes(const std::string& directory);

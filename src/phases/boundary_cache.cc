@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "comm/agree.h"
 #include "io/file.h"
 #include "run/fingerprint.h"
 #include "run/stop.h"
@@ -49,12 +50,12 @@ void prepare_folder(const BoundaryPlace& place) {
 }
 
 // Whether the file that stands there is what this run would write: all ranks read it through. Collective.
-bool can_be_taken(const Environment& env, const BoundaryShape& shape, std::int64_t block) {
-  const SampleRange range = part_of(shape.n_samples, env.world.size(), env.world.rank());
-  torch::Tensor states = torch::empty({range.size(), shape.seqlen, shape.hidden}, env.dtype);
+bool can_be_taken(const RunContext& context, const BoundaryShape& shape, std::int64_t block) {
+  const SampleRange range = part_of(shape.n_samples, context.ranks.world.size(), context.ranks.world.rank());
+  torch::Tensor states = torch::empty({range.size(), shape.seqlen, shape.hidden}, context.ranks.dtype);
   try {
-    run_on_all(env.world, [&] {
-      read_boundary(env.world, env.boundaries.boundary(block), shape, block, env.boundaries.fingerprint, range,
+    run_on_all(context.ranks.world, [&] {
+      read_boundary(context.ranks.world, context.boundaries.boundary(block), shape, block, context.boundaries.fingerprint, range,
                     states.data_ptr());
     });
   } catch (const AgreedError&) {
@@ -82,53 +83,49 @@ nlohmann::json states_fingerprint(const nlohmann::json& print, const Config& con
   return states;
 }
 
-BoundaryPlace place_boundaries(const Environment& env, const nlohmann::json& print) {
-  const std::string& cache = env.config.calibration.cache;
+BoundaryPlace place_boundaries(const RankContext& ranks, const Config& config, const ModelConfig& model,
+                               const std::string& directory, const nlohmann::json& print) {
   BoundaryPlace place;
-  if (cache.empty()) {
-    place.folder = env.paths.directory;
-    place.fingerprint = broadcast_text(env.world, fingerprint_digest(print), 0);
+  if (config.calibration.cache.empty()) {
+    place.folder = directory;
+    place.fingerprint = broadcast_text(ranks.world, fingerprint_digest(print), 0);
     return place;
   }
-  const std::vector<std::string> devices = all_gather_text(env.world, device_text(env.device));
-  const nlohmann::json found = nlohmann::json::parse(run_on_root(env.world, [&] {
-    const nlohmann::json states = states_fingerprint(print, env.config, env.plan.model, devices);
+  const std::vector<std::string> devices = all_gather_text(ranks.world, device_text(ranks.device));
+  const nlohmann::json found = run_on_root(ranks.world, [&] {
+    const nlohmann::json states = states_fingerprint(print, config, model, devices);
     return nlohmann::json{{"fingerprint", fingerprint_digest(states)},
-                          {"temporary", ".tmp-" + run_digest(print, env.paths.directory)},
-                          {"about", states.dump(1) + "\n"}}
-        .dump();
-  }));
+                          {"temporary", ".tmp-" + run_digest(print, directory)},
+                          {"about", states.dump(1) + "\n"}};
+  });
   place.fingerprint = found["fingerprint"];
-  place.folder = cache + "/" + place.fingerprint;
+  place.folder = config.calibration.cache + "/" + place.fingerprint;
   place.temporary = found["temporary"];
   place.shared = true;
   place.about = found["about"];
   return place;
 }
 
-std::vector<BoundaryToMake> shared_boundaries_to_make(const Environment& env, const BoundaryShape& shape,
+std::vector<BoundaryToMake> shared_boundaries_to_make(const RunContext& context, const BoundaryShape& shape,
                                                       const std::vector<std::int64_t>& needed) {
-  run_on_root(env.world, [&] {
-    prepare_folder(env.boundaries);
-    return std::string();
-  });
+  run_on_root(context.ranks.world, [&] { prepare_folder(context.boundaries); });
   std::vector<BoundaryToMake> missing;
   for (const std::int64_t block : needed) {
-    leave_if_asked(env.world);
-    const std::string path = env.boundaries.boundary(block);
-    const bool there = !run_on_root(env.world, [&] {
+    leave_if_asked(context.ranks.world);
+    const std::string path = context.boundaries.boundary(block);
+    const bool there = run_on_root(context.ranks.world, [&] {
       std::error_code none;
-      return std::string(fs::exists(path, none) ? "there" : "");
-    }).empty();
-    if (there && can_be_taken(env, shape, block)) continue;
+      return fs::exists(path, none);
+    });
+    if (there && can_be_taken(context, shape, block)) continue;
     missing.push_back({block, there});
-    if (there && env.world.rank() == 0) {
+    if (there && context.ranks.world.rank() == 0) {
       log_warning(path + " is cut short, damaged or not of this model and these samples: it is made anew");
     }
   }
   const std::size_t taken = needed.size() - missing.size();
-  if (taken > 0 && env.world.rank() == 0) {
-    log_info(fmt::format("{} of {} boundaries are taken from {}{}", taken, needed.size(), env.boundaries.folder,
+  if (taken > 0 && context.ranks.world.rank() == 0) {
+    log_info(fmt::format("{} of {} boundaries are taken from {}{}", taken, needed.size(), context.boundaries.folder,
                          missing.empty() ? ": no float pass" : ""));
   }
   return missing;

@@ -26,8 +26,10 @@ namespace roundtable {
 nlohmann::json states_fingerprint(const nlohmann::json& print, const Config& config, const ModelConfig& model,
                                   const std::vector<std::string>& devices);
 
-// Where this run's boundaries lie; `print` (on rank 0) is its fingerprint. Collective over the world.
-BoundaryPlace place_boundaries(const Environment& env, const nlohmann::json& print);
+// Where this run's boundaries are: in `directory`, the run's own, or in a folder of calibration.cache. `print` (on rank 0) is
+// the run's fingerprint. Collective over the world.
+BoundaryPlace place_boundaries(const RankContext& ranks, const Config& config, const ModelConfig& model,
+                               const std::string& directory, const nlohmann::json& print);
 
 // A boundary that calibrate makes.
 struct BoundaryToMake {
@@ -35,10 +37,10 @@ struct BoundaryToMake {
   bool replace = true;  // what stands under its name, if anything does by then
 };
 
-// Those of `needed` (first blocks of stages, the same on every rank) that do not stand whole in env.boundaries, a shared
+// Those of `needed` (first blocks of stages, the same on every rank) that do not stand whole in context.boundaries, a shared
 // place; says how many do, and warns of what stands and cannot be taken. Collective over the world. Throws AgreedError
 // where the folder cannot be made or written to, and (kStartAgain) when a rank is asked to leave.
-std::vector<BoundaryToMake> shared_boundaries_to_make(const Environment& env, const BoundaryShape& shape,
+std::vector<BoundaryToMake> shared_boundaries_to_make(const RunContext& context, const BoundaryShape& shape,
                                                       const std::vector<std::int64_t>& needed);
 
 }  // namespace roundtable

@@ -4,13 +4,14 @@
 #include <torch/types.h>
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "base/error.h"
 #include "cache/boundary_file.h"
+#include "comm/agree.h"
 #include "data/token_set.h"
 #include "export/quantized_checkpoint.h"
+#include "model/load/tensor_span.h"
 #include "phases/boundary_cache.h"
 #include "phases/forward_pass.h"
 #include "plan/tune_settings.h"
@@ -21,19 +22,17 @@ namespace {
 
 class Calibration {
  public:
-  Calibration(Environment& env, RunState* state, Progress& progress)
-      : env_(env),
-        state_(state),
-        progress_(progress),
-        shape_{env.config.calibration.n_samples, env.config.calibration.seqlen, env.plan.model.hidden_size,
-               element_type_of(env.dtype)},
-        range_(part_of(shape_.n_samples, env.world.size(), env.world.rank())) {}
+  explicit Calibration(RunContext& context)
+      : context_(context),
+        shape_{context.config.calibration.n_samples, context.config.calibration.seqlen, context.plan.model.hidden_size,
+               element_type_of(context.ranks.dtype)},
+        range_(part_of(shape_.n_samples, context.ranks.world.size(), context.ranks.world.rank())) {}
 
   void run() {
     const std::vector<BoundaryToMake> missing = boundaries_to_make();
     if (missing.empty()) return;
-    writing_comm_ = env_.world.duplicate();
-    progress_.begin_phase("calibrate", missing.back().block + 1);
+    writing_comm_ = context_.ranks.world.duplicate();
+    context_.progress.begin_phase("calibrate", missing.back().block + 1);
     try {
       pass(missing);
     } catch (const AgreedError& error) {
@@ -41,17 +40,17 @@ class Calibration {
       throw;
     }
     finish_write();
-    progress_.end_phase();
+    context_.progress.end_phase();
   }
 
  private:
   // Of the stages that have work left. Collective.
   std::vector<BoundaryToMake> boundaries_to_make() {
-    const bool shared = env_.boundaries.shared;
-    const std::vector<std::int64_t> blocks = nlohmann::json::parse(run_on_root(env_.world, [&] {
-      return nlohmann::json(shared ? state_->needed_boundaries() : state_->missing_boundaries()).dump();
-    }));
-    if (shared && !blocks.empty()) return shared_boundaries_to_make(env_, shape_, blocks);
+    const bool shared = context_.boundaries.shared;
+    const std::vector<std::int64_t> blocks = run_on_root(context_.ranks.world, [&] {
+      return shared ? context_.state->needed_boundaries() : context_.state->missing_boundaries();
+    });
+    if (shared && !blocks.empty()) return shared_boundaries_to_make(context_, shape_, blocks);
     std::vector<BoundaryToMake> own;
     for (const std::int64_t block : blocks) own.push_back({block});
     return own;
@@ -59,17 +58,18 @@ class Calibration {
 
   // The chain that enters each stage: the float model's, or near to what the stages before will make of it.
   void pass(const std::vector<BoundaryToMake>& missing) {
-    const auto& c = env_.config.calibration;
-    const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, env_.plan.model.vocab_size);
-    const auto source = open_tensor_source(c.estimate.empty() ? env_.config.model.path : c.estimate);
-    torch::Tensor hidden = embed_rows(env_, *source, tokens, range_);
-    if (env_.config.tuning.low_gpu_mem_usage) hidden = hidden.cpu();
-    run_blocks(env_, *source, hidden, missing.back().block, [&](std::int64_t block, const torch::Tensor& states) {
+    const auto& c = context_.config.calibration;
+    const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, context_.plan.model.vocab_size);
+    const auto source = open_tensor_source(c.estimate.empty() ? context_.config.model.path : c.estimate);
+    const ForwardPass forward(context_.ranks, context_.plan.model, pass_width_of(context_.config));
+    torch::Tensor hidden = forward.embed_rows(*source, tokens, range_);
+    if (context_.config.tuning.low_gpu_mem_usage) hidden = hidden.cpu();
+    forward.run_blocks(*source, hidden, missing.back().block, [&](std::int64_t block, const torch::Tensor& states) {
       writer_.check();
       for (const BoundaryToMake& boundary : missing) {
         if (boundary.block == block) start_write(boundary, states);
       }
-      progress_.advance(1);
+      context_.progress.advance(1);
     });
   }
 
@@ -77,9 +77,9 @@ class Calibration {
     finish_write();
     under_way_ = boundary.block;
     writer_.start([this, boundary, host = states.cpu().contiguous()] {
-      const BoundaryPlace& place = env_.boundaries;
+      const BoundaryPlace& place = context_.boundaries;
       BoundaryWriter file(*writing_comm_, place.boundary(boundary.block), shape_, boundary.block, place.fingerprint,
-                          file_layout(env_.config), place.temporary);
+                          file_layout(context_.config), place.temporary);
       file.write(range_, host.const_data_ptr());
       file.finish(boundary.replace);
     });
@@ -90,17 +90,14 @@ class Calibration {
     if (!under_way_) return;
     writer_.finish();
     const std::int64_t block = *std::exchange(under_way_, std::nullopt);
-    if (env_.boundaries.shared) return;
-    run_on_root(env_.world, [&] {
-      const std::uintmax_t bytes = std::filesystem::file_size(env_.boundaries.boundary(block));
-      state_->journal().append({{"type", "boundary"}, {"block", block}, {"bytes", bytes}});
-      return std::string();
+    if (context_.boundaries.shared) return;
+    run_on_root(context_.ranks.world, [&] {
+      const std::uintmax_t bytes = std::filesystem::file_size(context_.boundaries.boundary(block));
+      context_.state->journal().append(record::Boundary{block, bytes});
     });
   }
 
-  Environment& env_;
-  RunState* state_;
-  Progress& progress_;
+  RunContext& context_;
   BoundaryShape shape_;
   SampleRange range_;
   std::unique_ptr<MpiCommunicator> writing_comm_;
@@ -110,6 +107,6 @@ class Calibration {
 
 }  // namespace
 
-void calibrate(Environment& env, RunState* state, Progress& progress) { Calibration(env, state, progress).run(); }
+void calibrate(RunContext& context) { Calibration(context).run(); }
 
 }  // namespace roundtable

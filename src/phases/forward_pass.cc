@@ -51,59 +51,61 @@ void write_logits(const std::string& path, const torch::Tensor& logits) {
 
 }  // namespace
 
-torch::Tensor embed_rows(const Environment& env, const TensorSource& source, const TokenRows& tokens,
-                         const SampleRange& range) {
-  const Embedding embedding = load_embedding(source, env.plan.model, env.dtype, env.device, env.world, 0);
-  return embedding.forward(rows_of(tokens, range).to(env.device));
+torch::Tensor ForwardPass::embed_rows(const TensorSource& source, const TokenRows& tokens,
+                                      const SampleRange& range) const {
+  const Embedding embedding = load_embedding(source, model_, ranks_.dtype, ranks_.device, ranks_.world, 0);
+  return embedding.forward(rows_of(tokens, range).to(ranks_.device));
 }
 
-torch::Tensor run_blocks(const Environment& env, const TensorSource& source, torch::Tensor hidden, std::int64_t last,
-                         const std::function<void(std::int64_t, const torch::Tensor&)>& before_block) {
-  const BlockContext context = make_block_context(env.plan.model, hidden.size(1), env.dtype, env.device);
+torch::Tensor ForwardPass::run_blocks(
+    const TensorSource& source, torch::Tensor hidden, std::int64_t last,
+    const std::function<void(std::int64_t, const torch::Tensor&)>& before_block) const {
+  const BlockContext context = make_block_context(model_, hidden.size(1), ranks_.dtype, ranks_.device);
   // Readers take turns, so that no single rank's link to the file system carries the whole model.
-  const auto reader = [&](std::int64_t block) { return static_cast<int>(block % env.world.size()); };
-  const std::unique_ptr<MpiCommunicator> loading = env.world.duplicate();
-  BlockLoader loader(source, env.plan.model, *loading);
+  const auto reader = [&](std::int64_t block) { return static_cast<int>(block % ranks_.world.size()); };
+  const std::unique_ptr<MpiCommunicator> loading = ranks_.world.duplicate();
+  BlockLoader loader(source, model_, *loading);
   for (std::int64_t block = 0; block < last; ++block) {
-    leave_if_asked(env.world);
+    leave_if_asked(ranks_.world);
     enter_block(block);
     before_block(block, hidden);
     const BlockWeights weights = loader.load(block, reader(block));
     if (block + 1 < last) loader.load_ahead(block + 1, reader(block + 1));
-    hidden = run_block(make_block(env.plan.model, weights, env.dtype, env.device), hidden, context,
-                       pass_width_of(env.config));
+    hidden = run_block(make_block(model_, weights, ranks_.dtype, ranks_.device), hidden, context,
+                       width_);
   }
   enter_block(-1);
   before_block(last, hidden);
   return hidden;
 }
 
-Perplexity measure_perplexity(const Environment& env, const std::string& directory, const std::string& token_path,
-                              const std::string& logits_path, const std::function<void()>& on_block) {
+Perplexity ForwardPass::measure_perplexity(const std::string& directory, const std::string& token_path,
+                                           const std::string& logits_path,
+                                           const std::function<void()>& on_block) const {
   const torch::NoGradGuard no_gradients;
   const std::unique_ptr<TensorSource> source = open_tensor_source(directory);
-  const TokenRows tokens = load_tokens(token_path, 0, 0, env.plan.model.vocab_size);
+  const TokenRows tokens = load_tokens(token_path, 0, 0, model_.vocab_size);
   if (tokens.seqlen < 2) throw bad_input(token_path, "its samples are one token long: there is nothing to predict");
-  const SampleRange range = part_of(tokens.rows, env.world.size(), env.world.rank());
+  const SampleRange range = part_of(tokens.rows, ranks_.world.size(), ranks_.world.rank());
 
-  torch::Tensor hidden = embed_rows(env, *source, tokens, range);
-  hidden = run_blocks(env, *source, hidden, env.plan.model.n_blocks, [&](std::int64_t block, const torch::Tensor&) {
+  torch::Tensor hidden = embed_rows(*source, tokens, range);
+  hidden = run_blocks(*source, hidden, model_.n_blocks, [&](std::int64_t block, const torch::Tensor&) {
     if (block > 0 && on_block) on_block();
   });
-  const Head head = load_head(*source, env.plan.model, env.dtype, env.device, env.world, 0);
-  const torch::Tensor ids = rows_of(tokens, range).to(env.device);
+  const Head head = load_head(*source, model_, ranks_.dtype, ranks_.device, ranks_.world, 0);
+  const torch::Tensor ids = rows_of(tokens, range).to(ranks_.device);
   torch::Tensor logits;
-  if (!logits_path.empty()) logits = torch::empty({range.size(), tokens.seqlen, env.plan.model.vocab_size});
+  if (!logits_path.empty()) logits = torch::empty({range.size(), tokens.seqlen, model_.vocab_size});
   double sum = 0;
-  const std::int64_t most_rows = (tokens.rows + env.world.size() - 1) / env.world.size();
+  const std::int64_t most_rows = (tokens.rows + ranks_.world.size() - 1) / ranks_.world.size();
   for (std::int64_t row = 0; row < most_rows; ++row) {
-    leave_if_asked(env.world);  // on a CPU the head's rows take longer than any block
+    leave_if_asked(ranks_.world);  // on a CPU the head's rows take longer than any block
     if (row >= range.size()) continue;
     note_progress();
     sum += row_loss(head, hidden[row], ids[row], logits.defined() ? logits[row] : torch::Tensor());
   }
   if (logits.defined()) write_logits(logits_path, logits);
-  env.world.all_reduce_sum(&sum, 1, ElementType::kF64);
+  sum = ranks_.world.sum(sum);
   if (!std::isfinite(sum)) {
     throw AgreedError(ExitCode::kNumeric, located(fmt::format("the perplexity of {} on {} is not finite", directory, token_path)));
   }

@@ -61,7 +61,7 @@ std::string settings_rows(const Config& config, const Plan& plan) {
 }  // namespace
 
 void write_model_card(const std::string& directory, const Config& config, const Plan& plan,
-                      const nlohmann::json& perplexity) {
+                      const std::optional<PerplexityPair>& perplexity) {
   const std::string base = base_model(config.model.path);
   std::string text = fmt::format("---\nbase_model: {}\nbase_model_relation: quantized\n{}tags:\n- quantized\n- signround\n---\n\n",
                                  base, kept_metadata(config.model.path));
@@ -69,10 +69,9 @@ void write_model_card(const std::string& directory, const Config& config, const 
   text += "The linear layers of this model are quantized with Roundtable: rounding tuned by signed gradient descent\n"
           "(SignRound, [arXiv 2309.05516](https://arxiv.org/abs/2309.05516)). What is not named is as the base model has it.\n\n";
   text += "| | |\n|---|---|\n" + settings_rows(config, plan);
-  if (perplexity.contains("float")) {
-    text += fmt::format("\nPerplexity on {} held-out tokens: {:.3f} before, {:.3f} after.\n",
-                        perplexity["tokens"].get<std::int64_t>(), perplexity["float"].get<double>(),
-                        perplexity["quantized"].get<double>());
+  if (perplexity) {
+    text += fmt::format("\nPerplexity on {} held-out tokens: {:.3f} before, {:.3f} after.\n", perplexity->tokens,
+                        perplexity->before, perplexity->after);
   }
   write_file_atomically(directory + "/README.md", [&](OutputFile& file) { file.write(text.data(), text.size()); });
 }

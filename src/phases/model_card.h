@@ -1,18 +1,18 @@
 // README.md of a checkpoint: what it is made from, how, and what that cost.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "config/config.h"
 #include "plan/plan.h"
+#include "rundir/records.h"
 
 namespace roundtable {
 
-// Writes it atomically. `perplexity` has "float", "quantized" and "tokens", or is empty where none was measured. The
-// licence and the base model's name are taken from the model's own card and config.json. Says nothing of time and place,
+// Writes it atomically. `perplexity` is empty where none was measured. The licence and the base model's name are taken from the model's own card and config.json. Says nothing of time and place,
 // so that the same run writes the same bytes.
 void write_model_card(const std::string& directory, const Config& config, const Plan& plan,
-                      const nlohmann::json& perplexity);
+                      const std::optional<PerplexityPair>& perplexity);
 
 }  // namespace roundtable

@@ -13,19 +13,15 @@ void PhaseMeter::run(const std::string& name, const std::function<void()>& work)
   phases_.push_back({name, watch.seconds(), peak_resident_bytes()});
 }
 
-nlohmann::json PhaseMeter::seconds() const {
-  nlohmann::json seconds = nlohmann::json::object();
+std::map<std::string, double> PhaseMeter::seconds() const {
+  std::map<std::string, double> seconds;
   for (const Phase& phase : phases_) seconds[phase.name] = phase.seconds;
   return seconds;
 }
 
-nlohmann::json PhaseMeter::peak_bytes(Communicator& comm) const {
-  nlohmann::json peaks = nlohmann::json::object();
-  std::vector<std::int64_t> ranks(static_cast<std::size_t>(comm.size()));
-  for (const Phase& phase : phases_) {
-    comm.all_gather(&phase.peak_bytes, sizeof(phase.peak_bytes), ranks.data());
-    peaks[phase.name] = ranks;
-  }
+std::map<std::string, std::vector<std::int64_t>> PhaseMeter::peak_bytes(HostCommunicator& comm) const {
+  std::map<std::string, std::vector<std::int64_t>> peaks;
+  for (const Phase& phase : phases_) peaks[phase.name] = comm.all_gather(phase.peak_bytes);
   return peaks;
 }
 

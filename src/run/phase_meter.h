@@ -3,9 +3,8 @@
 
 #include <cstdint>
 #include <functional>
-#include <nlohmann/json.hpp>
+#include <map>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -17,10 +16,10 @@ class PhaseMeter {
   // Runs `work` as phase `name`.
   void run(const std::string& name, const std::function<void()>& work);
 
-  // {"calibrate": 1.5, ...} on this rank, in the order in which they ran.
-  nlohmann::json seconds() const;
-  // Peak resident bytes by phase, a list with one number a rank. Collective over `comm`.
-  nlohmann::json peak_bytes(Communicator& comm) const;
+  // By phase, on this rank; the last time where a phase ran twice.
+  std::map<std::string, double> seconds() const;
+  // Peak resident bytes by phase, one number per rank. Collective over `comm`.
+  std::map<std::string, std::vector<std::int64_t>> peak_bytes(HostCommunicator& comm) const;
 
  private:
   struct Phase {

@@ -1,4 +1,4 @@
-// Opening a run, new or to be continued.
+// Opening a run that is new, or that an earlier start has begun.
 #include "run/resume.h"
 
 #include <fcntl.h>
@@ -11,11 +11,11 @@
 #include <map>
 #include <numeric>
 #include <regex>
-#include <set>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "run/fingerprint.h"
 #include "run/stop.h"
 
@@ -23,12 +23,12 @@ namespace roundtable {
 
 namespace fs = std::filesystem;
 
-// Of the kernel's, on the directory itself: two runs with run directories of their own may be told the same output, and
-// a dead job leaves none behind.
+// A lock of the kernel, on the directory itself: two runs with different run directories may be given the same output.
+// A dead job leaves no lock behind.
 class RunState::DirectoryLock {
  public:
   explicit DirectoryLock(const std::string& path) : fd_(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-    // A file system without such locks (some network mounts) answers otherwise: go on without one.
+    // A file system without such locks (some network mounts) gives another error: work without a lock.
     const bool taken = fd_ >= 0 && ::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
     if (!taken) return;
     ::close(fd_);
@@ -63,16 +63,15 @@ RunState::RunState(const RunPaths& paths, const nlohmann::json& print, const Pla
 }
 
 void RunState::claim(const nlohmann::json& print) {
-  if (const nlohmann::json* run = journal_->last("run")) {
-    const std::string difference = fingerprint_difference((*run)["fingerprint"], print);
+  if (const auto* run = journal_->last<record::Run>()) {
+    const std::string difference = fingerprint_difference(run->fingerprint, print);
     if (difference.empty()) return;
     throw bad_input(paths_.output, "holds another run, which differs in: " + difference,
                     fmt::format("choose another output.path, or remove it and {}", paths_.directory));
   }
-  nlohmann::json stages = nlohmann::json::array();
-  for (const Stage& stage : plan_.stages) stages.push_back({stage.first, stage.last});
-  // The layout and the output are for `status`; what must not differ is in the fingerprint.
-  journal_->append({{"type", "run"}, {"fingerprint", print}, {"stages", stages}, {"output", paths_.output}});
+  record::Run run{std::string(program_version()), print, {}, paths_.output};
+  for (const Stage& stage : plan_.stages) run.stages.push_back({stage.first, stage.last});
+  journal_->append(run);
 }
 
 // Temporary files of a start that was killed. Nobody else can be writing one: the journal is ours alone.
@@ -89,24 +88,21 @@ void RunState::sweep() const {
   }
 }
 
-// Whether the shard of a record is on the disk as it was written.
-bool RunState::stands(const nlohmann::json& record) const {
-  const std::string path = paths_.tuned + "/" + record["file"].get<std::string>();
-  return fs::exists(path) && hash_file(path) == record["digest"];
+bool RunState::is_intact(const std::string& file, const std::string& digest) const {
+  const std::string path = paths_.tuned + "/" + file;
+  return fs::exists(path) && hash_file(path) == digest;
 }
 
 void RunState::find_finished_blocks() {
-  std::map<std::int64_t, const nlohmann::json*> blocks;
-  for (const nlohmann::json& record : journal_->records()) {
-    if (record["type"] == "block") blocks[record["block"].get<std::int64_t>()] = &record;
-  }
+  const std::map<std::int64_t, const record::Block*> blocks = blocks_on_record();
   for (const Stage& stage : plan_.stages) {
     std::int64_t block = stage.first;
     for (; block < stage.last && blocks.contains(block); ++block) {
       leave_here_if_asked();
-      if (stands(*blocks[block])) continue;
-      log_warning(fmt::format("{} is missing or was changed: block {} and what follows it in its stage are tuned anew",
-                              paths_.tuned + "/" + (*blocks[block])["file"].get<std::string>(), block));
+      const record::Block& record = *blocks.at(block);
+      if (is_intact(record.file, record.digest)) continue;
+      log_warning(fmt::format("{}/{} is missing or was changed: block {} and the blocks after it in its stage are tuned again",
+                              paths_.tuned, record.file, block));
       break;
     }
     // Blocks that are tuned together are done together or not at all.
@@ -119,12 +115,10 @@ std::int64_t RunState::finished_blocks() const {
   return std::accumulate(finished_.begin(), finished_.end(), std::int64_t{0});
 }
 
-std::int64_t RunState::blocks_on_record() const {
-  std::set<std::int64_t> blocks;
-  for (const nlohmann::json& record : journal_->records()) {
-    if (record["type"] == "block") blocks.insert(record["block"].get<std::int64_t>());
-  }
-  return std::ssize(blocks);
+std::map<std::int64_t, const record::Block*> RunState::blocks_on_record() const {
+  std::map<std::int64_t, const record::Block*> blocks;
+  for_each_record<record::Block>(journal_->records(), [&](const record::Block& block) { blocks[block.block] = &block; });
+  return blocks;
 }
 
 std::vector<std::int64_t> RunState::needed_boundaries() const {
@@ -137,9 +131,7 @@ std::vector<std::int64_t> RunState::needed_boundaries() const {
 
 std::vector<std::int64_t> RunState::missing_boundaries() const {
   std::map<std::int64_t, std::uintmax_t> written;
-  for (const nlohmann::json& record : journal_->records()) {
-    if (record["type"] == "boundary") written[record["block"].get<std::int64_t>()] = record["bytes"];
-  }
+  for_each_record<record::Boundary>(journal_->records(), [&](const auto& boundary) { written[boundary.block] = boundary.bytes; });
   const auto whole = [&](std::int64_t block) {
     std::error_code missing;
     return written.contains(block) && fs::file_size(paths_.boundary(block), missing) == written[block] && !missing;
@@ -149,25 +141,19 @@ std::vector<std::int64_t> RunState::missing_boundaries() const {
   return missing;
 }
 
-nlohmann::json RunState::shard_digests() const {
-  nlohmann::json digests = nlohmann::json::object();
-  for (const nlohmann::json& record : journal_->records()) {
-    if (record.contains("file")) digests[record["file"].get<std::string>()] = record["digest"];
-  }
+std::map<std::string, std::string> RunState::file_digests() const {
+  std::map<std::string, std::string> digests;
+  const auto add = [&](const auto& record) { digests[record.file] = record.digest; };
+  for_each_record<record::Block>(journal_->records(), add);
+  for_each_record<record::Outside>(journal_->records(), add);
   return digests;
 }
 
-const nlohmann::json* RunState::completed(const std::string& type) const {
-  const bool whole = finished_blocks() == plan_.model.n_blocks && journal_->last("assembled") != nullptr;
-  return whole && outside_stands() ? journal_->last(type) : nullptr;
-}
-
-bool RunState::outside_stands() const {
-  std::map<std::string, const nlohmann::json*> files;  // the last record of each: an earlier start may have written it
-  for (const nlohmann::json& record : journal_->records()) {
-    if (record["type"] == "outside") files[record["file"].get<std::string>()] = &record;
-  }
-  return std::all_of(files.begin(), files.end(), [&](const auto& file) { return stands(*file.second); });
+bool RunState::is_complete() const {
+  if (finished_blocks() != plan_.model.n_blocks || journal_->last<record::Assembled>() == nullptr) return false;
+  std::map<std::string, std::string> outside;  // an earlier start may have written a file too: its last record counts
+  for_each_record<record::Outside>(journal_->records(), [&](const auto& record) { outside[record.file] = record.digest; });
+  return std::all_of(outside.begin(), outside.end(), [&](const auto& file) { return is_intact(file.first, file.second); });
 }
 
 }  // namespace roundtable

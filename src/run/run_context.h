@@ -1,4 +1,5 @@
-// What every phase of a run is given: the ranks, the device, the model and the places on disk.
+// What the phases of a run share: the ranks and the device, the config and the plan, the places on disk, and on rank 0 what
+// is already done.
 #pragma once
 
 #include <torch/types.h>
@@ -8,40 +9,50 @@
 
 #include "comm/rank_grid.h"
 #include "config/config.h"
-#include "model/load/tensor_source.h"
 #include "plan/plan.h"
+#include "run/progress.h"
+#include "run/resume.h"
+#include "rundir/events.h"
 #include "rundir/paths.h"
+#include "tune/gradients/gradient_group.h"
 
 namespace roundtable {
 
-// Where this run's boundaries lie: its own directory, or a folder of calibration.cache (shared_boundaries.h).
+// Where this run's boundaries are: its own directory, or a folder of calibration.cache (phases/boundary_cache.h).
 struct BoundaryPlace {
   std::string folder;
-  std::string fingerprint;         // digest, in each file and held against on reading
+  std::string fingerprint;         // digest, stored in each file and compared on reading
   std::string temporary = ".tmp";  // ends the name of a file that is being written
   bool shared = false;             // with other runs, which may be at work on it now
-  std::string about;               // shared: what the fingerprint is of (JSON)
+  std::string about;               // shared: what the fingerprint is made of (JSON)
 
   std::string boundary(std::int64_t first) const { return boundary_in(folder, first); }
 };
 
-struct Environment {
-  const Config& config;
-  const Plan& plan;
-  RunPaths paths;
+// The ranks of this job as one of them sees them, and what this rank computes on. Complete for a command that has no run,
+// such as eval.
+struct RankContext {
   MpiCommunicator& world;
   RankGrid grid;
   torch::Device device;
-  torch::ScalarType dtype;                         // of activations: bf16 with tuning.amp, else fp32
-  std::unique_ptr<Communicator> device_group;      // NCCL over the group; null where data is on the host
-  BoundaryPlace boundaries;
+  torch::ScalarType dtype;                     // of activations: bf16 with tuning.amp, else fp32
+  std::unique_ptr<DeviceCommunicator> device_group;  // the same ranks as grid.group_comm(); null: blocks are on the host
 
-  // Carries gradients where the block lives.
-  Communicator& gradient_group() { return device_group ? *device_group : grid.group_comm(); }
+  // The ranks that tune a block together.
+  GradientGroup gradient_group() { return {grid.group_comm(), device_group.get()}; }
+  bool is_root() const { return world.rank() == 0; }
 };
 
-// The device and backend of this rank by parallel.backend: `auto` takes CUDA where LibTorch finds a device.
-// Throws Error (kBadInput) when nccl is asked for and no device is there.
-torch::Device choose_device(const ParallelSection& section, int rank_in_node);
+// A run, complete from the start. Everything that it refers to outlives it.
+struct RunContext {
+  RankContext ranks;
+  const Config& config;
+  const Plan& plan;
+  RunPaths paths;
+  BoundaryPlace boundaries;
+  Progress& progress;  // draws on rank 0 only
+  RunState* state;     // rank 0 of a run; null elsewhere
+  EventLog* events;    // the same
+};
 
 }  // namespace roundtable

@@ -12,6 +12,6 @@ void leave_here_if_asked();
 
 // Throws AgreedError (kStartAgain) on every rank of `comm` when any of them is asked to leave. Collective over `comm`,
 // so that its ranks never part ways.
-void leave_if_asked(Communicator& comm);
+void leave_if_asked(HostCommunicator& comm);
 
 }  // namespace roundtable

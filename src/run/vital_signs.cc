@@ -1,11 +1,11 @@
-// Writing signs of life, beside the watchdog's own thread: a file system that hangs must not blind that one.
+// Writing signs of life, on another thread than the watchdog's: a file system that hangs must not stop the watchdog.
 #include "run/vital_signs.h"
 
 #include <chrono>
-#include <nlohmann/json.hpp>
 
-#include "io/json_file.h"
+#include "base/error.h"
 #include "rundir/events.h"
+#include "rundir/rank_status.h"
 
 namespace roundtable {
 
@@ -32,18 +32,18 @@ void VitalSigns::run() {
 }
 
 void VitalSigns::write() const {
-  nlohmann::json ranks = nlohmann::json::array();
+  RankStatus status{EventLog::wall_clock(), {}};
   for (const SignOfLife& sign : watchdog_.signs()) {
-    ranks.push_back({{"host", sign.host},
-                     {"phase", sign.phase},
-                     {"block", sign.block},
-                     {"age", sign.age},
-                     {"idle", sign.idle_seconds},
-                     {"waiting_in", sign.waiting_in}});
+    status.ranks.push_back({.host = sign.host,
+                            .phase = sign.phase,
+                            .block = sign.block,
+                            .age = sign.age,
+                            .idle = sign.idle_seconds,
+                            .waiting_in = sign.waiting_in});
   }
   try {
-    save_json(path_, {{"time", EventLog::wall_clock()}, {"ranks", ranks}});
-  } catch (const Error&) {
+    write_rank_status(path_, status);
+  } catch (const Error&) {  // see the header
   }
 }
 

@@ -1,8 +1,5 @@
-// The ranks' last signs of life as a file of the run directory, for `roundtable status`.
-//
-//   ranks.json  {"time": seconds since 1970, "ranks": [{"host", "phase", "block", "age", "idle", "waiting_in"}, ...]}
-//
-// age: seconds since rank 0 had heard of the rank; idle: seconds that it had been without a step then.
+// A thread that writes the ranks' last signs of life into the run directory (rundir/rank_status.h), for
+// `roundtable status`.
 #pragma once
 
 #include <condition_variable>
@@ -14,8 +11,8 @@
 
 namespace roundtable {
 
-// On rank 0: a thread that writes the file every few seconds as long as this lives. A file that cannot be written is
-// no fault: nothing hangs on it.
+// On rank 0: writes the file every few seconds as long as this lives. A file that cannot be written is no fault, because no
+// decision depends on it.
 class VitalSigns {
  public:
   VitalSigns(const Watchdog& watchdog, const std::string& path);

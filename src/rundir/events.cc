@@ -8,9 +8,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <fstream>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
+#include "io/json_fields.h"
 #include "io/posix.h"
 
 namespace roundtable {
@@ -49,10 +52,12 @@ void EventLog::drop_torn_tail() {
   if (whole < size_ && ::ftruncate(file_.get(), whole) == 0) size_ = whole;
 }
 
-void EventLog::append(std::string_view event, const nlohmann::ordered_json& fields) {
-  RT_CHECK(fields.is_object() && !fields.contains("time") && !fields.contains("event"));
-  nlohmann::ordered_json record = {{"time", clock_()}, {"event", event}};
-  record.update(fields);
+void EventLog::append(const Event& event) {
+  nlohmann::json fields = tagged_json(event, "event");
+  // Time and kind first, for whoever reads the file by eye.
+  nlohmann::ordered_json record = {{"time", clock_()}, {"event", fields["event"]}};
+  fields.erase("event");
+  record.update(nlohmann::ordered_json(fields));
   // A path in another encoding must not end the run: its bad bytes are replaced.
   const std::string line = record.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
   if (const int cause = write_whole(file_.get(), line.data(), line.size())) {
@@ -60,6 +65,25 @@ void EventLog::append(std::string_view event, const nlohmann::ordered_json& fiel
     throw call_error(path_, undone ? "cannot be written" : "cannot be written and ends with half a line", cause);
   }
   size_ += line.size();
+}
+
+std::vector<TimedEvent> events_of_last_start(const std::string& path) {
+  std::vector<TimedEvent> events;
+  std::string version = "another version of this program";
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    const auto object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!object.is_object() || !object.contains("event") || !object.contains("time") || !object["time"].is_number()) continue;
+    if (object["event"] == event::Start::kType) {
+      events.clear();
+      if (object.contains("version")) version = "roundtable " + object["version"].dump();
+    }
+    const std::string place = fmt::format("{}: event '{}' of {}", path, object["event"].dump(), version);
+    std::optional<Event> event = read_tagged<Event>(object, "event", place);
+    if (!event) throw bad_input(place, "is unknown to this version", "use the version that wrote it");
+    events.push_back({object["time"].get<double>(), *std::move(event)});
+  }
+  return events;
 }
 
 }  // namespace roundtable

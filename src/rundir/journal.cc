@@ -48,6 +48,7 @@ JournalContent read_journal(const std::string& path) {
   JournalContent content;
   const std::string bytes = read_text_file(path, kMaxJournal);
   std::size_t& at = content.bytes;
+  nlohmann::json version;  // of the program that wrote the first record
   while (bytes.size() - at >= kHead) {
     const Head head = read_head(bytes.data() + at);
     if (head.size != ~head.not_size || head.size > kMaxRecord) {
@@ -58,11 +59,10 @@ JournalContent read_journal(const std::string& path) {
     if (xxh3_64(payload, head.size) != head.checksum) {
       throw bad_input(path, fmt::format("record at byte {} does not match its checksum", at), kDamaged);
     }
-    nlohmann::json record = nlohmann::json::parse(payload, payload + head.size, nullptr, /*allow_exceptions=*/false);
-    if (!record.is_object() || !record.contains("type") || !record["type"].is_string()) {
-      throw bad_input(path, fmt::format("record at byte {} is not a record of this program", at));
-    }
-    content.records.push_back(std::move(record));
+    const auto object = nlohmann::json::parse(payload, payload + head.size, nullptr, /*allow_exceptions=*/false);
+    if (content.records.empty() && object.is_object()) version = object.value("version", nlohmann::json());
+    content.records.push_back(record_from_json(object, version.is_string() ? version.get<std::string>() : "",
+                                               fmt::format("{}: record at byte {}", path, at)));
     at += kHead + head.size;
   }
   return content;
@@ -83,13 +83,6 @@ Journal::Journal(const std::string& path)
   cut_torn_tail(content.bytes);
 }
 
-const nlohmann::json* Journal::last(const std::string& type) const {
-  for (auto record = records_.rbegin(); record != records_.rend(); ++record) {
-    if ((*record)["type"] == type) return &*record;
-  }
-  return nullptr;
-}
-
 void Journal::lock() {
   // A lock of the kernel's, not a file: a dead job leaves none behind. It belongs to the open file (OFD): one that
   // belongs to the process would go as soon as anything in the process closes this file, read_journal() to begin with.
@@ -108,9 +101,9 @@ void Journal::cut_torn_tail(std::size_t whole) {
   if (::lseek(fd_.get(), end, SEEK_SET) < 0) throw call_error(path_, "cannot be positioned", errno);
 }
 
-void Journal::append(const nlohmann::json& record) {
-  const std::string payload = record.dump();
-  RT_CHECK(payload.size() <= kMaxRecord && record.contains("type"));
+void Journal::append(const Record& record) {
+  const std::string payload = to_json(record).dump();
+  RT_CHECK(payload.size() <= kMaxRecord);
   const auto size = static_cast<std::uint32_t>(payload.size());
   const Head head{size, ~size, xxh3_64(payload.data(), payload.size())};
   std::string bytes(reinterpret_cast<const char*>(&head), kHead);

@@ -1,4 +1,4 @@
-// What a run has finished, on disk: the only thing that a restart trusts.
+// What a run has finished, on disk: the only thing that a restart trusts. What the records say is in rundir/records.h.
 //
 // The file is a sequence of records:
 //
@@ -9,21 +9,39 @@
 // after it can be trusted. The second size is there because a damaged one would make whole records look torn.
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "io/posix.h"
+#include "rundir/records.h"
 
 namespace roundtable {
 
 struct JournalContent {
-  std::vector<nlohmann::json> records;
+  std::vector<Record> records;
   std::size_t bytes = 0;  // of whole records
 };
 
-// The records of `path`, up to a torn last one; the file stays as it is, so that another job may be writing it. Throws
-// Error as Journal() does.
+// The last record of type T, or null.
+template <class T>
+const T* last_record(const std::vector<Record>& records) {
+  for (auto record = records.rbegin(); record != records.rend(); ++record) {
+    if (const T* found = std::get_if<T>(&*record)) return found;
+  }
+  return nullptr;
+}
+
+// Calls visit(const T&) for every record of type T, in order.
+template <class T, class Visit>
+void for_each_record(const std::vector<Record>& records, const Visit& visit) {
+  for (const Record& record : records) {
+    if (const T* found = std::get_if<T>(&record)) visit(*found);
+  }
+}
+
+// The records of `path`, up to a torn last one; the file is not changed, and another job may be writing it. Throws Error as
+// Journal() does, also for a record that this version does not know (record_from_json).
 JournalContent read_journal(const std::string& path);
 
 // Whether a process holds the journal `path` at this moment. False too where the file system knows no locks.
@@ -38,16 +56,18 @@ class Journal {
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
 
-  // The records found on opening and appended since, in order. Each is an object with a "type".
-  const std::vector<nlohmann::json>& records() const { return records_; }
-  // The last record of a type, or null.
-  const nlohmann::json* last(const std::string& type) const;
+  // The records found on opening and appended since, in order.
+  const std::vector<Record>& records() const { return records_; }
+  template <class T>
+  const T* last() const {
+    return last_record<T>(records_);
+  }
 
   // No other process has the journal; false where the file system knows no locks.
   bool locked() const { return locked_; }
 
   // Safe to call from one thread at a time.
-  void append(const nlohmann::json& record);
+  void append(const Record& record);
 
  private:
   void lock();
@@ -56,7 +76,7 @@ class Journal {
   std::string path_;
   UniqueFd fd_;
   bool locked_ = false;
-  std::vector<nlohmann::json> records_;
+  std::vector<Record> records_;
 };
 
 }  // namespace roundtable

@@ -53,7 +53,7 @@ class Chain {
 class TuningState {
  public:
   TuningState(const Chain& chain, const std::vector<torch::Tensor>& original, const BlockSchemes& schemes,
-              const TuneSettings& settings, Communicator& group, const std::vector<torch::Tensor>& importance)
+              const TuneSettings& settings, const GradientGroup& group, const std::vector<torch::Tensor>& importance)
       : chain_(chain), original_(original), schemes_(schemes), settings_(settings) {
     RT_CHECK(original.size() == chain.size() && schemes.size() == chain.size());
     RT_CHECK(importance.empty() || importance.size() == chain.size());
@@ -223,7 +223,7 @@ torch::Tensor run_rows(TuningState& state, const Chain& chain, const BlockSample
 // Leaves the gradients and the loss of a step in the arena, and returns this rank's part of the loss. Collective over
 // `group`.
 torch::Tensor sum_step(TuningState& state, const Chain& chain, const BlockSamples& samples, const BlockContext& context,
-                       const StepRows& rows, std::int64_t step, const TuneSettings& settings, Communicator& group,
+                       const StepRows& rows, std::int64_t step, const TuneSettings& settings, const GradientGroup& group,
                        const std::function<bool()>& wants_to_leave) {
   const auto elements = static_cast<double>(rows.batch()) * static_cast<double>(samples.target[0].numel());
   torch::Tensor part;
@@ -287,7 +287,7 @@ bool stalls(const TunedBlock& tuned, const TuneSettings& settings) {
 // All iterations. On a device they are enqueued without waiting for their losses, but for those that an early stop hangs
 // on.
 void run_iterations(TuningState& state, const Chain& chain, const BlockSamples& samples, const BlockContext& context,
-                    const Sampler& sampler, const TuneSettings& settings, Communicator& group,
+                    const Sampler& sampler, const TuneSettings& settings, const GradientGroup& group,
                     const TuneObserver& observer, TunedBlock& tuned) {
   const torch::Device device = state.arena().whole().device();
   const bool late = settings.late_reports.value_or(device.is_cuda()) && settings.dynamic_max_gap < 1;
@@ -322,7 +322,7 @@ void run_iterations(TuningState& state, const Chain& chain, const BlockSamples& 
 
 TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vector<torch::Tensor>& original,
                        const BlockSchemes& schemes, const BlockSamples& samples, const BlockContext& context,
-                       const Sampler& sampler, const TuneSettings& settings, Communicator& group,
+                       const Sampler& sampler, const TuneSettings& settings, const GradientGroup& group,
                        const TuneObserver& observer) {
   const Chain chain(blocks);
   TunedBlock tuned;
@@ -345,7 +345,7 @@ TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vect
 
 TunedBlock tune_block(DecoderBlock& block, const std::vector<torch::Tensor>& original, const BlockSchemes& schemes,
                       const BlockSamples& samples, const BlockContext& context, const Sampler& sampler,
-                      const TuneSettings& settings, Communicator& group, const TuneObserver& observer) {
+                      const TuneSettings& settings, const GradientGroup& group, const TuneObserver& observer) {
   return tune_blocks({&block}, original, schemes, samples, context, sampler, settings, group, observer);
 }
 

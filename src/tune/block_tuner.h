@@ -10,11 +10,11 @@
 
 #include "base/error.h"
 #include "base/sample_range.h"
-#include "comm/communicator.h"
 #include "data/sampler.h"
 #include "model/forward/decoder_block.h"
 #include "quant/fake_quant.h"
 #include "tune/gradients/bucketed_sum.h"
+#include "tune/gradients/gradient_group.h"
 #include "tune/optimizer.h"
 
 namespace roundtable {
@@ -101,13 +101,13 @@ struct TuneObserver {
 // any rank wants to leave.
 TunedBlock tune_blocks(const std::vector<DecoderBlock*>& blocks, const std::vector<torch::Tensor>& original,
                        const BlockSchemes& schemes, const BlockSamples& samples, const BlockContext& context,
-                       const Sampler& sampler, const TuneSettings& settings, Communicator& group,
+                       const Sampler& sampler, const TuneSettings& settings, const GradientGroup& group,
                        const TuneObserver& observer = {});
 
 // The same for a single block.
 TunedBlock tune_block(DecoderBlock& block, const std::vector<torch::Tensor>& original, const BlockSchemes& schemes,
                       const BlockSamples& samples, const BlockContext& context, const Sampler& sampler,
-                      const TuneSettings& settings, Communicator& group, const TuneObserver& observer = {});
+                      const TuneSettings& settings, const GradientGroup& group, const TuneObserver& observer = {});
 
 // Runs `block` over [n, seqlen, hidden], `micro_batch` samples at a time (0: 8), without gradients. The result is
 // where `hidden` is, the block's device or the host.

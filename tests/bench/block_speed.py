@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Seconds a block, Roundtable and auto-round, one after the other on the same machine and the same samples.
+"""Seconds per block of Roundtable and auto-round, one after the other on the same machine and the same samples.
 
   tests/bench/block_speed.py --model DIR --tokens FILE [--blocks 2] [--iters 200] [--batch-size 8] [--bits 4]
                              [--group-size 64] [--ranks 1,2] [--order ours,peer,ours]
 
 The model is cut to its first blocks in a temporary folder, so that both tools do nothing else. Run it in the
-environment of launch/setup.sh --peer, on an idle machine; OMP_NUM_THREADS holds for auto-round, Roundtable shares the
-cores among its ranks. auto-round's first block holds its compilation, so the blocks are printed one by one. Seconds
-are those of the tuner and those of all that a block takes (both_tools.py), the same two with either tool.
-The last line of stdout is a JSON object: runs [{tool, ranks, tuning [seconds a block], whole [seconds a block]}].
+environment of launch/setup.sh --peer, on an idle machine. OMP_NUM_THREADS sets the threads of auto-round; Roundtable
+shares the cores among its ranks. auto-round's first block holds its compilation, so the blocks are printed one by one.
+For both tools the script prints the seconds of the tuner, and the seconds of everything that a block takes
+(both_tools.py). The last line of stdout is a JSON object: runs [{tool, ranks, tuning [seconds per block], whole
+[seconds per block]}].
 """
 
 import argparse
@@ -30,7 +31,7 @@ def run_in_order(a, folder):
             found = run_peer(task, out) if tool == "peer" else run_ours(task, out, ranks)
             seconds = {span: [round(s, 2) for s in found[span]] for span in ("tuning", "whole")}
             runs.append({"tool": "roundtable" if tool == "ours" else "auto-round", "ranks": ranks} | seconds)
-            print(f"{runs[-1]['tool']:11} {ranks} rank(s): {seconds['tuning']} s a block in the tuner, "
+            print(f"{runs[-1]['tool']:11} {ranks} rank(s): {seconds['tuning']} s per block in the tuner, "
                   f"{seconds['whole']} in all", flush=True)
     return runs
 

@@ -1,12 +1,12 @@
-"""Roundtable and auto-round, each started on the same model, token set and settings, and what it says of its time.
+"""Starts Roundtable and auto-round on the same model, token set and settings, and reads how long they took.
 
-plan() and quantize() start Roundtable on any settings. run_ours() and run_peer() take a Task, and give lists of
-seconds, a number a block:
-  tuning   inside the tuner: its parameters made, all steps, the best of them put in place
-  whole    from the end of the block before to the block's own: besides tuning, the float outputs and the quantized
-           outputs of the block before; with Roundtable also the block written, read back and compared
-  waiting  Roundtable alone, of tuning: waiting for the sum of the gradients; not there where its events do not tell
-auto-round's first block holds its compilation. Devices are left alone: auto-round runs on CPUs here, and so do we.
+plan() and quantize() start Roundtable on any settings. run_ours() and run_peer() take a Task and return lists of
+seconds, one number per block:
+  tuning   inside the tuner: making its parameters, all steps, putting the best of them in place
+  whole    from the end of the block before to the block's own end: besides tuning, the float outputs and the quantized
+           outputs of the block before; with Roundtable also writing the block, reading it back and comparing it
+  waiting  Roundtable only, a part of tuning: waiting for the sum of the gradients; missing if its events do not tell
+auto-round's first block holds its compilation. No GPU is used: auto-round runs on CPUs here, and so does Roundtable.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class Task:
 
 
 def cut_model(source, target, blocks):
-    """The model directory with its first `blocks` decoder layers alone."""
+    """Writes the model directory with only its first `blocks` decoder layers."""
     target.mkdir()
     tensors = {}
     for path in sorted(source.glob("*.safetensors")):
@@ -73,7 +73,7 @@ def run(name, command, log, env=None):
     with open(log, "w", encoding="utf-8") if log else contextlib.nullcontext() as stream:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stream, text=True, env=env)
     if done.returncode != 0:
-        raise ToolFailed(f"{name} ended with {done.returncode}" + (f"; what it said is in {log}" if log else ""))
+        raise ToolFailed(f"{name} ended with {done.returncode}" + (f"; its output is in {log}" if log else ""))
     return done.stdout
 
 
@@ -83,7 +83,7 @@ def last_json(said):
 
 
 def write_config(settings):
-    """`settings` {section: {key: value}} as a file beside the output that they name."""
+    """Writes `settings` {section: {key: value}} to a file next to the output that they name."""
     path = pathlib.Path(settings["output"]["path"] + ".yaml")
     path.write_text(json.dumps(settings))  # JSON is YAML
     return path
@@ -131,6 +131,6 @@ def run_peer(task, out, threads=0, log=None):
         "--batch-size", str(task.batch_size), "--blocks", str(task.blocks)], log, env)
     result = last_json(said)
     if threads and result["threads"] != threads:
-        raise ToolFailed(f"auto-round took {result['threads']} threads where {threads} were asked for")
+        raise ToolFailed(f"auto-round took {result['threads']} threads, but {threads} were asked for")
     return {"tuning": result["tuning_seconds"], "whole": result["seconds_per_block"], "version": result["auto_round"],
             "compiled": result["torch_compile"]}

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Holds plan's forecast against real runs of three sizes on this machine: memory, disk and time.
+"""Compares the forecast of `plan` with real runs of three sizes on this machine: memory, disk and time.
 
   tests/bench/forecast.py --model DIR --tokens FILE [--cluster measured|FILE] [--ranks 2] [--repeats 3]
 
 The sizes: the model's first two blocks at 64 samples of 256 tokens; its first six at 128; and two random blocks of
 hidden size 1536 and 24 million weights. With --cluster measured, the default, launch/describe_machine.py measures this
 machine before and after the runs of each size, with the products of that size's blocks, and the mean is taken: forecast
-and runs are of the same minutes; --cluster configs/clusters/cpu-2-cores.yaml takes figures that stand. Each size is run
---repeats times. Run it in the environment of launch/setup.sh, on an idle machine. Prints a line a figure: forecast,
-median of what was measured, ratio. The last line of stdout is a JSON object: sizes {name: {cluster {key: figure},
-figures {what: {forecast, measured, least, most, ratio}}}}.
+and runs are of the same minutes. With --cluster configs/clusters/cpu-2-cores.yaml the figures of that file are taken.
+Each size is run --repeats times. Run it in the environment of launch/setup.sh, on an idle machine. Prints one line per
+figure: forecast, median of what was measured, ratio. The last line of stdout is a JSON object: sizes {name: {cluster
+{key: figure}, figures {what: {forecast, measured, least, most, ratio}}}}.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def read_cluster(path):
 
 
 def describe_cluster(a, size, folder):
-    """The machine as it is now, or as the file that was given has it."""
+    """The machine as it is now, or as the file that was given describes it."""
     if a.cluster != MEASURED:
         return read_cluster(pathlib.Path(a.cluster))
     path = folder / "now.yaml"
@@ -88,7 +88,7 @@ def bytes_below(directory, pattern):
 
 
 def measure(size, out, ranks):
-    """One run: {what: figure}, of the same names as forecast_of()."""
+    """One run: {what: figure}, with the same names as forecast_of()."""
     summary, _ = quantize(settings(size, out, ranks), ranks)
     return {"memory": max(max(peaks) for peaks in summary["peak_bytes"].values()),
             "boundaries": bytes_below(pathlib.Path(f"{out}.run"), "*.h5"),
@@ -132,7 +132,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, type=pathlib.Path)
     parser.add_argument("--tokens", required=True, type=pathlib.Path)
-    parser.add_argument("--cluster", default=MEASURED, help="measured, or a file as configs/clusters/ has them")
+    parser.add_argument("--cluster", default=MEASURED, help="measured, or a file like those in configs/clusters/")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each size")
     a = parser.parse_args()

@@ -5,21 +5,22 @@
   tests/bench/gemm_limit.py --device cuda [--model DIR] [--batch-size 8] [--seqlen 2048] [--rounds 20]
                             [--matrix-peak TFLOP/S]
 
-Products of bf16 matrices by torch.mm and torch.bmm, of the shapes that a step has, into buffers that are there
-already; each has operands of its own, as in a step:
+Products of bf16 matrices by torch.mm and torch.bmm, of the shapes that a step has, into buffers that exist
+already; each has its own operands, as in a step:
   linear      y = x W^T, dW = dy^T x and dx = dy W of each layer. Layers that read the block's input have no dx:
               nothing before them is tuned.
-  attention   q k^T and p v; backward dp, dv, dq and dk. A tile of 64 query rows meets the keys up to its end alone
-              (causal), and query heads that share a key/value head are rows of one product (src/model/attention/attention.cc).
-With several ranks each takes its share of the batch in a process of its own, all at once; the slowest counts.
-A model is read by its layers' names and sizes: Llama and what has its names. The last line of stdout is a JSON object:
-{part: seconds}, medians over the rounds.
+  attention   q k^T and p v; backward dp, dv, dq and dk. A tile of 64 query rows uses only the keys up to its end
+              (causal), and query heads that share a key/value head are rows of one product
+              (src/model/attention/attention.cc).
+With several ranks each takes its share of the batch in its own process, all at the same time; the slowest counts. A
+model is read by the names and sizes of its layers: Llama, and models with the same names. The last line of stdout is a
+JSON object: {part: seconds}, medians over the rounds.
 
 With --device cuda on one GPU, by its own clock (events between the products): a step of a block of Llama-3.1-8B's shape
 without --model. Attention is LibTorch's own there, as in the program, and counts as the products above without what the
-causal mask hides. Beside it one product of 8192 x 8192 x 8192, what the library reaches at best. Percent are those of
-the data sheet's dense bf16 peak: of --matrix-peak, or by the device's name (gpu_peaks.py). The JSON object is then
-{part: {seconds, flops, tflops, share_of_peak}}, share_of_peak null where no peak is known.
+causal mask hides. In addition one product of 8192 x 8192 x 8192 shows what the library reaches at best. Percent are
+those of the dense bf16 peak of the data sheet: of --matrix-peak, or by the name of the device (gpu_peaks.py). The JSON
+object is then {part: {seconds, flops, tflops, share_of_peak}}; share_of_peak is null if no peak is known.
 """
 
 import argparse
@@ -65,7 +66,8 @@ def read_block(model):
                 if ".layers.0." in name and name.endswith("_proj.weight"):
                     linears.append((name.split(".")[-2], *file.get_slice(name).get_shape()))
     if not linears:
-        raise SystemExit(f"error: {model} has no layers.0.*_proj.weight: its family's names are not known here")
+        raise SystemExit(f"error: {model} has no layers.0.*_proj.weight: the names of its family are not known here; "
+                         "give a Llama-like model")
     heads = config["num_attention_heads"]
     return Block(tuple(linears), heads, config.get("num_key_value_heads", heads),
                  config.get("head_dim") or config["hidden_size"] // heads)
@@ -118,7 +120,7 @@ def run_rank(products, threads, rounds, warm_up, barrier):
     operands = [operands_of(product, "cpu") for product in products]
     measured = []
     for _ in range(warm_up + rounds):
-        barrier.wait()  # so that all ranks want the machine at the same time
+        barrier.wait()  # so that all ranks use the machine at the same time
         measured.append(run_round(products, operands))
     return {part: statistics.median(one[part] for one in measured[warm_up:]) for part in PARTS}
 
@@ -140,7 +142,7 @@ def flops_of_step(block, batch_size, seqlen):
 # --- on a GPU ----------------------------------------------------------------------------------------------------
 
 def attention_call(block, samples, seqlen):
-    """A call of LibTorch's attention and its backward pass, as library_attention() of src/model/attention/attention.cc makes."""
+    """A call of LibTorch's attention and its backward pass, like that of src/model/attention/attention.cc."""
     def heads(count):
         shape = (samples, count, seqlen, block.head_dim)
         return torch.randn(shape, dtype=torch.bfloat16, device="cuda").requires_grad_(True)
@@ -157,13 +159,13 @@ def attention_call(block, samples, seqlen):
 
 
 def calls_on_gpu(block, samples, seqlen):
-    """[(part, operations, call)] of a step, and the one product beside it."""
+    """[(part, operations, call)] of a step, and the one large product."""
     def product_call(multiply, a, b, out):
         return lambda: multiply(a, b, out=out)
 
     calls = [(p.part, p.flops, product_call(*operands_of(p, "cuda")))
              for p in linear_products(block, samples * seqlen)]
-    # q k^T and p v, and four products more backward; half of the scores are hidden
+    # q k^T and p v, and four more products backward; half of the scores are hidden
     attention = 6 * 2 * samples * block.heads * (seqlen * (seqlen + 1) // 2) * block.head_dim
     square = Product(1, 8192, 8192, 8192, part=SQUARE)
     return [*calls, (ATTENTION, attention, attention_call(block, samples, seqlen)),
@@ -194,7 +196,7 @@ def rates_of(seconds, flops, peak):
 
 
 def measure_on_gpu(block, batch_size, seqlen, peak, rounds=20, warm_up=WARM_UP):
-    """rates_of() the medians over the rounds, on the current device; `peak` in operations a second, or None."""
+    """rates_of() the medians over the rounds, on the current device; `peak` in operations per second, or None."""
     calls = calls_on_gpu(block, batch_size, seqlen)
     measured = [run_round_on_gpu(calls) for _ in range(warm_up + rounds)][warm_up:]
     flops = {}
@@ -205,7 +207,7 @@ def measure_on_gpu(block, batch_size, seqlen, peak, rounds=20, warm_up=WARM_UP):
 
 def main_on_gpu(a):
     if not torch.cuda.is_available():
-        raise SystemExit("error: --device cuda: torch finds no GPU here")
+        raise SystemExit("error: --device cuda: torch finds no GPU here; use --device cpu")
     name = torch.cuda.get_device_name()
     peak = gpu_peaks.peak_of(name, matrix_tflops=a.matrix_peak).matrix
     block = read_block(a.model) if a.model else LLAMA_8B
@@ -223,7 +225,7 @@ def main():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", type=pathlib.Path)
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1, help="of a rank")
+    parser.add_argument("--threads", type=int, default=1, help="threads per rank")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seqlen", type=int, help="512; on a GPU 2048")
     parser.add_argument("--rounds", type=int, default=20)

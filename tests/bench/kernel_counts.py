@@ -1,28 +1,28 @@
 #!/usr/bin/env python3
-"""What the compiled CUDA kernels execute and move a weight, and what bounds them. Nothing is run on a GPU.
+"""What the compiled CUDA kernels execute and move per weight, and what bounds them. Nothing is run on a GPU.
 
   tests/bench/kernel_counts.py [--build build] [--arch sm_90,sm_80] [--group-size 128] [--nvcc FILE] [--nvdisasm FILE]
 
-Compiles the .cu files of the build's compile_commands.json with its options for each of --arch, and counts in the
-machine code (SASS) where nvdisasm is at hand, else in PTX, in which a division is one instruction. nvcc is that of
---nvcc, $CUDA_HOME, PATH or /usr/local/cuda; nvdisasm that of --nvdisasm, nvcc's folder or PATH. For a toolkit without
-it `pip install nvidia-cuda-nvdisasm` into an environment of your own brings it, as nvidia/cu13/bin/nvdisasm.
+Compiles the .cu files of the build's compile_commands.json with its options for each of --arch. Counts in the machine
+code (SASS) if there is an nvdisasm, else in PTX, in which a division is one instruction. nvcc comes from --nvcc,
+$CUDA_HOME, PATH or /usr/local/cuda; nvdisasm from --nvdisasm, nvcc's folder or PATH. If the toolkit has no nvdisasm,
+`pip install nvidia-cuda-nvdisasm` in an environment of yours installs it as nvidia/cu13/bin/nvdisasm.
 
 Instructions are those that a warp's lanes execute for a group, by machine_code.py's rules, over the group's weights.
-Bytes are those of the loads and stores in that code; what a whole group shares counts once a group.
+Bytes are those of the loads and stores in that code; what a whole group shares counts once per group.
 
-What bounds a kernel is what takes longest on the GPU that the code is for, if all else were hidden behind it:
+A kernel is bound by what takes longest on the GPU that the code is for, if everything else is hidden behind it:
   memory        3.35 TB/s, H100 SXM; 2.04 TB/s, A100 SXM 80 GB (gpu_peaks.py has the sources of all figures)
-  fp32          additions and multiplications at 67 and 19.5 TFLOP/s: the ridge is at 20 and 9.6 operations a byte
-  issue         instructions of any kind at 128 lanes a clock and multiprocessor: 10 and 9.6 a byte
+  fp32          additions and multiplications at 67 and 19.5 TFLOP/s: the ridge is at 20 and 9.6 operations per byte
+  issue         instructions of any kind at 128 lanes per clock and multiprocessor: 10 and 9.6 per byte
   integers      integers, comparisons and selections, at 64 lanes
   conversions   conversions other than to bf16, and reciprocals, at 16 lanes
-The rates a clock are those of the CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions". "At
+The rates per clock are those of the CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions". "At
 most" is the share of the memory's bandwidth that the bound leaves. "Hides" is the latency of memory, in clocks, that
-so many warps hide at full bandwidth while each waits as often as "waits" says, a group: where memory takes longer to
+so many warps hide at full bandwidth while each waits as often per group as "waits" says. If memory takes longer to
 answer, waiting bounds the kernel (400 clocks on an idle H100: PMC10448217, table 3; more under load).
 
-Stdout has two tables an architecture, as README.md has them, and in the last line a JSON object: nvcc, code,
+Stdout has two tables per architecture, like those in README.md, and in the last line a JSON object: nvcc, code,
 group_size, kernels [{kernel, arch, registers, spill_bytes, shared_bytes, warps, group_size, a_weight, bound, code (all
 of the kernel's instructions by kind), waits, latency_hidden}].
 """
@@ -44,11 +44,11 @@ from gpu_peaks import A100, H100
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GPUS = {"sm_80": ("A100 SXM 80 GB", A100)}
 OTHERWISE = ("H100 SXM", H100)
-LANES = 128             # that a multiprocessor issues to in a clock: four warps
+LANES = 128             # that a multiprocessor issues to per clock: four warps
 HALF_RATE, SLOW = 2, 8  # times as long: 64 lanes, 16 lanes
 HALVES = ("integer", "fp compare")
-# What the program never launches, as a weight is tuned in its own type (TuningState of src/tune/block_tuner.cc); and the
-# search of scales, which runs once a block and writes nothing in its loop.
+# What the program never launches, because a weight is tuned in its own type (src/tune/block_tuner.cc); and the search
+# of scales, which runs once per block and writes nothing in its loop.
 KINDS_OF_WEIGHTS = ("int", "mx_fp", "nv_fp")  # WeightType of src/quant/scheme.h, in its order
 UNUSED = re.compile(r"search_kernel|fake_quantize_kernel<\w+, (?:float, __nv_bfloat16|__nv_bfloat16, float)>")
 
@@ -63,7 +63,7 @@ def find_tool(name, given, *folders):
     """The program `name`: `given`, or in one of the folders, or in PATH; None."""
     if given:
         if not shutil.which(given):
-            raise CannotCount(f"{given} is no program; --{name} takes the file")
+            raise CannotCount(f"{given} is not a program; give --{name} the file of {name}")
         return given
     return next(filter(None, (shutil.which(name, path=str(folder)) for folder in folders if folder)), None)
 
@@ -88,11 +88,11 @@ def sources_of(build):
     """[(directory, options and file)] of the project's .cu files."""
     database = build / "compile_commands.json"
     if not database.is_file():
-        raise CannotCount(f"{database} is not there; configure the build (launch/setup.sh) or give --build")
+        raise CannotCount(f"{database} does not exist; configure the build (launch/setup.sh) or give --build")
     entries = [(one["directory"], options_of(one["command"])) for one in json.loads(database.read_text())
                if one["file"].endswith(".cu")]
     if not entries:
-        raise CannotCount(f"{database} has no .cu file: that build has no CUDA")
+        raise CannotCount(f"{database} has no .cu file: that build has no CUDA; install a toolkit and build again")
     return entries
 
 
@@ -100,7 +100,7 @@ def run(command, directory=None):
     """(stdout, stderr)"""
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
     if done.returncode != 0:
-        why = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
+        why = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
         raise CannotCount(f"{command[0]} ended with {done.returncode}: {why}")
     return done.stdout, done.stderr
 
@@ -155,7 +155,7 @@ def warps_of(registers):
 
 
 def a_weight(done, group_size):
-    """What is executed for a group, a weight: by all lanes of its team, those without a weight too."""
+    """What is executed for a group, per weight: by all lanes of its team, also those without a weight."""
     counts, lanes = machine_code.counts_of(done.code), team_of(group_size) / group_size
     return {"instructions": {kind: round(n * lanes, 3) for kind, n in counts["instructions"].items()},
             "all_instructions": len(done.code) * lanes, "flops": counts["flops"] * lanes,
@@ -166,7 +166,7 @@ def a_weight(done, group_size):
 def bound_of(weight, peak):
     """What takes longest on a GPU, in units of the time for the bytes."""
     moved = weight["bytes_read"] + weight["bytes_written"]
-    slots = moved * peak.fp32 / 2 * LANES / peak.fp32_lanes / peak.memory  # that are issued in the time for the bytes
+    slots = moved * peak.fp32 / 2 * LANES / peak.fp32_lanes / peak.memory  # issued in the time for the bytes
     halves = sum(weight["instructions"].get(kind, 0) for kind in HALVES)
     times = {"memory": 1.0, "fp32": weight["flops"] / moved / (peak.fp32 / peak.memory),
              "issue": weight["all_instructions"] / slots, "integers": HALF_RATE * halves / slots,
@@ -178,7 +178,7 @@ def bound_of(weight, peak):
 
 
 def latency_hidden(weight, group_size, warps, waits, peak):
-    """Clocks that a wait may take before `warps` of them, each with its groups under way, leave the memory idle."""
+    """Clocks that a wait may take before `warps` warps, each with its groups under way, leave the memory idle."""
     bytes_a_clock = peak.memory / (peak.fp32 / 2 / peak.fp32_lanes)  # of a multiprocessor
     weights = group_size * machine_code.WARP // team_of(group_size)
     return warps * (weight["bytes_read"] + weight["bytes_written"]) * weights / waits / bytes_a_clock
@@ -201,7 +201,7 @@ def count_kernel(name, code, group_size, resources, arch):
     try:
         done = machine_code.executed(code, -(-group_size // team_of(group_size)))
     except ValueError as error:
-        raise CannotCount(f"{name}: {error}: it is no kernel of the kind that machine_code.py counts") from error
+        raise CannotCount(f"{name}: {error}: machine_code.py cannot count a kernel of this kind") from error
     peak, warps, weight = GPUS.get(arch, OTHERWISE)[1], warps_of(resources["registers"]), a_weight(done, group_size)
     row = {"kernel": name, "arch": arch} | resources | {
         "warps": warps, "group_size": group_size, "a_weight": weight, "bound": bound_of(weight, peak),
@@ -255,7 +255,7 @@ def table(header, rows):
 def text_of(arch, rows):
     bounds = ["kernel", "group", "registers", "warps", "spilled, B", "shared, B", "read, B", "written, B", "FLOP/B",
               "instructions/B", "bound by", "at most", "waits", "hides, clocks"]
-    kinds = ["instructions a weight", "group", "all", *machine_code.KINDS]
+    kinds = ["instructions per weight", "group", "all", *machine_code.KINDS]
     return "\n\n".join([f"{arch}, on {GPUS.get(arch, OTHERWISE)[0]}", table(bounds, map(bound_row, rows)),
                         table(kinds, map(kinds_row, rows))])
 
@@ -282,7 +282,7 @@ def main():
     version = re.search(r"release [^,]+, (\S+)", run([nvcc, "--version"])[0])
     version = f"nvcc {version[1]}" if version else nvcc
     code = "SASS" if nvdisasm else "PTX"
-    print(f"Nothing was run on a GPU: counts of {code}, {version}; a weight")
+    print(f"Nothing was run on a GPU: counts of {code}, {version}, per weight")
     entries, kernels = sources_of(a.build), []
     for arch in a.arch.split(","):
         rows = [row for entry in entries for row in count_file(nvcc, nvdisasm, entry, arch, a.group_size)]

@@ -1,12 +1,12 @@
 """What a compiled kernel executes, counted in the text of its code: SASS as `nvdisasm -c` prints it, or PTX.
 
-The kernels counted here go along the weights of a group, a lane of a warp every 32nd, and store one number a weight;
-then, perhaps, some numbers of the group. The compiler makes several loops of it, of one weight an iteration and of
-four, and puts single iterations before a loop. Of all ways through the code on which a lane stores as many weights as
-its group has for it, that with the fewest iterations is taken, and of these the longest: where a group takes one of two
-branches, such as symmetric or not, the dearer one counts. Ways that call a subroutine are left out where others lead
-on: they are those of IEEE division and of 64-bit division for operands that are subnormal, infinite or beyond 32 bits.
-So is BRA.DIV, for warps whose lanes have parted.
+The kernels counted here go along the weights of a group, each lane of a warp to every 32nd, and store one number per
+weight, and sometimes some numbers of the group after that. The compiler makes several loops of this, with one weight or
+with four per iteration, and puts single iterations before a loop. Of all ways through the code on which a lane stores
+as many weights as its group has for it, the one with the fewest iterations is taken, and of several such ways the
+longest. So if a group takes one of two branches, such as symmetric or not, the more expensive one counts. A way that
+calls a subroutine is left out if another one leads on: subroutines are IEEE division and 64-bit division for operands
+that are subnormal, infinite or beyond 32 bits. BRA.DIV, for warps whose lanes have diverged, is left out too.
 """
 
 import collections
@@ -307,14 +307,14 @@ def flops_of(one):
     return 2 if one.base in ("FFMA", "FFMA32I", "fma", "mad") else 1
 
 
-# Conversions on the units of MUFU, 16 lanes a clock and multiprocessor; F2FP, which rounds to bf16, is not one.
+# Conversions on the units of MUFU, 16 lanes per clock and multiprocessor. F2FP, which rounds to bf16, is none.
 def is_slow(one):
     return kind_of(one) in ("conversion", "special") and one.base not in ("F2FP", "I2FP", "cvt")
 
 
 def waits_of(code):
-    """How often a lane waits for memory, one wait after the other: loads that nothing is read of in between are one.
-    Of SASS, whose order is the order of execution."""
+    """How often a lane waits for memory, one wait after the other. Loads count as one wait if no result is read between
+    them. Only for SASS, whose order is the order of execution."""
     waits, pending = 0, set()
     for one in code:
         if pending & set(re.findall(r"\bR\d+\b", one.operands)):

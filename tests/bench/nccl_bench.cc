@@ -25,9 +25,11 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "comm/agree.h"
 #include "comm/mpi/communicator.h"
 #include "comm/nccl/nccl.h"
-#include "device/stream.h"
+#include "device/device.h"
+#include "model/load/tensor_span.h"
 #include "tune/gradients/bucketed_sum.h"
 
 namespace roundtable {
@@ -47,9 +49,9 @@ struct Options {
 
 class Bench {
  public:
-  Bench(Communicator& host, const Options& options)
+  Bench(HostCommunicator& host, const Options& options)
       : host_(host), device_(torch::kCUDA, static_cast<c10::DeviceIndex>(host.rank())) {
-    nccl_ = make_nccl_communicator(host, device_.index(), current_device_stream(device_.index()));
+    nccl_ = make_nccl_communicator(host, current_stream(device_));
     std::int64_t weights = 0;
     for (int block = 0; block < options.blocks; ++block) {
       for (const std::int64_t layer : kLayers) {
@@ -75,11 +77,11 @@ class Bench {
   nlohmann::json all_reduce(torch::ScalarType dtype, ElementType type) {
     const torch::Tensor data = arena_.to(dtype);
     return row("all-reduce", type, data.numel(), sum_factor(),
-               [&] { nccl_->all_reduce_sum(data.data_ptr(), data.numel(), type); });
+               [&] { nccl_->all_reduce_sum(device_span(data)); });
   }
 
   nlohmann::json buckets(ElementType type) {
-    BucketedSum sum(arena_, starts_, type, *nccl_);
+    BucketedSum sum(arena_, starts_, type, {host_, nccl_.get()});
     return row("buckets", type, arena_.numel(), sum_factor(), [&] {
       sum.begin();
       for (std::size_t layer = starts_.size(); layer-- > 0;) sum.whole(layer);
@@ -89,9 +91,8 @@ class Bench {
 
   nlohmann::json exchange() {
     torch::Tensor theirs = torch::empty_like(arena_);
-    const auto bytes = static_cast<std::int64_t>(arena_.nbytes());
     return row("exchange", ElementType::kF32, arena_.numel(), 1,
-               [&] { nccl_->exchange(arena_.data_ptr(), theirs.data_ptr(), bytes, host_.rank() ^ 1); });
+               [&] { nccl_->exchange(device_span(arena_), device_span(theirs), host_.rank() ^ 1); });
   }
 
   double sum_factor() const { return 2.0 * (host_.size() - 1) / host_.size(); }
@@ -121,18 +122,16 @@ class Bench {
       const Stopwatch watch;
       for (int n = 0; n < kCalls; ++n) call();
       torch::cuda::synchronize(device_.index());
-      const double mine = watch.seconds() / kCalls;
-      std::vector<double> all(static_cast<std::size_t>(host_.size()));
-      host_.all_gather(&mine, sizeof(mine), all.data());
+      const std::vector<double> all = host_.all_gather(watch.seconds() / kCalls);
       if (i >= kWarmUp) samples.push_back(*std::max_element(all.begin(), all.end()));
     }
     std::nth_element(samples.begin(), samples.begin() + kSamples / 2, samples.end());
     return samples[kSamples / 2];
   }
 
-  Communicator& host_;
+  HostCommunicator& host_;
   torch::Device device_;
-  std::unique_ptr<Communicator> nccl_;
+  std::unique_ptr<DeviceCommunicator> nccl_;
   std::vector<std::int64_t> starts_;
   torch::Tensor arena_;
 };

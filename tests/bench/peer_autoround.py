@@ -4,11 +4,11 @@
   tests/bench/peer_autoround.py --model DIR --tokens FILE --out DIR --bits 4 [--iters 200] [--group-size 64]
                                 [--batch-size 4] [--n-samples N] [--seqlen N] [--asym] [--seed 42] [--blocks N]
 
-Same samples in the same order, same settings; everything else is auto-round's default (bf16 autocast, torch.compile).
-CPU only. The checkpoint is auto_round:auto_gptq. The last line of stdout is one JSON object:
+Samples, their order and the settings are the same; everything else is auto-round's default (bf16 autocast,
+torch.compile). CPU only. The checkpoint is auto_round:auto_gptq. The last line of stdout is one JSON object:
   seconds_total            quantize() and save
   seconds_per_block        [block] from the end of the block before (the first: from its start) to its end
-  tuning_seconds           [block] of that, inside the tuner; the first block's holds the compilation
+  tuning_seconds           [block] the part of it inside the tuner; in the first block this includes the compilation
   losses                   [block] {first, best, best_iter}
   samples_sha256           of the int32 token ids that auto-round's calibration really drew
 """
@@ -76,8 +76,9 @@ class Watch:
 def feed(tokens):
     """Puts `tokens` in the place of auto-round's dataset. Returns the digest of what was drawn.
 
-    A tensor given as `dataset` would not do: auto-round then makes up an attention mask that hides each sample's last
-    token and any that equals the pad token. Only a dataset named by a string runs without a mask, so its loader is replaced.
+    A tensor given as `dataset` would not work: auto-round then makes an attention mask that hides the last token of
+    each sample and every token that equals the pad token. Only a dataset named by a string runs without a mask, so its
+    loader is replaced.
     """
     drawn = hashlib.sha256()
 
@@ -92,7 +93,7 @@ def feed(tokens):
 
 
 def flatten(out):
-    """auto-round writes into out/<model>-w4g64 where it tunes, but into out itself where it only rounds."""
+    """Moves files up: auto-round writes into out/<model>-w4g64 if it tunes, but into out itself if it only rounds."""
     inner = [os.path.join(out, name) for name in os.listdir(out)]
     if not os.path.exists(os.path.join(out, "config.json")) and len(inner) == 1:
         for name in os.listdir(inner[0]):
@@ -119,7 +120,7 @@ def main():
     arguments = parser.parse_args()
 
     if os.path.exists(arguments.out) and os.listdir(arguments.out):
-        print(f"error: {arguments.out} is not empty", file=sys.stderr)
+        print(f"error: {arguments.out} is not empty; choose another --out", file=sys.stderr)
         return 1
     tokens = load_file(arguments.tokens)["input_ids"]
     tokens = tokens[:arguments.n_samples or None, :arguments.seqlen or None].contiguous()
@@ -144,7 +145,8 @@ def main():
 
     # Plain rounding (iters 0) draws no samples.
     if arguments.iters > 0 and drawn.hexdigest() != digest:
-        print(f"error: auto-round drew other samples than {arguments.tokens} holds", file=sys.stderr)
+        print(f"error: auto-round drew other samples than those in {arguments.tokens}; this script fits auto-round "
+              "0.16.1", file=sys.stderr)
         return 1
     print(json.dumps({"bits": arguments.bits, "iters": arguments.iters, "seconds_total": round(seconds, 2),
                       "seconds_per_block": [round(s, 2) for s in watch.whole],

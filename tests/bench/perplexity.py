@@ -3,7 +3,7 @@
 
   tests/bench/perplexity.py --model DIR --tokens FILE [--dtype float32|bfloat16] [--batch 8]
 
-exp of the mean next-token cross entropy, inside each row (seqlen - 1 predictions a row). The last line of stdout
+exp of the mean next-token cross entropy, inside each row (seqlen - 1 predictions per row). The last line of stdout
 is one JSON object {perplexity, loss, tokens, dtype, quantized}. Logits' softmax is always fp32.
 """
 
@@ -50,7 +50,7 @@ def main():
     # auto-round forces fp16 on its layers, which is slow on a CPU and rounds scale * integer once more. Cast back: the
     # stored fp16 scales are exact in fp32.
     model = model.to(getattr(torch, arguments.dtype))
-    # The rotary frequencies are not stored: fp16 has rounded them, so they are made anew.
+    # The rotary frequencies are not stored: fp16 has rounded them, so they are computed again.
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     tokens = load_file(arguments.tokens)["input_ids"].long()
     loss, count = mean_loss(model, tokens, arguments.batch)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Strong scaling of quantize over ranks of one thread, beside that of the machine's own matrix products.
+"""Strong scaling of quantize over ranks of one thread, compared with that of the machine's own matrix products.
 
   tests/bench/scaling.py --model DIR --tokens FILE [--ranks 1,2,4] [--rounds 2] [--blocks 2] [--iters 30]
   tests/bench/scaling.py --shape llama-8b [--ranks 1,2,4] [--rounds 2] [--blocks 1] [--iters 3]
@@ -8,13 +8,13 @@
 The first two tune the same blocks on each number of ranks: the first blocks of a model, on 64 samples of 512 tokens; or
 random blocks of Llama-3.1-8B's shape, on 16 samples of 256. Before and after each run the products of its steps are
 made alone, by as many processes (gemm_limit.py): what the machine's cores give at that moment. --shape llama-70b tunes
-one random block of Llama-3.1-70B's shape on one rank, a sample a pass, and holds the peak of its memory against 20 GiB
-and plan's forecast, without and with tuning.low_gpu_mem_usage.
+one random block of Llama-3.1-70B's shape on one rank, one sample per pass, and compares the peak of its memory with
+20 GiB and with the forecast of `plan`, without and with tuning.low_gpu_mem_usage.
 
-Run it in the environment of launch/setup.sh, on an idle machine; a number of ranks whose memory is not free is left
-out. How the figures are taken: README.md, "Scaling". The last line of stdout is a JSON object: shape, settings, cores
-and
-  rows    a number of ranks each: seconds, speedup, efficiency {phase}; machine {seconds, speedup, efficiency};
+Run it in the environment of launch/setup.sh, on an idle machine. A number of ranks that needs more memory than is free
+is left out. How the figures are taken: README.md, "Scaling". The last line of stdout is a JSON object: shape, settings,
+cores and
+  rows    one per number of ranks: seconds, speedup, efficiency {phase}; machine {seconds, speedup, efficiency};
           over_machine {phase: our speed-up over the machine's}; reduced_bytes_a_step, hidden_share (null on one rank),
           save_seconds_a_block, peak_bytes; medians over the rounds, ratios those of one round
   rounds  [{ranks: what was measured}], and left_out [{ranks, why}]
@@ -44,7 +44,7 @@ SHAPES = {
     "llama-8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8},
     "llama-70b": {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "num_key_value_heads": 8},
 }
-STEPS = "steps of tune"  # beside the phases: what the tuner itself takes
+STEPS = "steps of tune"  # in addition to the phases: what the tuner itself takes
 LIMIT_BYTES = 20 << 30
 
 
@@ -80,7 +80,7 @@ def make_inputs(a, load, folder):
     if not a.shape:
         cut_model(a.model, model, load.blocks)
         return model, a.tokens
-    # Not above: every process of gemm_limit.py reads this file, and would load transformers.
+    # Imported here, because every process of gemm_limit.py reads this file and would load transformers.
     from tiny_model import make_model, make_tokens
     say(f"making {load.blocks} block(s) of {a.shape}'s shape")
     make_model(model, dtype=torch.bfloat16, num_hidden_layers=load.blocks, vocab_size=VOCAB, **SHAPES[a.shape])
@@ -98,15 +98,15 @@ def settings(inputs, load, out, ranks, threads, **tuning):
 
 
 def why_not(planned, ranks):
-    """Why this machine cannot hold a run; empty where it can."""
+    """Why this machine cannot hold a run; empty if it can."""
     needed, free = planned["bytes_a_rank"] * ranks, available_bytes()
-    return f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free" if needed > free else ""
+    return f"{needed / 1e9:.1f} GB are needed, but {free / 1e9:.1f} GB are free" if needed > free else ""
 
 
 # --- a run -------------------------------------------------------------------------------------------------------
 
 def figures_of(summary, events, iters):
-    """What one run says of itself."""
+    """The figures of one run, from its summary and events."""
     blocks = [event for event in events if event["event"] == "block"]
     sums = [block["reduction"] for block in blocks if "reduction" in block]
     under_way = sum(one["seconds_under_way"] for one in sums)
@@ -134,7 +134,7 @@ def measure(inputs, block, load, ranks, out):
 
 
 def run_rounds(a, inputs, block, load, counts, folder):
-    """[{ranks: figures}]. Every other round goes backwards: no number of ranks is always the last on a warm machine."""
+    """[{ranks: figures}]. Every other round goes backwards: no number of ranks is always last on a warm machine."""
     rounds = []
     for number in range(a.rounds):
         order = counts if number % 2 == 0 else counts[::-1]
@@ -172,7 +172,7 @@ def row_of(rounds, ranks):
 
 
 def text_of(rows):
-    """A line a figure, a column a number of ranks."""
+    """One line per figure, one column per number of ranks."""
     def line(name, show):
         return f"{name:42}" + "".join(f"{show(row):>18}" for row in rows)
 
@@ -181,15 +181,15 @@ def text_of(rows):
         lines += [line(f"{phase}, s", lambda row: f"{row['seconds'][phase]:.2f}"),
                   line("  speed-up, efficiency",
                        lambda row: f"{row['speedup'][phase]:.2f}, {100 * row['efficiency'][phase]:.0f} %")]
-    lines += [line("the machine's products, s a step", lambda row: f"{row['machine']['seconds']:.3f}"),
+    lines += [line("the machine's products, s per step", lambda row: f"{row['machine']['seconds']:.3f}"),
               line("  speed-up, efficiency",
                    lambda row: f"{row['machine']['speedup']:.2f}, {100 * row['machine']['efficiency']:.0f} %")]
     for phase in ("tune", STEPS):
         lines.append(line(f"{phase}: our speed-up / the machine's", lambda row: f"{row['over_machine'][phase]:.2f}"))
-    lines += [line("reduced, MB a step", lambda row: f"{row['reduced_bytes_a_step'] / 1e6:.1f}"),
+    lines += [line("reduced, MB per step", lambda row: f"{row['reduced_bytes_a_step'] / 1e6:.1f}"),
               line("reduction hidden by overlap", lambda row: "-" if row["hidden_share"] is None else
                    f"{100 * row['hidden_share']:.0f} %"),
-              line("saved and proven, s a block", lambda row: f"{row['save_seconds_a_block']:.2f}"),
+              line("saved and proven, s per block", lambda row: f"{row['save_seconds_a_block']:.2f}"),
               line("peak of a rank in tune, MB", lambda row: f"{row['peak_bytes'] / 1e6:.0f}")]
     return "\n".join(lines)
 
@@ -205,7 +205,7 @@ def bench_scaling(a, load, folder):
     for one in left_out:
         say(f"{one['ranks']} rank(s) left out: {one['why']}")
     if reasons[1]:
-        raise ToolFailed(f"one rank, which all others are held against, does not fit: {reasons[1]}")
+        raise ToolFailed(f"one rank, with which all others are compared, does not fit: {reasons[1]}")
     counts = [ranks for ranks, why in reasons.items() if not why]
     rounds = run_rounds(a, inputs, block, load, counts, folder)
     rows = [row_of(rounds, ranks) for ranks in counts]
@@ -221,7 +221,7 @@ def memory_row(low, peak, planned):
 def memory_text(row):
     peak, planned, limit = (row[key] / 2**30 for key in ("peak_bytes", "forecast_bytes", "limit_bytes"))
     return (f"low_gpu_mem_usage {str(row['low_gpu_mem_usage']).lower():5}  peak in tune {peak:.2f} GiB, "
-            f"{'below' if row['below_limit'] else 'NOT below'} {limit:.0f}; plan says {planned:.2f} "
+            f"{'below' if row['below_limit'] else 'NOT below'} {limit:.0f}; plan forecasts {planned:.2f} "
             f"(ratio {row['forecast_ratio']:.2f})")
 
 
@@ -253,9 +253,9 @@ def read_arguments():
     parser.add_argument("--model", type=pathlib.Path)
     parser.add_argument("--tokens", type=pathlib.Path)
     parser.add_argument("--ranks", type=read_counts, default=[1, 2, 4], help="as 1,2,4; llama-70b runs on one")
-    parser.add_argument("--rounds", type=int, default=2, help="of all numbers of ranks in turns")
-    parser.add_argument("--blocks", type=int, help="(2; 1 of a shape)")
-    parser.add_argument("--iters", type=int, help="steps a block (30; 3 and 2 of a shape)")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of all numbers of ranks in turns")
+    parser.add_argument("--blocks", type=int, help="the first blocks of the model (2; 1 with --shape)")
+    parser.add_argument("--iters", type=int, help="steps per block (30; 3 and 2 with --shape)")
     a = parser.parse_args()
     if not a.shape and not (a.model and a.tokens):
         parser.error("--model and --tokens are needed, or --shape")

@@ -1,21 +1,23 @@
 #!/usr/bin/env python3
-"""The speed bench's measurements: `launch/bench.sh` makes its inputs and starts it.
+"""The measurements of the speed bench; `launch/bench.sh` makes the inputs and starts this script.
 
   tests/bench/speed.py --model DIR --tokens FILE --kernels FILE --out FILE [--iters 40] [--repeats 2] [--blocks 3]
                        [--json]
   tests/bench/speed.py --device cuda --kernels FILE [--nccl FILE] --out FILE [--memory-peak GB/S]
                        [--matrix-peak TFLOP/S] [--json]
 
-Roundtable and auto-round tune the same first blocks of a model in turns, on two threads in all: seconds a step of
-each, their ratio, and how far Roundtable is from the time of a step's matrix products alone (gemm_limit.py), which is
-measured in each round beside them. Then where a step goes, ranks 1, 2 and 4 of one thread, and the kernels of fake
-quantization beside a copy (kernels_bench.cc). With --device cuda no tool is run: the kernels, the matrix products of a
-step (gemm_limit.py) and the sum of the gradients over all GPUs of this node (nccl_bench.cc), with percent of what the
-GPU's data sheet promises, by its name (gpu_peaks.py) or by --memory-peak and --matrix-peak.
+Roundtable and auto-round tune the same first blocks of a model in turns, on two threads in all. The report has the
+seconds per step of each, their ratio, and how far Roundtable is from the time of a step's matrix products alone
+(gemm_limit.py), which is measured in the same rounds. Then it shows where a step goes, 1, 2 and 4 ranks of one thread,
+and the kernels of fake quantization compared with a copy (kernels_bench.cc). With --device cuda no tool is run. The
+report then has the kernels, the matrix products of a step (gemm_limit.py) and the sum of the gradients over all GPUs of
+this node (nccl_bench.cc), with percent of the peak of the GPU's data sheet, by its name (gpu_peaks.py) or by
+--memory-peak and --matrix-peak.
 
-A step's seconds are those of the tuner over its iterations, with either tool, in the median of the blocks after the
-first, which holds auto-round's compilation and both tools' first touch of memory. Writes --out (JSON) and beside it a
-plot (.svg). The report goes to stdout; with --json to stderr, and stdout has one JSON object alone.
+The seconds of a step are those of the tuner over its iterations, for both tools, in the median of the blocks after the
+first. The first block holds auto-round's compilation, and both tools touch their memory for the first time in it.
+Writes --out (JSON) and next to it a plot (.svg). The report goes to stdout. With --json it goes to stderr, and stdout
+has one JSON object and nothing else.
 """
 
 import argparse
@@ -36,14 +38,14 @@ import gpu_peaks
 import speed_report
 from both_tools import BINARY, MPIRUN, Task, ToolFailed, cut_model, last_json, run, run_ours, run_peer, token_shape
 
-# (ranks, threads a rank). The first is what the report is about: a rank a core, as demo.sh runs it.
+# (ranks, threads per rank). The first is the subject of the report: one rank per core, as in demo.sh.
 COMPARED = ((2, 1), (1, 2))
 SCALING = ((1, 1), (2, 1), (4, 1))
 PEER = "auto-round"
-THREADS = 2  # of the peer: as many as each of COMPARED has
+THREADS = 2  # of the peer: as many as each layout of COMPARED has
 OF_STEP = "fake_quantize,sign_step"  # the kernels that a step runs
 CUDA_SHAPES = "4096x4096,14336x4096,4096x14336"  # Llama-3.1-8B's: far larger than a GPU's cache
-DATA_TYPES = ("int", "mx_fp", "nv_fp")  # each has instructions of its own
+DATA_TYPES = ("int", "mx_fp", "nv_fp")  # each has its own instructions
 CUDA_LOAD = (8, 2048)  # samples and tokens of a step's products: the defaults of tuning and calibration
 
 
@@ -76,18 +78,18 @@ def run_turn(turn, task, logs, number):
     log = logs / f"{out.name}.log"
     found = run_peer(task, out, THREADS, log) if turn == PEER else run_ours(task, out, *turn, log)
     seconds = a_step(found, task.iters)
-    say(f"round {number}  {name:20} {seconds['step']:.4f} s a step, {seconds['block']:.1f} s a block")
+    say(f"round {number}  {name:20} {seconds['step']:.4f} s per step, {seconds['block']:.1f} s per block")
     return name, {"said": found} | seconds
 
 
 def run_round(task, block, logs, number):
-    """{runs: {name: {step, block, waiting, and what the tool said}}, limits: {layout: {part: seconds}}}"""
+    """{runs: {name: {step, block, waiting, and the numbers of the tool}}, limits: {layout: {part: seconds}}}"""
     runs = dict(run_turn(turn, task, logs, number) for turn in turns())
     limits = {}
     for layout in COMPARED:
         parts = gemm_limit.measure(block, *layout, task.batch_size, token_shape(task.tokens)[1])
         limits[layout_name(layout)] = parts
-        say(f"round {number}  matrix products alone, {layout_name(layout)}: {sum(parts.values()):.4f} s a step")
+        say(f"round {number}  matrix products alone, {layout_name(layout)}: {sum(parts.values()):.4f} s per step")
     return {"runs": runs, "limits": limits}
 
 
@@ -99,7 +101,7 @@ def run_kernels(binary, arguments, copies=1):
     ended = [(process, *process.communicate()) for process in started]
     for process, _, errors in ended:
         if process.returncode != 0:
-            why = (errors.strip().splitlines() or ["no word of why"])[-1]
+            why = (errors.strip().splitlines() or ["it gave no reason"])[-1]
             raise ToolFailed(f"kernels_bench ended with {process.returncode}: {why.removeprefix('error: ')}")
     return [json.loads(said.strip().splitlines()[-1])["kernels"] for _, said, _ in ended]
 
@@ -149,7 +151,7 @@ def scaling_rows(rounds):
 
 
 def layout_row(rounds, name):
-    """One layout's step, beside the peer's of the same round and its own products alone."""
+    """The step of one layout, compared with the peer's of the same round and with its own products alone."""
     return {"step": over(rounds, lambda r: r["runs"][name]["step"]),
             "block": over(rounds, lambda r: r["runs"][name]["block"]),
             "ratio": over(rounds, lambda r: r["runs"][PEER]["step"] / r["runs"][name]["step"]),
@@ -259,7 +261,7 @@ def sums_on_gpus(binary):
 
 
 def bench_cuda(a, name):
-    """No tool is run: what is compared with auto-round is not measured, and null."""
+    """No tool is run: what is compared with auto-round is not measured, and is null."""
     peak = gpu_peaks.peak_of(name, a.memory_peak, a.matrix_peak)
     batch_size, seqlen = CUDA_LOAD
     return dict.fromkeys(("seconds_per_step", "ratio", "limit_ratio", "scaling_2_ranks")) | {
@@ -298,10 +300,10 @@ def read_arguments():
     parser.add_argument("--memory-peak", type=positive, help="GB/s of the GPU's data sheet")
     parser.add_argument("--matrix-peak", type=positive, help="dense bf16 TFLOP/s of the GPU's data sheet")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="the JSON file")
-    parser.add_argument("--iters", type=whole_from(1), default=40, help="steps a block")
+    parser.add_argument("--iters", type=whole_from(1), default=40, help="steps per block")
     parser.add_argument("--repeats", type=whole_from(1), default=2, help="rounds of both tools in turns")
     parser.add_argument("--blocks", type=whole_from(2), default=3, help="the first blocks of the model")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, all else on stderr")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, all other text on stderr")
     a = parser.parse_args()
     if a.device == "cpu" and not (a.model and a.tokens):
         parser.error("--model and --tokens are needed")
@@ -312,9 +314,9 @@ def main():
     a = read_arguments()
     machine = describe_machine()
     if a.device == "cpu" and machine["cores"] < THREADS:
-        raise ToolFailed(f"this machine lends {machine['cores']} core(s); the bench compares on {THREADS} threads")
+        raise ToolFailed(f"this machine has {machine['cores']} core(s), and the bench needs {THREADS}")
     if machine["busy_before"] > 0.1:
-        say(f"warning: others keep {100 * machine['busy_before']:.0f} % of this machine busy: the figures will be off")
+        say(f"warning: others use {100 * machine['busy_before']:.0f} % of this machine: the figures will be wrong")
     a.out.parent.mkdir(parents=True, exist_ok=True)
     measured = bench_cuda(a, machine["gpu"]) if a.device == "cuda" else bench_cpu(a)
     results = measured | {"device": a.device, "machine": machine}

@@ -1,4 +1,4 @@
-"""What speed.py has measured, as text and as a plot."""
+"""Turns the measurements of speed.py into text and a plot."""
 
 import gpu_peaks
 import matplotlib
@@ -35,18 +35,18 @@ def steps(results):
     for name, row in results["layouts"].items():
         rows.append([f"matrix products alone, {name}", f"{row['limit']['median']:.4f}", range_of(row["limit"], 4)]
                     + [""] * 5)
-    header = ["", "s a step", "range", "auto-round / it", "range", "/ its limit", "s a block", "auto-round / it"]
+    header = ["", "s per step", "range", "auto-round / it", "range", "/ its limit", "s per block", "auto-round / it"]
     return table(header, rows)
 
 
 def scaling(results):
     rows = [[str(row["ranks"]), f"{row['step']['median']:.4f}", f"{row['speedup']['median']:.2f}",
              range_of(row["speedup"], 2), f"{100 * row['efficiency']['median']:.0f} %"] for row in results["scaling"]]
-    return table(["ranks of one thread", "s a step", "speed-up", "range", "efficiency"], rows)
+    return table(["ranks of one thread", "s per step", "speed-up", "range", "efficiency"], rows)
 
 
 def shares(results):
-    return table(["", "s a step", "share"], [[row["part"], f"{row['seconds']:.4f}", f"{100 * row['share']:.1f} %"]
+    return table(["", "s per step", "share"], [[row["part"], f"{row['seconds']:.4f}", f"{100 * row['share']:.1f} %"]
                                              for row in results["shares"]])
 
 
@@ -77,17 +77,17 @@ def sums(results):
 
 
 def on_gpu(results):
-    """The products and sums of `--device cuda`, and what percent are of."""
+    """The products and sums of `--device cuda`, and the peaks that percent refer to."""
     peaks, settings, lines = results["peaks"], results["settings"], []
     known = " and ".join(f"{value:g} {unit}" for value, unit in
                          ((peaks["memory_gb_per_s"], "GB/s"), (peaks["matrix_tflops"], "TFLOP/s")) if value)
-    lines += ["", f"Peaks by the data sheet: {known or 'not known of this GPU; give --memory-peak and --matrix-peak'}",
+    lines += ["", f"Peaks by the data sheet: {known or 'not known for this GPU; give --memory-peak and --matrix-peak'}",
               "", f"Matrix products of a step of Llama-3.1-8B's block, bf16, {settings['batch_size']} samples of "
               f"{settings['seqlen']} tokens (gemm_limit.py)", *products(results)]
     if results["sums"]:
         ranks = results["sums"]["ranks"]
         lines += ["", f"Sum of a block's gradients over {ranks} GPU{'s' * (ranks > 1)} by NCCL (nccl_bench.cc)"
-                  + (": one has no bus, and pays for the calls alone" if ranks == 1 else ""), *sums(results)]
+                  + (": one GPU has no bus, and shows only what the calls cost" if ranks == 1 else ""), *sums(results)]
     return lines
 
 
@@ -97,13 +97,13 @@ def comparison(results):
     return [f"W{s['bits']}, groups of {s['group_size']}, batch {s['batch_size']}, seqlen {s['seqlen']}, "
             f"{s['samples']} samples, {s['iters']} iterations; blocks 2 to {s['blocks']}; "
             f"{s['repeats']} round(s) of all in turns",
-            "A step: the tuner's seconds over its iterations. A block: all from the end of the one before to its own.",
+            "A step: seconds of the tuner over its iterations. A block: from the end of the one before to its own end.",
             "",
             *steps(results), "",
             f"The products alone run at {rate:.2f} TFLOP/s ({results['layout']}).", "",
-            f"Where a step goes ({results['layout']}). Not a profile: each part was timed alone, outside the program,",
-            "in as many processes of as many threads; of the waiting the program itself keeps count. The rest is the",
-            "step less these: norms, softmax, activation, copies, and what the parts take longer inside.",
+            f"Where a step goes ({results['layout']}). This is not a profile: each part was timed alone, outside the",
+            "program, in as many processes of as many threads. The program itself counts the waiting. The rest is the",
+            "step less these parts: norms, softmax, activation, copies, and what the parts take longer inside it.",
             *shares(results), "",
             f"Ranks ({results['machine']['cores']} cores here)", *scaling(results)]
 
@@ -113,7 +113,7 @@ def text(results):
     said = ("cpu", "gpu", "system", "roundtable", "mpi")
     title = ", ".join([*(machine[key] for key in said if machine[key]), f"torch {machine['torch']}"])
     lines = [title, *(comparison(results) if results["seconds_per_step"] else []), "",
-             f"Kernels on {results['device']}, beside a copy of as many bytes in the same run (kernels_bench.cc)",
+             f"Kernels on {results['device']}, compared with a copy of as many bytes in the same run (kernels_bench)",
              *kernels(results), *(on_gpu(results) if results["device"] == "cuda" else [])]
     return "\n".join(lines)
 
@@ -133,7 +133,7 @@ def draw_steps(axes, results):
     names, spreads, colours = zip(*bars)
     axes.barh(names, [s["median"] for s in spreads], xerr=error_bars(spreads), color=colours, capsize=3)
     axes.invert_yaxis()
-    axes.set_xlabel("seconds a step")
+    axes.set_xlabel("seconds per step")
 
 
 def draw_shares(axes, results):
@@ -162,7 +162,7 @@ def draw_kernels(axes, results):
     axes.barh(names, [100 * k["share_of_copy"] for k in rows], color=OURS)
     axes.invert_yaxis()
     axes.axvline(100, color=LIMIT, linestyle="--")
-    axes.set_xlabel(f"% of a copy's bytes a second, {results['device']}")
+    axes.set_xlabel(f"% of a copy's bytes per second, {results['device']}")
 
 
 def draw(results, path):

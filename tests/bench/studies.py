@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Quality a second: perplexity after a run against the time that its tuning took, setting by setting.
+"""Quality per second: perplexity after a run, and the time that its tuning took, setting by setting.
 
   tests/bench/studies.py --model DIR --tokens FILE --heldout FILE [--bits 3] [--seeds 42] [--runs NAME ...] [--ranks 2]
 
-After launch/demo.sh: --model demo/model --tokens demo/calibration.safetensors --heldout demo/heldout.safetensors. Runs
-that are named are made, all by default, each seed once, on an idle machine: groups of 64, batch 4, 50 iterations but
-where the name says otherwise. `estimated` runs start from the checkpoint of `sweep`, which is made before them and whose
-seconds they are given, too. Prints a row a run; the last line of stdout is a JSON object: bits, runs [{name, seed,
-seconds, perplexity, losses}], losses being the mean over the blocks of the best loss over the first one.
+After launch/demo.sh: --model demo/model --tokens demo/calibration.safetensors --heldout demo/heldout.safetensors. It
+makes the runs that --runs names, by default all, once per seed. The machine must be idle. All have groups of 64, batch
+4 and 50 iterations, unless the name says otherwise. `estimated` runs start from the checkpoint of `sweep`, which is
+made before them; its seconds are added to theirs. Prints one row per run. The last line of stdout is a JSON object:
+bits, runs [{name, seed, seconds, perplexity, losses}]; losses is the mean over the blocks of the best loss over the
+first one.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import tempfile
 
 from both_tools import ToolFailed, quantize, token_shape
 
-STAGES = 30  # of the model: one a block
+STAGES = 30  # one per block of the model
 RUNS = {
     "scales from 1": {"tuning": {"init_scale": "one"}},
     "scales from 1, 200": {"tuning": {"init_scale": "one", "iters": 200}},
@@ -33,12 +34,12 @@ RUNS = {
     "momentum 0.9": {"tuning": {"momentum": 0.9}},
     "last iterate": {"tuning": {"not_use_mse": True}},
     "stop after 10 without a lower loss": {"tuning": {"dynamic_max_gap": 10}},
-    "8 samples a step, 25": {"tuning": {"batch_size": 8, "iters": 25}},
+    "8 samples per step, 25": {"tuning": {"batch_size": 8, "iters": 25}},
     "sweep": {"tuning": {"iters": 20}, "parallel": {"stages": STAGES}},
-    "a block a stage": {"parallel": {"stages": STAGES}},
-    "a block a stage, estimated": {"parallel": {"stages": STAGES}},
-    "8 blocks a stage": {"parallel": {"stages": 4}},
-    "8 blocks a stage, estimated": {"parallel": {"stages": 4}},
+    "one block per stage": {"parallel": {"stages": STAGES}},
+    "one block per stage, estimated": {"parallel": {"stages": STAGES}},
+    "8 blocks per stage": {"parallel": {"stages": 4}},
+    "8 blocks per stage, estimated": {"parallel": {"stages": 4}},
 }
 
 
@@ -56,7 +57,7 @@ def settings(a, name, seed, out, estimate):
 
 
 def make_run(a, name, seed, folder):
-    """{name, seed, seconds, perplexity, losses}, and where its checkpoint lies."""
+    """{name, seed, seconds, perplexity, losses}, and where its checkpoint is."""
     out = folder / f"{list(RUNS).index(name)}-{seed}"
     sweep, estimate = None, None
     if "estimated" in name:

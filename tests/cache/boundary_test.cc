@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "cache/boundary_file.h"
 #include "cache/hdf5_layout.h"
+#include "comm/agree.h"
 #include "tests/mpi_main.h"
 
 namespace roundtable {

@@ -1,13 +1,15 @@
-// Collectives, agreement on errors, mail and the grid, at any number of ranks.
-#include <gmock/gmock.h>
+// Collectives, what they accept, mail and the grid, at any number of ranks.
 #include <gtest/gtest.h>
 
-#include <numeric>
+#include <type_traits>
+#include <vector>
 
 #include "base/error.h"
 #include "base/simd/bf16_bits.h"
 #include "comm/mpi/mailbox.h"
+#include "comm/nccl/nccl.h"
 #include "comm/rank_grid.h"
+#include "tests/comm/sum_check.h"
 #include "tests/mpi_main.h"
 
 namespace roundtable {
@@ -15,14 +17,18 @@ namespace {
 
 using testing::world;
 
-TEST(Communicator, SumsInPlace) {
-  std::vector<float> data(100000);
-  std::iota(data.begin(), data.end(), static_cast<float>(world().rank()));
-  world().all_reduce_sum(data.data(), static_cast<std::int64_t>(data.size()), ElementType::kF32);
-  const int n = world().size();
-  for (const std::size_t i : {std::size_t{0}, std::size_t{5}, data.size() - 1}) {
-    EXPECT_EQ(data[i], static_cast<float>(n) * static_cast<float>(i) + static_cast<float>(n * (n - 1) / 2));
-  }
+bool adds_over_ranks(HostCommunicator& comm) {
+  return testing::adds_over_ranks(world().rank(), world().size(),
+                                  [&](std::vector<float>& data) { comm.all_reduce_sum(host_span(data)); });
+}
+
+TEST(Communicator, SumsInPlace) { EXPECT_TRUE(adds_over_ranks(world())); }
+
+// A control of the check above, and of the same one in nccl_test: one rank's sum is the identity, and only one rank may
+// take that for the sum of all.
+TEST(Communicator, ThatAddsNothingIsFound) {
+  SelfCommunicator alone;
+  EXPECT_EQ(adds_over_ranks(alone), world().size() == 1);
 }
 
 TEST(Communicator, SumsBf16WithARoundingAnAddition) {
@@ -33,7 +39,7 @@ TEST(Communicator, SumsBf16WithARoundingAnAddition) {
     return out;
   };
   std::vector<std::uint16_t> data{bits(1.0f + static_cast<float>(world().rank())), bits(world().rank() == 0 ? 256 : 1)};
-  world().all_reduce_sum(data.data(), 2, ElementType::kBF16);
+  world().all_reduce_sum({data.data(), 2, ElementType::kBF16});
   const int n = world().size();
   EXPECT_EQ(load(data[0]), static_cast<float>(n * (n + 1) / 2));
   if (n == 2) {
@@ -42,47 +48,58 @@ TEST(Communicator, SumsBf16WithARoundingAnAddition) {
 }
 
 TEST(Communicator, ExchangesBetweenTwo) {
-  std::vector<int> mine(50000, world().rank()), theirs(mine.size(), -1);
+  std::vector<std::int64_t> mine(50000, world().rank()), theirs(mine.size(), -1);
   const int peer = world().size() == 1 ? 0 : world().rank() ^ 1;
-  world().exchange(mine.data(), theirs.data(), static_cast<std::int64_t>(mine.size() * sizeof(int)), peer);
-  EXPECT_EQ(theirs, std::vector<int>(mine.size(), peer));
+  world().exchange(host_span(mine), host_span(theirs), peer);
+  EXPECT_EQ(theirs, std::vector<std::int64_t>(mine.size(), peer));
 }
 
-TEST(Communicator, BroadcastsFromAnyRoot) {
-  for (int root = 0; root < world().size(); ++root) {
-    EXPECT_EQ(broadcast_text(world(), world().rank() == root ? "from " + std::to_string(root) : "", root),
-              "from " + std::to_string(root));
-  }
+TEST(Communicator, CarriesValues) {
+  const int n = world().size();
+  for (int root = 0; root < n; ++root) EXPECT_EQ(world().broadcast_value(10 * world().rank(), root), 10 * root);
+  EXPECT_EQ(world().sum(std::int64_t{world().rank()} + 1), n * (n + 1) / 2);
+  EXPECT_EQ(world().sum(0.5), 0.5 * n);
+  const std::vector<int> all = world().all_gather(world().rank());
+  ASSERT_EQ(std::ssize(all), n);
+  for (int rank = 0; rank < n; ++rank) EXPECT_EQ(all[static_cast<std::size_t>(rank)], rank);
 }
 
-TEST(Communicator, GathersTextsInRankOrder) {
-  const auto texts = all_gather_text(world(), std::string(static_cast<std::size_t>(world().rank()), 'x'));
-  ASSERT_EQ(texts.size(), static_cast<std::size_t>(world().size()));
-  for (std::size_t rank = 0; rank < texts.size(); ++rank) EXPECT_EQ(texts[rank].size(), rank);
-}
+// What a communicator accepts. These hold when this file compiles.
+template <class Comm, class S>
+concept Sums = requires(Comm& comm, S span) { comm.all_reduce_sum(span); };
+template <class Comm, class S>
+concept StartsSums = requires(Comm& comm, S span) { comm.start_all_reduce_sum(span); };
+template <class Comm, class S>
+concept Exchanges = requires(Comm& comm, S span) { comm.exchange(span, span, 0); };
+template <class Comm, class S>
+concept Broadcasts = requires(Comm& comm, S span) { comm.broadcast(span, 0); };
+template <class Comm, class T>
+concept CarriesValuesOf = requires(Comm& comm, T value) {
+  comm.broadcast_value(value, 0);
+  comm.all_gather(value);
+};
 
-TEST(Communicator, AnErrorOfTheRootIsThrownEverywhere) {
-  try {
-    run_on_root(world(), []() -> std::string { throw bad_input("file", "is broken", "mend it"); });
-    FAIL() << "nothing was thrown";
-  } catch (const AgreedError& error) {
-    EXPECT_STREQ(error.what(), "file: is broken; mend it");
-    EXPECT_EQ(error.code(), ExitCode::kBadInput);
-  }
-}
-
-TEST(Communicator, AnErrorOfTheLastRankIsThrownEverywhere) {
-  const int last = world().size() - 1;
-  try {
-    run_on_all(world(), [&] {
-      if (world().rank() == last) throw machine_error("disk", "is full");
-    });
-    FAIL() << "nothing was thrown";
-  } catch (const AgreedError& error) {
-    EXPECT_THAT(error.what(), ::testing::HasSubstr("disk: is full"));
-    EXPECT_EQ(error.code(), ExitCode::kMachine);
-  }
-}
+static_assert(Sums<HostCommunicator, HostSpan> && Sums<DeviceCommunicator, DeviceSpan>);
+static_assert(!Sums<HostCommunicator, DeviceSpan> && !Sums<DeviceCommunicator, HostSpan>);
+static_assert(StartsSums<HostCommunicator, HostSpan> && StartsSums<DeviceCommunicator, DeviceSpan>);
+static_assert(!StartsSums<HostCommunicator, DeviceSpan> && !StartsSums<DeviceCommunicator, HostSpan>);
+static_assert(Exchanges<HostCommunicator, HostSpan> && Exchanges<DeviceCommunicator, DeviceSpan>);
+static_assert(!Exchanges<HostCommunicator, DeviceSpan> && !Exchanges<DeviceCommunicator, HostSpan>);
+static_assert(Broadcasts<HostCommunicator, HostSpan> && !Broadcasts<HostCommunicator, DeviceSpan>);
+static_assert(!Sums<HostCommunicator, float*> && !Sums<DeviceCommunicator, float*> && !Sums<HostCommunicator, void*>);
+// An address means nothing to another process: only what is behind it may travel.
+static_assert(CarriesValuesOf<HostCommunicator, double> && !CarriesValuesOf<HostCommunicator, float*>);
+static_assert(!CarriesValuesOf<HostCommunicator, HostSpan> && !CarriesValuesOf<HostCommunicator, DeviceSpan>);
+static_assert(!std::is_convertible_v<DeviceSpan, HostSpan> && !std::is_constructible_v<HostSpan, DeviceSpan>);
+static_assert(!std::is_convertible_v<HostSpan, DeviceSpan> && !std::is_constructible_v<DeviceSpan, HostSpan>);
+static_assert(!std::is_convertible_v<DeviceCommunicator&, HostCommunicator&>);
+static_assert(!std::is_convertible_v<HostCommunicator&, DeviceCommunicator&>);
+// NCCL gets a stream, and no other pointer that happens to be at hand.
+using MakeNccl = decltype(&make_nccl_communicator);
+static_assert(std::is_invocable_v<MakeNccl, HostCommunicator&, Stream>);
+static_assert(!std::is_invocable_v<MakeNccl, HostCommunicator&, void*>);
+static_assert(!std::is_invocable_v<MakeNccl, DeviceCommunicator&, Stream>);
+static_assert(!std::is_constructible_v<Stream, int, void*>);
 
 TEST(Mailbox, CoordinatorAndWorkerOfOneRankDoNotMixTheirMail) {
   Mailbox mailbox(world());
@@ -104,11 +121,9 @@ TEST(RankGrid, NeighboursShareAGroup) {
     EXPECT_EQ(grid.group() * shards + grid.shard(), world().rank());
     EXPECT_EQ(grid.group_comm().size(), shards);
     EXPECT_EQ(grid.group_comm().rank(), grid.shard());
-    std::int64_t sum = world().rank();
-    grid.group_comm().all_reduce_sum(&sum, 1, ElementType::kI64);
     std::int64_t expected = 0;
     for (int shard = 0; shard < shards; ++shard) expected += grid.group() * shards + shard;
-    EXPECT_EQ(sum, expected);
+    EXPECT_EQ(grid.group_comm().sum(std::int64_t{world().rank()}), expected);
   }
 }
 

@@ -5,54 +5,77 @@
 #include <torch/utils.h>
 
 #include "comm/nccl/nccl.h"
-#include "device/stream.h"
+#include "device/device.h"
+#include "model/load/tensor_span.h"
+#include "tests/comm/sum_check.h"
 #include "tests/mpi_main.h"
 
 namespace roundtable {
 namespace {
 
+using testing::world;
+
 class Nccl : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!torch::cuda::is_available()) GTEST_SKIP() << "no CUDA device on this machine";
-    if (static_cast<int>(torch::cuda::device_count()) < testing::world().size()) GTEST_SKIP() << "fewer devices than ranks";
-    const int rank = testing::world().rank();
-    nccl_ = make_nccl_communicator(testing::world(), rank, current_device_stream(rank));
+    const int ranks = world().size();
+    const int devices = torch::cuda::is_available() ? static_cast<int>(torch::cuda::device_count()) : 0;
+    if (devices < ranks) GTEST_SKIP() << "NCCL needs a GPU per rank: " << ranks << " ranks, " << devices << " GPUs here";
+    device_ = *cuda_device_of(world().rank());
+    nccl_ = make_nccl_communicator(world(), current_stream(device_));
   }
 
   // Of each rank its number, from 1.
   torch::Tensor own(std::int64_t count) const {
-    const torch::Device device(torch::kCUDA, static_cast<c10::DeviceIndex>(testing::world().rank()));
-    return torch::full({count}, static_cast<float>(testing::world().rank() + 1), device);
+    return torch::full({count}, static_cast<float>(world().rank() + 1), device_);
   }
   static torch::Tensor sum(std::int64_t count) {
-    const int n = testing::world().size();
+    const int n = world().size();
     return torch::full({count}, static_cast<float>(n * (n + 1) / 2));
   }
 
-  std::unique_ptr<Communicator> nccl_;
+  torch::Device device_ = torch::kCPU;
+  std::unique_ptr<DeviceCommunicator> nccl_;
 };
 
+// At two ranks and more a communicator that does nothing fails here: Communicator.ThatAddsNothingIsFound.
 TEST_F(Nccl, SumsOnTheDevice) {
-  torch::Tensor data = own(1000);
-  nccl_->all_reduce_sum(data.data_ptr(), data.numel(), ElementType::kF32);
-  EXPECT_TRUE(torch::equal(data.cpu(), sum(1000)));
-  nccl_->barrier();
+  EXPECT_TRUE(testing::adds_over_ranks(world().rank(), world().size(), [&](std::vector<float>& data) {
+    torch::Tensor host = torch::from_blob(data.data(), {std::ssize(data)});
+    const torch::Tensor there = host.to(device_);
+    nccl_->all_reduce_sum(device_span(there));
+    host.copy_(there);
+  }));
 }
 
 // What is started waits for the kernels before it, and what is waited for goes before the kernels after it.
 TEST_F(Nccl, SumsBesideOtherWork) {
   torch::Tensor first = own(1 << 22), second = own(1 << 22);
   first.mul_(2);
-  const auto sum_of_first = nccl_->start_all_reduce_sum(first.data_ptr(), first.numel(), ElementType::kF32);
+  const auto sum_of_first = nccl_->start_all_reduce_sum(device_span(first));
   second.mul_(3);
-  const auto sum_of_second = nccl_->start_all_reduce_sum(second.data_ptr(), second.numel(), ElementType::kF32);
+  const auto sum_of_second = nccl_->start_all_reduce_sum(device_span(second));
   sum_of_first->wait();
   first.add_(1);
   sum_of_second->wait();
   second.add_(1);
   EXPECT_TRUE(torch::equal(first.cpu(), sum(1 << 22) * 2 + 1));
   EXPECT_TRUE(torch::equal(second.cpu(), sum(1 << 22) * 3 + 1));
+}
+
+TEST_F(Nccl, ExchangesBetweenTwo) {
+  const int peer = world().size() == 1 ? 0 : world().rank() ^ 1;
+  const torch::Tensor mine = own(1 << 20);
+  torch::Tensor theirs = torch::zeros_like(mine);
+  nccl_->exchange(device_span(mine), device_span(theirs), peer);
+  theirs.add_(1);  // behind the exchange
+  EXPECT_TRUE((theirs == static_cast<float>(peer + 2)).all().item<bool>());
+}
+
+// Memory of the other kind is our own bug, and found before NCCL or MPI read it.
+TEST_F(Nccl, ASpanOfTheWrongMemoryIsAFault) {
+  EXPECT_THROW(host_span(own(4)), std::logic_error);
+  EXPECT_THROW(device_span(own(4).cpu()), std::logic_error);
 }
 
 }  // namespace

@@ -288,10 +288,10 @@ class Fuzzer {
   void add_journal() {
     {
       Journal journal(at("journal"));
-      journal.append({{"type", "run"}, {"fingerprint", {{"model", "abc"}}}});
-      journal.append({{"type", "block"}, {"block", 1}, {"file", "x"}, {"digest", "y"}});
+      journal.append(record::Run{"1.0", {{"model", "abc"}}, {{0, 2}, {2, 4}}, "out"});
+      journal.append(record::Block{.block = 1, .file = "x", .digest = "y", .experts_without_tokens = {"experts.1"}});
     }
-    add("journal", "journal", content_of(at("journal")), mutate_journal, [this] { Journal(at("journal")).last("run"); });
+    add("journal", "journal", content_of(at("journal")), mutate_journal, [this] { Journal(at("journal")).last<record::Run>(); });
   }
 
   void add_configs() {

@@ -122,7 +122,7 @@ echo "[\\"$*\\"]"
     def test_a_failed_tool_is_one_line_with_its_log(self):
         with tempfile.TemporaryDirectory() as folder:
             log = pathlib.Path(folder) / "log"
-            with self.assertRaisesRegex(both_tools.ToolFailed, f"^tool ended with 3; what it said is in {log}$"):
+            with self.assertRaisesRegex(both_tools.ToolFailed, f"^tool ended with 3; its output is in {log}$"):
                 both_tools.run("tool", ["sh", "-c", "echo why >&2; exit 3"], log)
             self.assertEqual(log.read_text(), "why\n")
 
@@ -326,7 +326,7 @@ class ScalingTest(unittest.TestCase):
     def test_what_does_not_fit_is_left_out(self):
         with unittest.mock.patch.object(scaling, "available_bytes", return_value=10e9):
             self.assertEqual(scaling.why_not({"bytes_a_rank": 4e9}, 2), "")
-            self.assertEqual(scaling.why_not({"bytes_a_rank": 4e9}, 4), "16.0 GB are needed and 10.0 GB free")
+            self.assertEqual(scaling.why_not({"bytes_a_rank": 4e9}, 4), "16.0 GB are needed, but 10.0 GB are free")
 
     def run_main(self, *arguments):
         """scaling.py from its arguments to its JSON, with made-up tools."""

@@ -189,7 +189,7 @@ class PrepareCalibrationTest(unittest.TestCase):
             (self.write("number.jsonl", '{"text": 3}\n'), ["number.jsonl:1"]),
             (self.write("bad.json", '["w1",\n"w2"\n"w3"]'), ["bad.json:3: not JSON"]),
             (self.write("lines.json", '{"text": "w1"}\n{"text": "w2"}\n'), ["lines.json:2", ".jsonl"]),
-            (self.write("object.json", '{"text": "w1"}'), ["object.json: wants a list"]),
+            (self.write("object.json", '{"text": "w1"}'), ["object.json: must hold a list"]),
             (self.write("item.json", '["w1", 2]'), ["item.json: item 1"]),
             (self.write("a.csv", "w1"), ["a.csv", ".jsonl"]),
         ]

@@ -112,7 +112,7 @@ class PrepareModelTest(unittest.TestCase):
                 self.assertEqual(tensor.dtype, torch.bfloat16)
                 self.assertTrue(torch.equal(tensor, torch.from_numpy(values.copy()).bfloat16()), name)
 
-        # What stands stays; what doesn't is not overwritten.
+        # A complete model stays; an incomplete one is not overwritten.
         self.assertIn("complete already", self.start().stdout)
         os.remove(os.path.join(self.out, "model.safetensors"))
         self.assert_fails("isn't a complete model", "model.safetensors")

@@ -36,7 +36,7 @@ class GptqModelTest(FormatsCase):
             self.hold(f"w{bits}", model, ids, ours, 2e-2)
 
     def test_asym_is_loaded_only_from_its_own_hand(self):
-        """Once this fails README's line on it can go."""
+        """Once this fails, the line on it in src/export/README.md can go."""
         with self.assertRaisesRegex(ValueError, "sym=False model .* only supported if produced by gptqmodel"):
             load(self.make(4, "asym"))
 

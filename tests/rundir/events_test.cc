@@ -10,7 +10,6 @@
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 
 #include "base/error.h"
 
@@ -20,7 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::ElementsAre;
 using testing::HasSubstr;
-using testing::SizeIs;
 
 class EventLogTest : public testing::Test {
  protected:
@@ -43,46 +41,37 @@ class EventLogTest : public testing::Test {
   fs::path path_;
 };
 
-TEST_F(EventLogTest, OneObjectALineWithTimeAndEventFirst) {
+TEST_F(EventLogTest, OneObjectPerLineWithTimeAndEventFirst) {
   EventLog log = open();
-  log.append("iteration", {{"loss", 0.5}, {"block", 3}});
-  EXPECT_THAT(lines(), ElementsAre(R"({"time":1700000000.25,"event":"iteration","loss":0.5,"block":3})"));
-  log.append("done");  // and each line stands at once
-  log.append("sorted", nlohmann::json{{"b", 1}, {"a", "x\ny"}});
-  EXPECT_EQ(lines().at(1), R"({"time":1700000000.25,"event":"done"})");
-  EXPECT_EQ(lines().at(2), R"({"time":1700000000.25,"event":"sorted","a":"x\ny","b":1})");
+  log.append(event::StageStart{3, 1});
+  EXPECT_THAT(lines(), ElementsAre(R"({"time":1700000000.25,"event":"stage_start","group":1,"stage":3})"));
+  log.append(event::Leave{"x\ny", "tune", 2});  // and each line is in the file at once
+  EXPECT_EQ(lines().at(1), R"({"time":1700000000.25,"event":"leave","blocks":2,"phase":"tune","reason":"x\ny"})");
 }
 
-TEST_F(EventLogTest, ARestartGoesOnInTheSameFile) {
-  open().append("a");
-  open().append("b");
+TEST_F(EventLogTest, ARestartContinuesTheSameFile) {
+  open().append(event::PhaseStart{"a"});
+  open().append(event::PhaseStart{"b"});
   EXPECT_THAT(lines(), ElementsAre(HasSubstr("\"a\""), HasSubstr("\"b\"")));
 }
 
 TEST_F(EventLogTest, ALineThatAKillCutShortIsDropped) {
   const std::string whole = R"({"event":"a"})";
-  const std::string next = R"({"time":1700000000.25,"event":"b"})";
+  const std::string next = R"({"time":1700000000.25,"event":"phase_start","phase":"b"})";
   for (const auto& torn : {std::string("{\"time\":17"), std::string(4096, 'x'), std::string(10000, 'x')}) {
     std::ofstream(path_, std::ios::trunc) << whole << "\n" << torn;
-    open().append("b");
+    open().append(event::PhaseStart{"b"});
     EXPECT_THAT(lines(), ElementsAre(whole, next));
     std::ofstream(path_, std::ios::trunc) << torn;
-    open().append("b");
+    open().append(event::PhaseStart{"b"});
     EXPECT_THAT(lines(), ElementsAre(next));
   }
 }
 
 TEST_F(EventLogTest, WhatJsonCannotHoldDoesNotEndTheRun) {
   EventLog log = open();
-  log.append("x", {{"loss", std::numeric_limits<double>::quiet_NaN()}, {"path", "\xFF"}});
-  EXPECT_THAT(nlohmann::json::parse(lines().at(0))["loss"].is_null(), true);
-}
-
-TEST_F(EventLogTest, FieldsDoNotReplaceTimeOrEvent) {
-  EventLog log = open();
-  EXPECT_THROW(log.append("x", {{"time", 3}}), std::logic_error);
-  EXPECT_THROW(log.append("x", {1, 2}), std::logic_error);
-  EXPECT_THAT(lines(), SizeIs(0));
+  log.append(event::Phase{"\xFF", std::numeric_limits<double>::quiet_NaN()});
+  EXPECT_TRUE(nlohmann::json::parse(lines().at(0))["seconds"].is_null());
 }
 
 std::string error_of(ExitCode code, const std::function<void()>& call) {
@@ -97,7 +86,7 @@ std::string error_of(ExitCode code, const std::function<void()>& call) {
 
 TEST_F(EventLogTest, AFullDiskIsAnError) {
   EventLog log("/dev/full");
-  EXPECT_EQ(error_of(ExitCode::kMachine, [&] { log.append("x"); }),
+  EXPECT_EQ(error_of(ExitCode::kMachine, [&] { log.append(event::StageEnd{1}); }),
             "/dev/full: cannot be written and ends with half a line: No space left on device; free some space there and "
             "run the same command again");
 }

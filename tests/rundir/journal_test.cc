@@ -18,7 +18,7 @@ class JournalFile : public ::testing::Test {
  protected:
   void write(int records) {
     Journal journal(path_);
-    for (int i = 0; i < records; ++i) journal.append({{"type", "block"}, {"block", i}});
+    for (int i = 0; i < records; ++i) journal.append(record::Boundary{i, 1});
   }
 
   TemporaryFolder folder_;
@@ -29,9 +29,9 @@ TEST_F(JournalFile, RecordsComeBackInOrder) {
   write(3);
   const Journal journal(path_);
   ASSERT_EQ(journal.records().size(), 3u);
-  EXPECT_EQ(journal.records()[1]["block"], 1);
-  EXPECT_EQ((*journal.last("block"))["block"], 2);
-  EXPECT_EQ(journal.last("run"), nullptr);
+  EXPECT_EQ(std::get<record::Boundary>(journal.records()[1]).block, 1);
+  EXPECT_EQ(journal.last<record::Boundary>()->block, 2);
+  EXPECT_EQ(journal.last<record::Run>(), nullptr);
 }
 
 TEST_F(JournalFile, ATornTailIsCutOffAtEveryByte) {
@@ -44,7 +44,7 @@ TEST_F(JournalFile, ATornTailIsCutOffAtEveryByte) {
     {
       Journal journal(path_);
       ASSERT_EQ(journal.records().size(), 2u) << cut;
-      journal.append({{"type", "after"}});
+      journal.append(record::Assembled{});
     }
     ASSERT_EQ(Journal(path_).records().size(), 3u) << cut;
   }

@@ -6,6 +6,9 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include <chrono>
+#include <thread>
+
 #include "tests/mpi_main.h"
 
 namespace roundtable {
@@ -15,26 +18,52 @@ using testing::world;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-// Two ranks, of which the other has nothing to add; notes where each sum that is started begins, and its length.
-class NotingCommunicator final : public Communicator {
+// Two ranks, of which the other has nothing to add.
+class PairCommunicator : public HostCommunicator {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 2; }
+  void broadcast(HostSpan, int) override {}
+  void barrier() override {}
+  void exchange(HostSpan, HostSpan, int) override {}
+
+ protected:
+  void gather_bytes(const void*, std::int64_t, void*) override {}
+};
+
+// Notes where each sum that is started begins, and its length.
+class NotingCommunicator final : public PairCommunicator {
  public:
   explicit NotingCommunicator(const torch::Tensor& arena) : arena_(arena) {}
 
-  int rank() const override { return 0; }
-  int size() const override { return 2; }
-  std::unique_ptr<PendingSum> start_all_reduce_sum(void* data, std::int64_t count, ElementType type) override {
-    started.emplace_back(type == ElementType::kF32 ? static_cast<float*>(data) - arena_.data_ptr<float>() : -1, count);
-    return SelfCommunicator().start_all_reduce_sum(data, count, type);
+  std::unique_ptr<PendingSum> start_all_reduce_sum(HostSpan data) override {
+    const bool in_arena = data.type == ElementType::kF32;
+    started.emplace_back(in_arena ? static_cast<float*>(data.data) - arena_.data_ptr<float>() : -1, data.count);
+    return SelfCommunicator().start_all_reduce_sum(data);
   }
-  void broadcast(void*, std::int64_t, int) override {}
-  void barrier() override {}
-  void all_gather(const void*, std::int64_t, void*) override {}
-  void exchange(const void*, void*, std::int64_t, int) override {}
 
   std::vector<std::pair<std::int64_t, std::int64_t>> started;
 
  private:
   torch::Tensor arena_;
+};
+
+// Its sums are done once somebody has waited for them, which takes a while.
+class SlowCommunicator final : public PairCommunicator {
+ public:
+  static constexpr auto kWait = std::chrono::milliseconds(20);
+
+  std::unique_ptr<PendingSum> start_all_reduce_sum(HostSpan) override { return std::make_unique<Sum>(); }
+
+ private:
+  struct Sum final : PendingSum {
+    bool poll() override { return done; }
+    void wait() override {
+      std::this_thread::sleep_for(kWait);
+      done = true;
+    }
+    bool done = false;
+  };
 };
 
 // Layers of 4, 2, 3 and 5 weights, and buckets of at least 5: {3}, {2, 1}, {0}.
@@ -83,6 +112,26 @@ TEST(Buckets, TheTailStaysInFp32) {
   sum.begin();
   sum.finish();
   EXPECT_THAT(pair.started, ElementsAre(std::pair(-1, 5), std::pair(14, 2), std::pair(-1, 5), std::pair(-1, 4)));
+}
+
+// A sum that is on its way while the rank works costs only what the rank waits for in the end.
+TEST(Buckets, WorkBesideASumIsNotWaiting) {
+  const torch::Tensor arena = torch::ones({kLength});
+  SlowCommunicator pair;
+  BucketedSum sum(arena, kStarts, ElementType::kF32, pair, kFiveWeights);
+  constexpr auto kWork = std::chrono::milliseconds(30);
+  sum.begin();
+  std::this_thread::sleep_for(kWork);  // no sum is on its way yet
+  const Stopwatch since_start;
+  sum.whole(3);
+  std::this_thread::sleep_for(kWork);
+  sum.finish();
+  const double whole = since_start.seconds();
+  const auto seconds = [](auto time) { return std::chrono::duration<double>(time).count(); };
+  const ReductionFigures& figures = sum.figures();
+  EXPECT_GE(figures.seconds_waiting, seconds(3 * SlowCommunicator::kWait));  // three buckets
+  EXPECT_GE(figures.seconds_under_way - figures.seconds_waiting, seconds(kWork));
+  EXPECT_LE(figures.seconds_under_way, whole);
 }
 
 // The arena of a rank, and what each transport makes of the arenas of all.

@@ -59,7 +59,7 @@ void wait(MPI_Request* requests, int count, const char* call) {
 
 void wait(MPI_Request* request, const char* call) { wait(request, 1, call); }
 
-// The pieces of one sum. MPI cannot take a collective back: one that is given up goes on writing to its buffer.
+// The pieces of one sum. MPI cannot cancel a collective: it still writes to the buffer of one that was given up.
 class MpiSum final : public PendingSum {
  public:
   explicit MpiSum(std::vector<MPI_Request> requests) : requests_(std::move(requests)) {}
@@ -103,25 +103,25 @@ MpiCommunicator::~MpiCommunicator() {
   if (comm_ != MPI_COMM_NULL) MPI_Comm_free(&comm_);
 }
 
-std::unique_ptr<PendingSum> MpiCommunicator::start_all_reduce_sum(void* data, std::int64_t count, ElementType type) {
+std::unique_ptr<PendingSum> MpiCommunicator::start_all_reduce_sum(HostSpan data) {
   std::vector<MPI_Request> requests;
-  auto* bytes = static_cast<char*>(data);
-  for (std::int64_t done = 0; size_ > 1 && done < count; done += kPiece) {
-    const int piece = static_cast<int>(std::min(kPiece, count - done));
-    check_mpi(MPI_Iallreduce(MPI_IN_PLACE, bytes + done * static_cast<std::int64_t>(size_of(type)), piece,
-                             mpi_type_of(type), type == ElementType::kBF16 ? bf16_sum_ : MPI_SUM, comm_,
+  auto* bytes = static_cast<char*>(data.data);
+  for (std::int64_t done = 0; size_ > 1 && done < data.count; done += kPiece) {
+    const int piece = static_cast<int>(std::min(kPiece, data.count - done));
+    check_mpi(MPI_Iallreduce(MPI_IN_PLACE, bytes + done * static_cast<std::int64_t>(size_of(data.type)), piece,
+                             mpi_type_of(data.type), data.type == ElementType::kBF16 ? bf16_sum_ : MPI_SUM, comm_,
                              &requests.emplace_back(MPI_REQUEST_NULL)),
               "MPI_Iallreduce");
   }
   return std::make_unique<MpiSum>(std::move(requests));
 }
 
-void MpiCommunicator::broadcast(void* data, std::int64_t bytes, int root) {
+void MpiCommunicator::broadcast(HostSpan data, int root) {
   if (size_ == 1) return;
-  for (std::int64_t done = 0; done < bytes; done += kPiece) {
-    const int piece = static_cast<int>(std::min(kPiece, bytes - done));
+  for (std::int64_t done = 0; done < data.bytes(); done += kPiece) {
+    const int piece = static_cast<int>(std::min(kPiece, data.bytes() - done));
     MPI_Request request;
-    check_mpi(MPI_Ibcast(static_cast<char*>(data) + done, piece, MPI_BYTE, root, comm_, &request), "MPI_Ibcast");
+    check_mpi(MPI_Ibcast(static_cast<char*>(data.data) + done, piece, MPI_BYTE, root, comm_, &request), "MPI_Ibcast");
     wait(&request, "MPI_Ibcast");
   }
 }
@@ -132,7 +132,7 @@ void MpiCommunicator::barrier() {
   wait(&request, "MPI_Ibarrier");
 }
 
-void MpiCommunicator::all_gather(const void* mine, std::int64_t bytes, void* gathered) {
+void MpiCommunicator::gather_bytes(const void* mine, std::int64_t bytes, void* gathered) {
   RT_CHECK(bytes < kPiece);
   MPI_Request request;
   check_mpi(MPI_Iallgather(mine, static_cast<int>(bytes), MPI_BYTE, gathered, static_cast<int>(bytes), MPI_BYTE, comm_,
@@ -141,13 +141,15 @@ void MpiCommunicator::all_gather(const void* mine, std::int64_t bytes, void* gat
   wait(&request, "MPI_Iallgather");
 }
 
-void MpiCommunicator::exchange(const void* mine, void* theirs, std::int64_t bytes, int peer) {
+void MpiCommunicator::exchange(HostSpan mine, HostSpan theirs, int peer) {
   constexpr int kTag = 0;
-  for (std::int64_t done = 0; done < bytes; done += kPiece) {
-    const int piece = static_cast<int>(std::min(kPiece, bytes - done));
+  RT_CHECK(mine.bytes() == theirs.bytes());
+  for (std::int64_t done = 0; done < mine.bytes(); done += kPiece) {
+    const int piece = static_cast<int>(std::min(kPiece, mine.bytes() - done));
+    const auto at = [&](const HostSpan& span) { return static_cast<char*>(span.data) + done; };
     MPI_Request receive, send;
-    check_mpi(MPI_Irecv(static_cast<char*>(theirs) + done, piece, MPI_BYTE, peer, kTag, comm_, &receive), "MPI_Irecv");
-    check_mpi(MPI_Isend(static_cast<const char*>(mine) + done, piece, MPI_BYTE, peer, kTag, comm_, &send), "MPI_Isend");
+    check_mpi(MPI_Irecv(at(theirs), piece, MPI_BYTE, peer, kTag, comm_, &receive), "MPI_Irecv");
+    check_mpi(MPI_Isend(at(mine), piece, MPI_BYTE, peer, kTag, comm_, &send), "MPI_Isend");
     wait(&receive, "MPI_Irecv");
     wait(&send, "MPI_Isend");
   }
@@ -174,11 +176,6 @@ std::unique_ptr<MpiCommunicator> MpiCommunicator::duplicate() const {
   return std::make_unique<MpiCommunicator>(copy);
 }
 
-MPI_Comm native_mpi(const Communicator& comm) {
-  const auto* mpi = dynamic_cast<const MpiCommunicator*>(&comm);
-  return mpi != nullptr ? mpi->native() : MPI_COMM_SELF;
-}
-
 MpiRuntime::MpiRuntime(int* argc, char*** argv) {
   int provided = MPI_THREAD_SINGLE;
   check_mpi(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
@@ -197,7 +194,7 @@ MpiRuntime::~MpiRuntime() {
 }
 
 void abort_all_ranks(int code) {
-  // MPI may be what hangs: this process then goes without it, which the launcher takes for the same sign.
+  // MPI may be what hangs: then this process ends without it, and the launcher ends the other ranks.
   std::thread([code] {
     std::this_thread::sleep_for(std::chrono::seconds(5));
     std::_Exit(code);

@@ -1,4 +1,4 @@
-// Communicator over MPI (host memory), and the life of MPI in this process.
+// The communicator over MPI, for host memory, and the life of MPI in this process.
 #pragma once
 
 #include <mpi.h>
@@ -10,12 +10,12 @@
 
 namespace roundtable {
 
-// Throws Error (kMachine) naming the call, the rank and MPI's own words, when `code` is not MPI_SUCCESS.
+// Throws Error (kMachine) with the call and MPI's own words when `code` is not MPI_SUCCESS.
 void check_mpi(int code, const char* call);
 
-// Owns one MPI communicator, with errors returned and checked (MPI_ERRORS_RETURN). Waits do not spin for long:
-// a rank that waits for slow peers leaves the core to others.
-class MpiCommunicator final : public Communicator {
+// Owns one MPI communicator, with errors returned and checked (MPI_ERRORS_RETURN). Waits do not spin for long: a rank
+// that waits for slow peers leaves the core to others.
+class MpiCommunicator final : public HostCommunicator {
  public:
   // Takes ownership of `comm`; MPI_COMM_WORLD and MPI_COMM_SELF are duplicated instead.
   explicit MpiCommunicator(MPI_Comm comm);
@@ -25,11 +25,10 @@ class MpiCommunicator final : public Communicator {
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  std::unique_ptr<PendingSum> start_all_reduce_sum(void* data, std::int64_t count, ElementType type) override;
-  void broadcast(void* data, std::int64_t bytes, int root) override;
+  std::unique_ptr<PendingSum> start_all_reduce_sum(HostSpan data) override;
+  void broadcast(HostSpan data, int root) override;
   void barrier() override;
-  void all_gather(const void* mine, std::int64_t bytes, void* gathered) override;
-  void exchange(const void* mine, void* theirs, std::int64_t bytes, int peer) override;
+  void exchange(HostSpan mine, HostSpan theirs, int peer) override;
 
   // Ranks of equal `color` form a new communicator, ordered by `key`. Collective.
   std::unique_ptr<MpiCommunicator> split(int color, int key) const;
@@ -38,7 +37,11 @@ class MpiCommunicator final : public Communicator {
   // The same ranks, apart from what goes on here: for messages of another kind, or for another thread. Collective.
   std::unique_ptr<MpiCommunicator> duplicate() const;
 
+  // For parallel HDF5 and for messages.
   MPI_Comm native() const { return comm_; }
+
+ protected:
+  void gather_bytes(const void* mine, std::int64_t bytes, void* gathered) override;
 
  private:
   MPI_Comm comm_ = MPI_COMM_NULL;
@@ -47,13 +50,10 @@ class MpiCommunicator final : public Communicator {
   int size_ = 1;
 };
 
-// The MPI communicator behind `comm`; MPI_COMM_SELF for a SelfCommunicator. For parallel HDF5.
-MPI_Comm native_mpi(const Communicator& comm);
-
 // Ends all ranks of the job at once with `code`, from any thread. Does not return.
 [[noreturn]] void abort_all_ranks(int code);
 
-// Initializes MPI with MPI_THREAD_MULTIPLE (the coordinator is a thread beside rank 0's worker) and finalizes it.
+// Initializes MPI with MPI_THREAD_MULTIPLE (the coordinator is a thread next to rank 0's worker) and finalizes it.
 class MpiRuntime {
  public:
   MpiRuntime(int* argc, char*** argv);

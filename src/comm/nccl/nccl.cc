@@ -1,4 +1,4 @@
-// NCCL collectives. Not run where there is no GPU; tests/comm/nccl_test.cc (label gpu) runs them where there is one.
+// NCCL's collectives. tests/comm/nccl_test.cc (label gpu) runs them on machines that have a GPU.
 #include "comm/nccl/nccl.h"
 
 #include <cuda_runtime_api.h>
@@ -59,7 +59,7 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-// A sum on the communicator's own stream: kernels enqueued meanwhile run beside it.
+// A sum on the communicator's own stream: kernels that are launched in the meantime run beside it.
 class NcclSum final : public PendingSum {
  public:
   explicit NcclSum(cudaStream_t compute) : compute_(compute) {}
@@ -75,16 +75,15 @@ class NcclSum final : public PendingSum {
   Event done_;
 };
 
-class NcclCommunicator final : public Communicator {
+class NcclCommunicator final : public DeviceCommunicator {
  public:
-  NcclCommunicator(Communicator& host, int device, cudaStream_t stream)
-      : rank_(host.rank()), size_(host.size()), stream_(stream) {
-    check_cuda(cudaSetDevice(device), "cudaSetDevice");
+  NcclCommunicator(HostCommunicator& host, const Stream& stream)
+      : rank_(host.rank()), size_(host.size()), stream_(stream.handle()) {
+    check_cuda(cudaSetDevice(stream.device()), "cudaSetDevice");
     check_cuda(cudaStreamCreateWithFlags(&sums_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    ncclUniqueId id;
+    ncclUniqueId id{};
     if (rank_ == 0) check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId");
-    host.broadcast(&id, sizeof(id), 0);
-    check_nccl(ncclCommInitRank(&comm_, size_, id, rank_), "ncclCommInitRank");
+    check_nccl(ncclCommInitRank(&comm_, size_, host.broadcast_value(id, 0), rank_), "ncclCommInitRank");
   }
 
   ~NcclCommunicator() override {
@@ -95,43 +94,25 @@ class NcclCommunicator final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
-  std::unique_ptr<PendingSum> start_all_reduce_sum(void* data, std::int64_t count, ElementType type) override {
+  std::unique_ptr<PendingSum> start_all_reduce_sum(DeviceSpan data) override {
     Event produced;  // what is summed comes from kernels on the compute stream
     produced.record(stream_);
     produced.hold_back(sums_);
     auto sum = std::make_unique<NcclSum>(stream_);
-    check_nccl(ncclAllReduce(data, data, static_cast<std::size_t>(count), nccl_type_of(type), ncclSum, comm_, sums_),
+    check_nccl(ncclAllReduce(data.data, data.data, static_cast<std::size_t>(data.count), nccl_type_of(data.type), ncclSum,
+                             comm_, sums_),
                "ncclAllReduce");
     sum->enqueued(sums_);
     poll();
     return sum;
   }
 
-  void broadcast(void* data, std::int64_t bytes, int root) override {
-    check_nccl(ncclBroadcast(data, data, static_cast<std::size_t>(bytes), ncclInt8, root, comm_, stream_),
-               "ncclBroadcast");
-    poll();
-  }
-
-  void barrier() override {
-    // NCCL has no barrier: a reduction of one element, waited for, is one.
-    float* one = nullptr;
-    check_cuda(cudaMallocAsync(reinterpret_cast<void**>(&one), sizeof(float), stream_), "cudaMallocAsync");
-    all_reduce_sum(one, 1, ElementType::kF32);
-    check_cuda(cudaFreeAsync(one, stream_), "cudaFreeAsync");
-    check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
-  }
-
-  void all_gather(const void* mine, std::int64_t bytes, void* gathered) override {
-    check_nccl(ncclAllGather(mine, gathered, static_cast<std::size_t>(bytes), ncclInt8, comm_, stream_),
-               "ncclAllGather");
-    poll();
-  }
-
-  void exchange(const void* mine, void* theirs, std::int64_t bytes, int peer) override {
+  void exchange(DeviceSpan mine, DeviceSpan theirs, int peer) override {
+    RT_CHECK(mine.bytes() == theirs.bytes());
+    const auto bytes = static_cast<std::size_t>(mine.bytes());
     check_nccl(ncclGroupStart(), "ncclGroupStart");
-    check_nccl(ncclSend(mine, static_cast<std::size_t>(bytes), ncclInt8, peer, comm_, stream_), "ncclSend");
-    check_nccl(ncclRecv(theirs, static_cast<std::size_t>(bytes), ncclInt8, peer, comm_, stream_), "ncclRecv");
+    check_nccl(ncclSend(mine.data, bytes, ncclInt8, peer, comm_, stream_), "ncclSend");
+    check_nccl(ncclRecv(theirs.data, bytes, ncclInt8, peer, comm_, stream_), "ncclRecv");
     check_nccl(ncclGroupEnd(), "ncclGroupEnd");
     poll();
   }
@@ -155,8 +136,8 @@ class NcclCommunicator final : public Communicator {
 
 bool nccl_available() { return true; }
 
-std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host, int device, void* stream) {
-  return std::make_unique<NcclCommunicator>(host, device, static_cast<cudaStream_t>(stream));
+std::unique_ptr<DeviceCommunicator> make_nccl_communicator(HostCommunicator& host, const Stream& stream) {
+  return std::make_unique<NcclCommunicator>(host, stream);
 }
 
 }  // namespace roundtable

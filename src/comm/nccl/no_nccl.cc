@@ -1,4 +1,4 @@
-// Stands in for nccl_communicator.cc in builds without a CUDA toolkit.
+// Stands in for nccl.cc in builds without a CUDA toolkit.
 #include "base/error.h"
 #include "comm/nccl/nccl.h"
 
@@ -6,7 +6,7 @@ namespace roundtable {
 
 bool nccl_available() { return false; }
 
-std::unique_ptr<Communicator> make_nccl_communicator(Communicator&, int, void*) {
+std::unique_ptr<DeviceCommunicator> make_nccl_communicator(HostCommunicator&, const Stream&) {
   throw bad_input("parallel.backend", "this build has no NCCL", "build where a CUDA toolkit is found, or choose mpi");
 }
 

@@ -24,7 +24,7 @@ class BlockLoader {
  public:
   // All three outlive this. `source` is used on the reading ranks alone, from a second thread too, and `comm` for nothing
   // else while a block is under way.
-  BlockLoader(const TensorSource& source, const ModelConfig& config, Communicator& comm)
+  BlockLoader(const TensorSource& source, const ModelConfig& config, HostCommunicator& comm)
       : source_(source), config_(config), comm_(comm) {}
 
   // Begins what load() does, in a thread of its own, for the load() that comes next. Collective over the communicator. An
@@ -41,7 +41,7 @@ class BlockLoader {
 
   const TensorSource& source_;
   const ModelConfig& config_;
-  Communicator& comm_;
+  HostCommunicator& comm_;
   std::int64_t ahead_ = -1;                         // the block that `loaded_` is of
   std::future<std::vector<torch::Tensor>> loaded_;  // its destructor waits
 };

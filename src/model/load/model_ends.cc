@@ -12,7 +12,7 @@ namespace {
 class EndLoader {
  public:
   EndLoader(const TensorSource& source, const ModelConfig& config, torch::ScalarType dtype, torch::Device device,
-            Communicator& comm, int root)
+            HostCommunicator& comm, int root)
       : source_(source), dtype_(dtype), device_(device), comm_(comm), root_(root), specs_(outside_parameters(config)) {}
 
   torch::Tensor tensor(const std::string& layer, const std::string& which = ".weight") {
@@ -26,7 +26,7 @@ class EndLoader {
   const TensorSource& source_;
   torch::ScalarType dtype_;
   torch::Device device_;
-  Communicator& comm_;
+  HostCommunicator& comm_;
   int root_;
   std::vector<ParameterSpec> specs_;
 };
@@ -50,14 +50,14 @@ torch::Tensor Head::forward(const torch::Tensor& hidden) const {
 }
 
 Embedding load_embedding(const TensorSource& source, const ModelConfig& config, torch::ScalarType dtype,
-                         torch::Device device, Communicator& comm, int root) {
+                         torch::Device device, HostCommunicator& comm, int root) {
   EndLoader load(source, config, dtype, device, comm, root);
   return {load.tensor(config.names.embedding), load.tensor(config.names.positions),
           load.tensor(config.names.project_in), config.embedding_scale, config.position_offset};
 }
 
 Head load_head(const TensorSource& source, const ModelConfig& config, torch::ScalarType dtype, torch::Device device,
-               Communicator& comm, int root) {
+               HostCommunicator& comm, int root) {
   EndLoader load(source, config, dtype, device, comm, root);
   const ModelNames& names = config.names;
   const Norm norm{config.norm, config.norm_eps, load.tensor(names.final_norm), load.tensor(names.final_norm, ".bias")};

@@ -31,8 +31,8 @@ struct Head {
 
 // Read on rank `root` of `comm` and broadcast; on `device` in `dtype`. Collective over `comm`.
 Embedding load_embedding(const TensorSource& source, const ModelConfig& config, torch::ScalarType dtype,
-                         torch::Device device, Communicator& comm, int root);
+                         torch::Device device, HostCommunicator& comm, int root);
 Head load_head(const TensorSource& source, const ModelConfig& config, torch::ScalarType dtype, torch::Device device,
-               Communicator& comm, int root);
+               HostCommunicator& comm, int root);
 
 }  // namespace roundtable

@@ -4,10 +4,11 @@
 #include <fmt/ranges.h>
 #include <torch/types.h>
 
-#include <optional>
 #include <string_view>
 
 #include "base/error.h"
+#include "comm/agree.h"
+#include "model/load/tensor_span.h"
 
 namespace roundtable {
 namespace {
@@ -27,37 +28,27 @@ torch::ScalarType scalar_type_of(ElementType type, const std::string& place) {
 
 std::string shape_text(const std::vector<std::int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
-// What the root tells the others of a block's tensors: an error, or the type of each.
-std::string describe_types(const std::vector<torch::Tensor>& tensors) {
-  std::string types;
-  for (const torch::Tensor& tensor : tensors) types += tensor.scalar_type() == torch::kBFloat16 ? 'b' : 'f';
-  return types;
+// The dtypes of tensors as one letter each, as the root tells the others.
+std::string dtype_letters(const std::vector<torch::Tensor>& tensors) {
+  std::string letters;
+  for (const torch::Tensor& tensor : tensors) letters += tensor.scalar_type() == torch::kBFloat16 ? 'b' : 'f';
+  return letters;
 }
 
 }  // namespace
 
 std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
-                                        Communicator& comm, int root) {
+                                        HostCommunicator& comm, int root) {
   std::vector<torch::Tensor> tensors;
-  std::string types;
-  std::optional<Error> failure;
-  if (comm.rank() == root) {
-    try {
-      for (const ParameterSpec& spec : wanted) tensors.push_back(source.read(spec));
-      types = describe_types(tensors);
-    } catch (const Error& error) {
-      failure = error;
-    }
-  }
-  int code = failure ? static_cast<int>(failure->code()) : 0;
-  comm.broadcast(&code, sizeof(code), root);
-  types = broadcast_text(comm, failure ? failure->what() : types, root);
-  if (code != 0) throw AgreedError(static_cast<ExitCode>(code), types);
+  const std::string dtypes = run_on_root(comm, root, [&] {
+    for (const ParameterSpec& spec : wanted) tensors.push_back(source.read(spec));
+    return dtype_letters(tensors);
+  });
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     if (comm.rank() != root) {
-      tensors.push_back(torch::empty(wanted[i].shape, types[i] == 'b' ? torch::kBFloat16 : torch::kFloat32));
+      tensors.push_back(torch::empty(wanted[i].shape, dtypes[i] == 'b' ? torch::kBFloat16 : torch::kFloat32));
     }
-    comm.broadcast(tensors[i].data_ptr(), static_cast<std::int64_t>(tensors[i].nbytes()), root);
+    comm.broadcast(host_span(tensors[i]), root);
   }
   return tensors;
 }
@@ -95,27 +86,6 @@ torch::Tensor CheckpointSource::read(const ParameterSpec& spec) const {
   }
   if (info.type == ElementType::kF16) tensor = tensor.to(torch::kFloat32);
   return spec.transposed ? tensor.t().contiguous() : tensor;
-}
-
-ElementType element_type_of(torch::ScalarType dtype) {
-  switch (dtype) {
-    case torch::kFloat32:
-      return ElementType::kF32;
-    case torch::kFloat16:
-      return ElementType::kF16;
-    case torch::kBFloat16:
-      return ElementType::kBF16;
-    case torch::kInt32:
-      return ElementType::kI32;
-    case torch::kInt64:
-      return ElementType::kI64;
-    case torch::kUInt8:
-      return ElementType::kU8;
-    case torch::kFloat8_e4m3fn:
-      return ElementType::kF8E4M3;
-    default:
-      RT_UNREACHABLE("dtype is not written to files");
-  }
 }
 
 }  // namespace roundtable

@@ -50,12 +50,10 @@ class CheckpointSource : public TensorSource {
   Checkpoint checkpoint_;
 };
 
-// Reads tensors on rank `root` of `comm` and broadcasts them, so that the file system is asked once; in the order of
-// `wanted`. `source` is used on the root alone. Collective over `comm`; an Error on the root is thrown on all ranks.
+// Reads tensors on rank `root` of `comm` and broadcasts them, so that each is read from the file system once; in the order
+// of `wanted`, in host memory. `source` is used on the root alone. Collective over `comm`: an Error on the root becomes an
+// AgreedError on all ranks, which names the root (comm/agree.h).
 std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
-                                        Communicator& comm, int root);
-
-// The element type of a torch dtype, for files and messages.
-ElementType element_type_of(torch::ScalarType dtype);
+                                        HostCommunicator& comm, int root);
 
 }  // namespace roundtable

@@ -1,16 +1,18 @@
-// Writing, proving and reading a block's shard.
+// Writing, proving and reading a block's file.
 #include "phases/tune/block_file.h"
 
 #include <torch/types.h>
 
 #include "base/error.h"
-#include "io/safetensors.h"
+#include "comm/agree.h"
 #include "export/checkpoint_files.h"
+#include "io/safetensors.h"
+#include "model/load/tensor_span.h"
 
 namespace roundtable {
 namespace {
 
-std::string shard_of_block(const Plan& plan, std::int64_t block) {
+std::string name_of_block(const Plan& plan, std::int64_t block) {
   return shard_name(block, plan.files());
 }
 
@@ -28,8 +30,8 @@ LinearSpec named_in_block(const Plan& plan, std::int64_t block, LinearSpec linea
 
 }  // namespace
 
-ShardRecord write_shard(const std::string& output, const Plan& plan, std::int64_t block, const BlockWeights& weights,
-                        const TunedBlock& tuned) {
+BlockFile write_block_file(const std::string& checkpoint, const Plan& plan, std::int64_t block,
+                           const BlockWeights& weights, const TunedBlock& tuned) {
   const std::vector<LinearSpec> linears = block_linears(plan.model);
   const std::vector<ParameterSpec> norms = block_norms(plan.model);
   const std::string prefix = plan.model.block_name(block) + ".";
@@ -49,14 +51,14 @@ ShardRecord write_shard(const std::string& output, const Plan& plan, std::int64_
     if (bias.defined()) tensors.push_back({linear.name + ".bias", bias});
   }
   for (std::size_t i = 0; i < norms.size(); ++i) tensors.push_back({prefix + norms[i].name, weights.norms[i]});
-  const std::string file = shard_of_block(plan, block);
-  const WrittenFile written = write_tensors(output + "/" + file, tensors);
+  const std::string file = name_of_block(plan, block);
+  const WrittenFile written = write_tensors(checkpoint + "/" + file, tensors);
   return {file, written.digest, written.bytes};
 }
 
-void prove_shard(const std::string& output, const Plan& plan, std::int64_t block, const TunedBlock& tuned,
-                 const DecoderBlock& quantized) {
-  const SafetensorsFile file(output + "/" + shard_of_block(plan, block));
+void prove_block_file(const std::string& checkpoint, const Plan& plan, std::int64_t block, const TunedBlock& tuned,
+                      const DecoderBlock& quantized) {
+  const SafetensorsFile file(checkpoint + "/" + name_of_block(plan, block));
   const std::vector<LinearSpec> linears = block_linears(plan.model);
   for (std::size_t i = 0; i < linears.size(); ++i) {
     if (!tuned.weights[i]) continue;
@@ -70,18 +72,18 @@ void prove_shard(const std::string& output, const Plan& plan, std::int64_t block
       continue;
     }
     throw machine_error(file.path(), fmt::format("what was read back of '{}' is not what was tuned", linear.name),
-                        "suspect the file system or memory; start the run again");
+                        "suspect the file system or memory; run the same command again: it resumes");
   }
 }
 
-std::vector<std::optional<QuantizedWeight>> read_shard(const std::string& output, const Plan& plan, std::int64_t block,
-                                                       Communicator& comm) {
+std::vector<std::optional<QuantizedWeight>> read_block_file(const std::string& checkpoint, const Plan& plan,
+                                                            std::int64_t block, HostCommunicator& comm) {
   const std::vector<LinearSpec> linears = block_linears(plan.model);
   const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
   std::vector<std::optional<QuantizedWeight>> weights(linears.size());
   run_on_all(comm, [&] {
     if (comm.rank() != 0) return;
-    const SafetensorsFile file(output + "/" + shard_of_block(plan, block));
+    const SafetensorsFile file(checkpoint + "/" + name_of_block(plan, block));
     for (std::size_t i = 0; i < linears.size(); ++i) {
       if (!schemes[i]) continue;
       weights[i] = plan.tuned->unpack(reader_of(file), named_in_block(plan, block, linears[i]), *schemes[i]);
@@ -89,14 +91,15 @@ std::vector<std::optional<QuantizedWeight>> read_shard(const std::string& output
   });
   const auto share = [&](torch::Tensor& tensor, std::vector<std::int64_t> shape, torch::ScalarType dtype) {
     if (comm.rank() != 0) tensor = torch::empty(shape, dtype);
-    comm.broadcast(tensor.data_ptr(), static_cast<std::int64_t>(tensor.nbytes()), 0);
+    comm.broadcast(host_span(tensor), 0);
   };
   for (std::size_t i = 0; i < linears.size(); ++i) {
     if (!schemes[i]) continue;
     if (!weights[i]) weights[i].emplace();
     const std::int64_t groups = schemes[i]->groups(linears[i].in);
     if (comm.rank() != 0) weights[i]->scheme = *schemes[i];
-    if (schemes[i]->type == WeightType::kNvFp4) comm.broadcast(&weights[i]->scheme.global_scale, sizeof(float), 0);
+    float& global_scale = weights[i]->scheme.global_scale;
+    if (schemes[i]->type == WeightType::kNvFp4) global_scale = comm.broadcast_value(global_scale, 0);
     share(weights[i]->q, {linears[i].out, linears[i].in}, torch::kUInt8);
     share(weights[i]->scale, {linears[i].out, groups}, torch::kFloat32);
     share(weights[i]->zero_point, {linears[i].out, groups}, torch::kUInt8);

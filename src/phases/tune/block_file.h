@@ -1,4 +1,4 @@
-// The safetensors shard of one quantized block: written by the group that tuned it, proven at once, read for replay.
+// The safetensors file of one quantized block: written by the group that tuned it, proven at once, read for replay.
 #pragma once
 
 #include <cstdint>
@@ -13,26 +13,28 @@
 
 namespace roundtable {
 
-struct ShardRecord {
-  std::string file;   // name in the output directory
-  std::string digest;
+// What was written.
+struct BlockFile {
+  std::string name;    // in the checkpoint's directory
+  std::string digest;  // of the whole file (base/hash.h)
   std::uint64_t bytes = 0;
 };
 
-// Writes block `block` atomically: its quantized layers in the output's layout, and its other tensors as they are.
-ShardRecord write_shard(const std::string& output, const Plan& plan, std::int64_t block, const BlockWeights& weights,
-                        const TunedBlock& tuned);
+// Writes block `block` atomically: its quantized layers in the layout of the plan's tuned format, and its other tensors as
+// they are. Throws Error (kMachine).
+BlockFile write_block_file(const std::string& checkpoint, const Plan& plan, std::int64_t block,
+                           const BlockWeights& weights, const TunedBlock& tuned);
 
-// Reads the shard back from the file system and holds integers, scales, zero points and the dequantized weights
-// against what was tuned, bit for bit. Throws Error (kMachine) naming the layer on a mismatch.
-void prove_shard(const std::string& output, const Plan& plan, std::int64_t block, const TunedBlock& tuned,
-                 const DecoderBlock& quantized);
+// Reads the file back from the file system and compares integers, scales, zero points and the dequantized weights with
+// what was tuned, bit for bit. Throws Error (kMachine) naming the layer on a mismatch.
+void prove_block_file(const std::string& checkpoint, const Plan& plan, std::int64_t block, const TunedBlock& tuned,
+                      const DecoderBlock& quantized);
 
-// The quantized layers of a shard, read on rank 0 of `comm` and broadcast. Collective over `comm`.
-std::vector<std::optional<QuantizedWeight>> read_shard(const std::string& output, const Plan& plan, std::int64_t block,
-                                                       Communicator& comm);
+// The quantized layers of a file, read on rank 0 of `comm` and broadcast; host memory. Collective over `comm`.
+std::vector<std::optional<QuantizedWeight>> read_block_file(const std::string& checkpoint, const Plan& plan,
+                                                            std::int64_t block, HostCommunicator& comm);
 
-// The reduced gradients of a step, as safetensors: a tensor a layer, and `loss`.
+// The reduced gradients of a step, as safetensors: one tensor per layer, and `loss`.
 void write_gradients(const std::string& path, const StepGradients& step);
 
 }  // namespace roundtable

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/activity.h"
@@ -32,87 +31,62 @@ Coordinator::Coordinator(const Plan& plan, const RunPaths& paths, bool keep_boun
 }
 
 void Coordinator::serve() {
-  while (groups_at_work_ > 0) handle(mailbox_.receive(MailTo::kCoordinator));
-}
-
-void Coordinator::handle(const Mail& mail) {
-  const nlohmann::json message = nlohmann::json::parse(mail.text);
-  const std::string type = message["type"];
-  const int group = mail.source / plan_.shards;
-  if (type == "ready") {
-    hand_out(mail.source);
-  } else if (type == "progress") {
-    progress_.update(group, message["stage"], message["block"], message["iteration"], message["iterations"],
-                     message["first_loss"], message["best_loss"]);
-  } else if (type == "block") {
-    finish_block(group, message);
-  } else if (type == "stage") {
-    finish_stage(message["stage"]);
-  } else if (type == "leave") {
-    leave(mail.source);
-  } else {
-    groups_at_work_ = 0;
+  while (groups_at_work_ > 0) {
+    const Mail mail = mailbox_.receive(MailTo::kCoordinator);
+    std::visit([&](const auto& message) { handle(mail.source, message); }, to_coordinator_from(mail.text));
   }
 }
 
-void Coordinator::stop(Mailbox& mailbox) {
-  mailbox.send(0, MailTo::kCoordinator, nlohmann::json{{"type", "stop"}}.dump());
-}
-
-void Coordinator::hand_out(int worker) {
+void Coordinator::handle(int worker, const message::Ready&) {
   tuning_.erase(worker);
   if (waiting_.empty() || leaving_) {
-    mailbox_.send(worker, MailTo::kWorker, nlohmann::json{{"type", "end"}}.dump());
+    tell_worker(mailbox_, worker, message::End{});
     --groups_at_work_;
-    progress_.idle(worker / plan_.shards);
+    progress_.idle(group_of(worker));
     return;
   }
   const std::size_t stage = waiting_.back();
   waiting_.pop_back();
   tuning_.insert(worker);
-  mailbox_.send(worker, MailTo::kWorker,
-                nlohmann::json{{"type", "stage"}, {"stage", stage}, {"finished", state_.finished()[stage]}}.dump());
-  events_.append("stage_start", {{"stage", stage}, {"group", worker / plan_.shards}});
+  const auto index = static_cast<std::int64_t>(stage);
+  tell_worker(mailbox_, worker, message::TuneStage{index, state_.finished()[stage]});
+  events_.append(event::StageStart{index, group_of(worker)});
 }
 
-// A signal may reach one group alone (and clocks differ): the others hear of it here.
-void Coordinator::leave(int worker) {
+void Coordinator::handle(int worker, const message::Progress& message) {
+  progress_.update(group_of(worker), message.stage, message.block, message.iteration, message.iterations,
+                   message.first_loss, message.best_loss);
+}
+
+void Coordinator::handle(int worker, const message::BlockDone& message) {
+  const record::Block& block = message.record;
+  state_.journal().append(block);
+  events_.append(event::Block{group_of(worker), block, message.curves});
+  if (!block.experts_without_tokens.empty()) {
+    progress_.note(fmt::format("warning: block {}: no token of the tuning steps reached {}: rounded to nearest",
+                               block.block, fmt::join(block.experts_without_tokens, ", ")));
+  }
+  progress_.block_done(group_of(worker), block.stage, block.block, block.first_loss, block.best_loss, block.seconds);
+}
+
+void Coordinator::handle(int, const message::StageDone& message) {
+  events_.append(event::StageEnd{message.stage});
+  if (keep_boundaries_) return;
+  // Only the run's own boundary: those in calibration.cache belong to other runs too.
+  std::error_code ignored;  // a boundary that cannot be removed costs disk, not correctness
+  std::filesystem::remove(paths_.boundary(plan_.stages[static_cast<std::size_t>(message.stage)].first), ignored);
+}
+
+// A signal may reach one group alone (and clocks differ): the coordinator tells the others.
+void Coordinator::handle(int worker, const message::Left&) {
   tuning_.erase(worker);
   --groups_at_work_;
-  progress_.idle(worker / plan_.shards);
+  progress_.idle(group_of(worker));
   if (std::exchange(leaving_, true)) return;
-  for (const int other : tuning_) {
-    mailbox_.send(other, MailTo::kWorkerAtWork, nlohmann::json{{"type", "leave"}}.dump());
-  }
+  for (const int other : tuning_) tell_to_leave(mailbox_, other);
 }
 
-void Coordinator::finish_block(int group, const nlohmann::json& message) {
-  nlohmann::json record = message;
-  // These go to the event log, which nobody's correctness hangs on.
-  record.erase("losses");
-  record.erase("layer_errors");
-  record.erase("reduction");
-  state_.journal().append(record);
-  nlohmann::json event = message;
-  event.erase("type");
-  event["group"] = group;
-  events_.append("block", event);
-  if (message.contains("experts_without_tokens")) {
-    const auto idle = message["experts_without_tokens"].get<std::vector<std::string>>();
-    progress_.note(fmt::format("warning: block {}: no token of the tuning steps reached {}: rounded to nearest",
-                               message["block"].get<std::int64_t>(), fmt::join(idle, ", ")));
-  }
-  progress_.block_done(group, message["stage"], message["block"], message["first_loss"], message["best_loss"],
-                       message["seconds"]);
-}
-
-void Coordinator::finish_stage(std::int64_t stage) {
-  events_.append("stage_end", {{"stage", stage}});
-  if (keep_boundaries_) return;
-  // The run's own: shared ones are other runs' too.
-  std::error_code ignored;  // a boundary that cannot be removed costs disk, not correctness
-  std::filesystem::remove(paths_.boundary(plan_.stages[static_cast<std::size_t>(stage)].first), ignored);
-}
+void Coordinator::handle(int, const message::Stop&) { groups_at_work_ = 0; }
 
 std::thread start_coordinator(Coordinator& coordinator, std::function<void(std::exception_ptr)> on_error) {
   return std::thread([&coordinator, on_error = std::move(on_error)] {

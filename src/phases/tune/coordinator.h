@@ -1,48 +1,43 @@
 // The coordinator of the tuning phase: hands out stages on request, and alone writes the journal and draws progress.
-// It runs as a thread of rank 0, beside that rank's own work as a worker.
+// It runs as a thread of rank 0, next to that rank's own work as a worker.
 #pragma once
 
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <set>
 #include <thread>
 #include <vector>
 
 #include "comm/mpi/mailbox.h"
-#include "rundir/events.h"
+#include "phases/tune/messages.h"
 #include "plan/plan.h"
 #include "run/progress.h"
-#include "rundir/paths.h"
 #include "run/resume.h"
+#include "rundir/events.h"
+#include "rundir/paths.h"
 
 namespace roundtable {
 
-// Mail between workers (the leading rank of each group) and the coordinator; JSON texts.
-//   worker -> coordinator   {"type": "ready"}                          asks for a stage
-//                           {"type": "progress", "block", ...}         now and then
-//                           {"type": "block", "block", "file", ...}    a shard stands on the disk
-//                           {"type": "stage", "stage"}                 a stage is done
-//                           {"type": "leave"}                          was asked to leave; the group ends here
-//                           {"type": "stop"}                           rank 0 alone: end at once
-//   coordinator -> worker   {"type": "stage", "stage", "finished"}     tune it, its first `finished` blocks are done
-//                           {"type": "end"}                            nothing is left, or all leave
-//   ... to one at work      {"type": "leave"}                          another group was asked to
+// Answers the workers' messages (phases/tune/messages.h): hands out the stage with the most blocks left first, writes the
+// record of each finished block, and tells the other groups when one was asked to leave.
 class Coordinator {
  public:
   Coordinator(const Plan& plan, const RunPaths& paths, bool keep_boundaries, RunState& state, Mailbox& mailbox,
               EventLog& events, Progress& progress);
 
-  // Serves until every group was told to end or has left, or stop() was called. Throws Error on journal and file errors.
+  // Serves until every group was told to end or has left, or rank 0 sent Stop. Throws Error on journal and file errors,
+  // std::logic_error for a message that it does not know.
   void serve();
-  // Ends serve() on rank 0, whose worker failed and is about to end the job.
-  static void stop(Mailbox& mailbox);
 
  private:
-  void handle(const Mail& mail);
-  void hand_out(int worker);
-  void leave(int worker);
-  void finish_block(int group, const nlohmann::json& message);
-  void finish_stage(std::int64_t stage);
+  void handle(int worker, const message::Ready&);
+  void handle(int worker, const message::Progress& message);
+  void handle(int worker, const message::BlockDone& message);
+  void handle(int worker, const message::StageDone& message);
+  void handle(int worker, const message::Left&);
+  void handle(int worker, const message::Stop&);
+  int group_of(int worker) const { return worker / plan_.shards; }
 
   const Plan& plan_;
   RunPaths paths_;

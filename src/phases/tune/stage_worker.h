@@ -1,5 +1,5 @@
-// A worker of the tuning phase: every rank is one. The ranks of a group work together on the stages that the group's
-// leading rank fetches from the coordinator.
+// A worker of the tuning phase: every rank is one. The ranks of a group tune together the stages that the group's leading
+// rank fetches from the coordinator.
 #pragma once
 
 #include "comm/mpi/mailbox.h"
@@ -10,6 +10,6 @@ namespace roundtable {
 // Works until the coordinator has no stage left, or a rank of the group is asked to leave (then the block in hand is
 // given up). Collective over the group.
 // Throws Error with the block in its text when tuning, writing or proving fails.
-void work(Environment& env, Mailbox& mailbox);
+void tune_stages(RunContext& context, Mailbox& mailbox);
 
 }  // namespace roundtable

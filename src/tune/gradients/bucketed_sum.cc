@@ -11,12 +11,6 @@ namespace {
 
 constexpr std::int64_t kTail = GradientArena::kTail;
 
-ElementType element_type(const torch::Tensor& data) {
-  return data.scalar_type() == torch::kFloat32    ? ElementType::kF32
-         : data.scalar_type() == torch::kBFloat16 ? ElementType::kBF16
-                                                  : ElementType::kI8;
-}
-
 // What a rank sends of its gradients.
 torch::Tensor packed(const torch::Tensor& gradients, ElementType transport) {
   if (transport == ElementType::kF32) return gradients;  // in place
@@ -26,7 +20,7 @@ torch::Tensor packed(const torch::Tensor& gradients, ElementType transport) {
 }  // namespace
 
 BucketedSum::BucketedSum(torch::Tensor arena, std::vector<std::int64_t> starts, ElementType transport,
-                         Communicator& group, std::int64_t bucket_bytes)
+                         GradientGroup group, std::int64_t bucket_bytes)
     : arena_(std::move(arena)), transport_(transport), group_(group), bucket_of_(starts.size()) {
   RT_CHECK(transport != ElementType::kI8 || group.size() <= 127);
   std::int64_t end = arena_.numel() - kTail;
@@ -43,7 +37,7 @@ BucketedSum::BucketedSum(torch::Tensor arena, std::vector<std::int64_t> starts, 
 
 BucketedSum::~BucketedSum() {
   if (started_ == 0) return;
-  // An error came between: MPI cannot take a collective back and may write to these until the job has ended.
+  // An error came in between. MPI cannot cancel a collective and may write to these buffers until the job has ended.
   static_cast<void>(new std::pair(arena_, std::move(buckets_)));
 }
 
@@ -90,7 +84,7 @@ void BucketedSum::start_next() {
 
 std::unique_ptr<PendingSum> BucketedSum::start(const torch::Tensor& data) {
   figures_.bytes += static_cast<std::int64_t>(data.nbytes());
-  return group_.start_all_reduce_sum(data.data_ptr(), data.numel(), element_type(data));
+  return group_.start_sum(data);
 }
 
 bool BucketedSum::poll() {

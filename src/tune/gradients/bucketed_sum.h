@@ -1,5 +1,5 @@
-// The sum of an arena of gradients over a group, in buckets that are sent while the backward pass still works on the
-// rest (as PyTorch's DistributedDataParallel does).
+// The sum of an arena of gradients over a group, in buckets that are sent while the backward pass still works on the rest
+// (as PyTorch's DistributedDataParallel does).
 #pragma once
 
 #include <torch/types.h>
@@ -10,46 +10,48 @@
 
 #include "base/clock.h"
 #include "base/element_type.h"
-#include "comm/communicator.h"
+#include "tune/gradients/gradient_group.h"
 
 namespace roundtable {
 
 // Smaller buckets pay the latency of a reduction, larger ones start late.
 inline constexpr std::int64_t kBucketBytes = std::int64_t{4} << 20;
 
-// What the sums have cost a rank, all steps together, by its host's clock. With NCCL a wait is the device's: not seen.
+// What the sums have cost this rank, all steps together, by the clock of its host. With NCCL it is the device that waits:
+// these figures do not show it.
 struct ReductionFigures {
   std::int64_t bytes = 0;        // summed
   double seconds_under_way = 0;  // with a sum on its way
   double seconds_waiting = 0;    // of these: with nothing else to do
 };
 
-// A backward pass fills an arena from its end to its start: the last layer's gradient is whole first.
+// A backward pass fills an arena from its end to its start: the last layer's gradient is complete first.
 //
 //   arena    | layer 0 | layer 1 | ...           | layer k | tail |     all fp32
 //   buckets  |        last       | ...   |         first          |     at least kBucketBytes each
 //
-// The tail, two numbers that are whole before that pass begins, travels with the first bucket, and always in fp32.
+// The tail, two numbers that are complete before that pass begins, travels with the first bucket, and always in fp32.
 class BucketedSum {
  public:
   // `starts`: where each layer's gradient begins in `arena` [n], in order; the last ends two before the arena's end.
   // `transport`: the type that is sent. kF32; kBF16, rounded; kI8, the sign alone, so that the sum is a majority vote
-  // (an experiment; up to 127 ranks). `group` outlives this and moves data where the arena lives.
-  BucketedSum(torch::Tensor arena, std::vector<std::int64_t> starts, ElementType transport, Communicator& group,
+  // (an experiment; up to 127 ranks).
+  BucketedSum(torch::Tensor arena, std::vector<std::int64_t> starts, ElementType transport, GradientGroup group,
               std::int64_t bucket_bytes = kBucketBytes);
   ~BucketedSum();
   BucketedSum(const BucketedSum&) = delete;
   BucketedSum& operator=(const BucketedSum&) = delete;
 
-  // A step's last backward pass on this rank begins: gradients are whole from here on as whole() says.
+  // The last backward pass of a step begins on this rank. Before this, whole() does nothing: later micro-batches still add
+  // to every gradient.
   void begin();
 
-  // Layer `i` has its whole gradient on this rank. Starts every bucket whose turn has come; buckets go in one order on
-  // all ranks, whatever the order of the layers. Says nothing outside begin() and finish().
+  // Layer `i` has its whole gradient on this rank. Starts every bucket whose turn has come: buckets leave in the same order
+  // on all ranks, whatever the order of the layers. Does not block.
   void whole(std::size_t i);
 
-  // Collective over the group: starts what has not been, and leaves the sums over all ranks in the arena. The same bits
-  // on every rank.
+  // Collective over the group: starts the buckets that are left, waits for all sums (PendingSum::wait()), and leaves them in
+  // the arena. The same bits on every rank.
   void finish();
 
   const ReductionFigures& figures() const { return figures_; }
@@ -70,7 +72,7 @@ class BucketedSum {
 
   torch::Tensor arena_;
   ElementType transport_;
-  Communicator& group_;
+  GradientGroup group_;
   std::vector<Bucket> buckets_;         // in the order in which they are sent
   std::vector<std::size_t> bucket_of_;  // of each layer
   std::unique_ptr<PendingSum> tail_;    // where it goes by itself

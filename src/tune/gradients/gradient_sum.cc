@@ -38,14 +38,15 @@ void sum_gradients(GradientArena& arena, std::size_t samples, std::size_t width,
   sum.finish();
 }
 
-void sum_gradients_by_tree(GradientArena& arena, std::size_t samples, const AddSamples& add, Communicator& group) {
+void sum_gradients_by_tree(GradientArena& arena, std::size_t samples, const AddSamples& add,
+                           const GradientGroup& group) {
   RT_CHECK(samples > 0 && std::has_single_bit(static_cast<unsigned>(group.size())));
   sum_subtree(arena, 0, samples, add);
   if (group.size() == 1) return;
   torch::Tensor& mine = arena.whole();
   torch::Tensor other = torch::empty_like(mine);
   for (int distance = 1; distance < group.size(); distance *= 2) {
-    group.exchange(mine.data_ptr(), other.data_ptr(), mine.numel() * 4, group.rank() ^ distance);
+    group.exchange(mine, other, group.rank() ^ distance);
     mine.add_(other);  // a + b and b + a are the same bits
   }
 }

@@ -6,9 +6,9 @@
 #include <cstddef>
 #include <functional>
 
-#include "comm/communicator.h"
 #include "tune/gradients/bucketed_sum.h"
 #include "tune/gradients/gradient_arena.h"
+#include "tune/gradients/gradient_group.h"
 
 namespace roundtable {
 
@@ -29,7 +29,7 @@ void sum_gradients(GradientArena& arena, std::size_t samples, std::size_t width,
 // those over [a, m) and [m, b), m = a + (b - a) / 2. Where the number of ranks is a power of two that divides the
 // samples of a step, a rank's samples are one subtree, so that 1, 2, 4, ... ranks form the same sums. In a rank the
 // left sums that wait take up to ceil(log2(samples)) arenas; between ranks one more, and an exchange a level.
-void sum_gradients_by_tree(GradientArena& arena, std::size_t samples, const AddSamples& add, Communicator& group);
+void sum_gradients_by_tree(GradientArena& arena, std::size_t samples, const AddSamples& add, const GradientGroup& group);
 
 // Arenas that sum_gradients_by_tree holds at once, its own included.
 std::size_t tree_arenas(std::size_t samples, int ranks);

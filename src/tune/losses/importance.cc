@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <numeric>
 
+#include "model/load/tensor_span.h"
+
 namespace roundtable {
 
 Importance::Importance(DecoderBlock& block) : block_(block) {
@@ -26,9 +28,9 @@ void Importance::add(std::size_t layer, const torch::Tensor& x) {
   layers_[layer].add_(last_squares_);
 }
 
-std::vector<torch::Tensor> Importance::sum(Communicator& group) const {
+std::vector<torch::Tensor> Importance::sum(HostCommunicator& group) const {
   torch::Tensor whole = sums_.cpu();
-  group.all_reduce_sum(whole.data_ptr(), whole.numel(), ElementType::kF64);
+  group.all_reduce_sum(host_span(whole));
   return whole.to(sums_.device(), torch::kFloat32).split_with_sizes(widths_);
 }
 

@@ -23,7 +23,7 @@ class Importance {
 
   // The sums over the ranks of the group, one [in] fp32 a layer, on the block's device, in the order of linears(); 0
   // where no token came (an expert). Collective over `group`, which moves host memory.
-  std::vector<torch::Tensor> sum(Communicator& group) const;
+  std::vector<torch::Tensor> sum(HostCommunicator& group) const;
 
  private:
   void add(std::size_t layer, const torch::Tensor& x);

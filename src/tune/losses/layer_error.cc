@@ -14,7 +14,7 @@ double power(const torch::Tensor& y) { return y.to(torch::kFloat32).square().sum
 
 std::vector<LayerError> layer_errors(DecoderBlock& block, const std::vector<torch::Tensor>& original,
                                      const BlockSchemes& schemes, torch::Tensor& sample, const BlockContext& context,
-                                     Communicator& group) {
+                                     HostCommunicator& group) {
   const std::vector<Linear>& linears = block.linears();
   RT_CHECK(original.size() == linears.size() && schemes.size() == linears.size());
   std::vector<double> sums(3 * linears.size());  // a layer's |x (N - W)^T|^2, |x (Q - W)^T|^2, |x W^T|^2
@@ -31,7 +31,7 @@ std::vector<LayerError> layer_errors(DecoderBlock& block, const std::vector<torc
   });
   sample = run_block(block, sample, context, 0);
   block.set_observer({});
-  group.all_reduce_sum(sums.data(), static_cast<std::int64_t>(sums.size()), ElementType::kF64);
+  group.all_reduce_sum(host_span(sums));
   std::vector<LayerError> errors;
   for (std::size_t i = 0; i < linears.size(); ++i) {
     const double whole = sums[3 * i + 2];

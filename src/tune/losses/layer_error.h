@@ -26,6 +26,6 @@ struct LayerError {
 // Collective over `group`, which moves host memory: sums over the samples of all its ranks.
 std::vector<LayerError> layer_errors(DecoderBlock& block, const std::vector<torch::Tensor>& original,
                                      const BlockSchemes& schemes, torch::Tensor& sample, const BlockContext& context,
-                                     Communicator& group);
+                                     HostCommunicator& group);
 
 }  // namespace roundtable

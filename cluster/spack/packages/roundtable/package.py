@@ -18,7 +18,7 @@ class Roundtable(CMakePackage, CudaPackage):
 
     homepage = "https://arxiv.org/abs/2309.05516"
 
-    # The sources are the checkout that this file lies in; nothing is fetched.
+    # The sources are the checkout that holds this file; nothing is fetched.
     version("main")
 
     variant("tests", default=False, description="Build the tests")

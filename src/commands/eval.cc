@@ -1,0 +1,42 @@
+// `roundtable eval`: the perplexity of one model.
+#include <fmt/format.h>
+
+#include "base/activity.h"
+#include "base/error.h"
+#include "comm/agree.h"
+#include "commands/commands.h"
+#include "commands/start.h"
+#include "data/token_set.h"
+#include "phases/forward_pass.h"
+#include "plan/checks.h"
+#include "plan/forecast.h"
+#include "run/progress.h"
+
+namespace roundtable {
+
+nlohmann::json run_eval(MpiCommunicator& world, const Config& config) {
+  ModelConfig model;
+  run_on_all(world, [&] {
+    require_keys(config, {"run.eval_tokens"});
+    model = load_model_config(config.model.path);
+    if (!config.run.logits.empty() && world.size() > 1) {
+      throw bad_input("run.logits", "is written by one rank", "start eval on a single rank");
+    }
+    const TokenRows tokens = load_tokens(config.run.eval_tokens, 0, 0, model.vocab_size);
+    check_length(model, tokens.seqlen, config.run.eval_tokens);
+  });
+  const RankContext ranks = make_rank_context(config, /*shards=*/1, world);
+  enter_phase("evaluate");
+  Progress progress(display_stream(world));
+  progress.begin_phase("evaluate", model.n_blocks);
+  const ForwardPass forward(ranks, model, pass_width_of(config));
+  const Perplexity result = forward.measure_perplexity(config.model.path, config.run.eval_tokens, config.run.logits,
+                                                       [&] { progress.advance(1); });
+  progress.end_phase();
+  if (world.rank() == 0) {
+    fmt::print("perplexity {:.4f} over {} tokens of {}\n", result.value, result.tokens, config.run.eval_tokens);
+  }
+  return {{"perplexity", result.value}, {"tokens", result.tokens}};
+}
+
+}  // namespace roundtable

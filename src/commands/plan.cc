@@ -1,0 +1,77 @@
+// `roundtable plan`: checks everything, and says what a run will take.
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "base/error.h"
+#include "comm/agree.h"
+#include "commands/commands.h"
+#include "commands/start.h"
+#include "commands/trial.h"
+#include "io/checkpoint.h"
+#include "plan/plan.h"
+
+namespace roundtable {
+namespace {
+
+nlohmann::json to_json(const std::vector<Forecast::Bytes>& items) {
+  nlohmann::json object = nlohmann::json::object();
+  for (const auto& item : items) object[item.name] = item.bytes;
+  return object;
+}
+
+nlohmann::json to_json(const Plan& plan) {
+  nlohmann::json seconds = nlohmann::json::object();
+  for (const auto& phase : plan.forecast.phases) seconds[phase.name] = phase.seconds;
+  return {{"ranks", plan.world.ranks},
+          {"groups", plan.groups},
+          {"shards", plan.shards},
+          {"stages", plan.stages.size()},
+          {"bytes_a_rank", plan.forecast.memory_bytes()},
+          {"memory", to_json(plan.forecast.memory)},
+          {"disk", to_json(plan.forecast.disk)},
+          {"traffic", to_json(plan.forecast.traffic)},
+          {"seconds", seconds},
+          {"layers_in_16_bits", plan.float_reasons}};
+}
+
+// On the cluster that the config describes; without one, on the ranks that are here.
+Plan make_plan_for(const Config& config, const World& here) {
+  const auto& cluster = config.cluster;
+  if (cluster.nodes == 0) {
+    require_keys(config, {"calibration.tokens", "output.path"});
+    return make_plan(config, here);
+  }
+  const World there{static_cast<int>(cluster.nodes * cluster.devices_a_node), static_cast<int>(cluster.devices_a_node)};
+  if (has_checkpoint(config.model.path) && !config.calibration.tokens.empty()) return make_plan(config, there);
+  Plan plan = lay_out(config, there);
+  plan.warnings.push_back("a forecast from config.json alone: weights and token sets were not looked at");
+  return plan;
+}
+
+}  // namespace
+
+nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial) {
+  const World ranks = world_of(world);
+  nlohmann::json result;
+  Plan plan;
+  const std::string text = run_on_root(world, [&] {
+    if (trial && config.cluster.nodes > 0) {
+      throw bad_input("--trial", "runs on the ranks that are here, and the config describes other ones", "leave --cluster out");
+    }
+    plan = make_plan_for(config, ranks);
+    result = to_json(plan);
+    return describe(plan, config);
+  });
+  if (world.rank() == 0) fmt::print("{}", text);
+  if (!trial) return result;
+  std::fflush(stdout);
+  if (world.rank() != 0) plan = lay_out(config, ranks);
+  const nlohmann::json tried = run_trial(world, config, plan);
+  if (world.rank() != 0) return result;
+  result["trial"] = tried;
+  fmt::print("{}", describe_trial(tried));
+  return result;
+}
+
+}  // namespace roundtable

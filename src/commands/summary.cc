@@ -1,0 +1,36 @@
+// The lines of a summary.
+#include "commands/summary.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "base/text.h"
+
+namespace roundtable {
+
+void print_summary(const RunSummary& summary) {
+  fmt::print("\n");
+  if (const auto& p = summary.perplexity) {
+    fmt::print("perplexity   float {:.3f}, quantized {:.3f} ({} held-out tokens)\n", p->before, p->after, p->tokens);
+  }
+  fmt::print("size         {} -> {}\n", human_bytes(summary.bytes.before), human_bytes(summary.bytes.after));
+  if (const std::size_t idle = summary.experts_without_tokens.size(); idle > 0) {
+    fmt::print("experts      {} saw no token and are rounded to nearest (their names: --json, events.jsonl)\n", idle);
+  }
+  std::string times;
+  for (const char* name : {"plan", "calibrate", "tune", "assemble", "prove", "formats", "evaluate"}) {
+    const auto phase = summary.seconds.find(name);
+    if (phase == summary.seconds.end()) continue;
+    times += fmt::format("{}{} {:.1f} s", times.empty() ? "" : ", ", name, phase->second);
+  }
+  fmt::print("time         {}\n", times);
+  if (const auto peaks = summary.peak_bytes.find("tune"); peaks != summary.peak_bytes.end() && !peaks->second.empty()) {
+    fmt::print("peak memory  {} per rank in tuning\n",
+               human_bytes(*std::max_element(peaks->second.begin(), peaks->second.end())));
+  }
+  fmt::print("checkpoint   {}\n", summary.output);
+}
+
+}  // namespace roundtable

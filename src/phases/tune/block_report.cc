@@ -1,0 +1,28 @@
+// The report as a message.
+#include "phases/tune/block_report.h"
+
+namespace roundtable {
+
+message::BlockDone to_message(const BlockReport& report) {
+  const TunedBlock& tuned = report.tuned;
+  message::BlockDone message;
+  message.record = {.stage = report.stage,
+                    .block = report.block,
+                    .file = report.file.name,
+                    .digest = report.file.digest,
+                    .bytes = report.file.bytes,
+                    .first_loss = tuned.first_loss(),
+                    .best_loss = tuned.best_loss(),
+                    .best_iteration = tuned.best_iteration,
+                    .seconds = report.seconds,
+                    .save_seconds = report.save_seconds,
+                    .experts_without_tokens = report.idle_experts};
+  message.curves.losses = tuned.losses;
+  for (const LayerError& error : report.errors) message.curves.layer_errors[error.name] = {error.nearest, error.tuned};
+  if (tuned.reduction.bytes > 0) {
+    message.curves.reduction = {tuned.reduction.bytes, tuned.reduction.seconds_under_way, tuned.reduction.seconds_waiting};
+  }
+  return message;
+}
+
+}  // namespace roundtable

@@ -1,0 +1,375 @@
+// What the files of a run directory hold, one struct per kind of entry: the journal's records and the event log's events.
+// This is their only schema. Restart, `roundtable status` and the run itself use these structs; launch/report_record.py
+// reads the same names, and tests/launch/records_test.py compares the two.
+//
+// On disk each entry is a JSON object of the struct's fields with its kind in the key "type" (journal) or "event"
+// (events). The first record of a journal names the version of the program that wrote it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace roundtable {
+
+// Blocks [first, last) of the model, tuned in order by one group.
+struct BlockRange {
+  std::int64_t first = 0;
+  std::int64_t last = 0;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("first", first);
+    f("last", last);
+  }
+};
+
+// Perplexity of the model before and after, on the same held-out tokens.
+struct PerplexityPair {
+  double before = 0;
+  double after = 0;
+  std::int64_t tokens = 0;  // that are predicted
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("float", before);
+    f("quantized", after);
+    f("tokens", tokens);
+  }
+};
+
+// Relative error of one layer's output, rounded to nearest and tuned (tune/losses/layer_error.h).
+struct LayerErrorPair {
+  double nearest = 0;
+  double tuned = 0;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("nearest", nearest);
+    f("tuned", tuned);
+  }
+};
+
+// What summing a block's gradients over its group took.
+struct ReductionTimes {
+  std::int64_t bytes = 0;        // sent per rank, over all steps
+  double seconds_under_way = 0;  // while at least one sum was in transit
+  double seconds_waiting = 0;    // of these: nothing was left to compute
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("bytes", bytes);
+    f("seconds_under_way", seconds_under_way);
+    f("seconds_waiting", seconds_waiting);
+  }
+};
+
+// Bytes of the model's weights.
+struct SizePair {
+  std::int64_t before = 0;
+  std::int64_t after = 0;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("before", before);
+    f("after", after);
+  }
+};
+
+// What a finished run tells: the object that `quantize --json` prints.
+struct RunSummary {
+  std::string output;
+  std::map<std::string, double> seconds;                        // by phase, of rank 0
+  std::map<std::string, std::vector<std::int64_t>> peak_bytes;  // by phase and rank: the largest resident set
+  std::optional<PerplexityPair> perplexity;                     // with run.eval_tokens
+  std::vector<std::string> experts_without_tokens;              // full names: they are rounded to nearest
+  SizePair bytes;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("output", output);
+    f("seconds", seconds);
+    f("peak_bytes", peak_bytes);
+    f("perplexity", perplexity);
+    f("experts_without_tokens", experts_without_tokens);
+    f("bytes", bytes);
+  }
+};
+
+namespace record {
+
+// A run begins: what it is a run of. `stages` and `output` are for `status`; a restart compares the fingerprint.
+struct Run {
+  static constexpr const char* kType = "run";
+  std::string version;
+  nlohmann::json fingerprint;
+  std::vector<BlockRange> stages;
+  std::string output;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("version", version);
+    f("fingerprint", fingerprint);
+    f("stages", stages);
+    f("output", output);
+  }
+};
+
+// A conversion begins: the first record of its journal.
+struct Conversion {
+  static constexpr const char* kType = "convert";
+  std::string version;
+  nlohmann::json fingerprint;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("version", version);
+    f("fingerprint", fingerprint);
+  }
+};
+
+// The hidden states that enter block `block` are on disk, in a file of `bytes` bytes.
+struct Boundary {
+  static constexpr const char* kType = "boundary";
+  std::int64_t block = 0;
+  std::uint64_t bytes = 0;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("block", block);
+    f("bytes", bytes);
+  }
+};
+
+// The file of a tuned block is on disk and was proven. A block that was tuned again has several records: the last counts.
+struct Block {
+  static constexpr const char* kType = "block";
+  std::int64_t stage = 0;
+  std::int64_t block = 0;
+  std::string file;    // name in the checkpoint
+  std::string digest;  // of the whole file (base/hash.h)
+  std::uint64_t bytes = 0;
+  double first_loss = 0;
+  double best_loss = 0;
+  std::int64_t best_iteration = 0;
+  double seconds = 0;       // of tuning
+  double save_seconds = 0;  // the file was written, brought to the disk, read back and compared
+  std::vector<std::string> experts_without_tokens;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("stage", stage);
+    f("block", block);
+    f("file", file);
+    f("digest", digest);
+    f("bytes", bytes);
+    f("first_loss", first_loss);
+    f("best_loss", best_loss);
+    f("best_iteration", best_iteration);
+    f("seconds", seconds);
+    f("save_seconds", save_seconds);
+    f("experts_without_tokens", experts_without_tokens);
+  }
+};
+
+// A file of what no block holds (embedding, norm, head) is on disk.
+struct Outside {
+  static constexpr const char* kType = "outside";
+  std::string file;
+  std::string digest;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("file", file);
+    f("digest", digest);
+  }
+};
+
+// The checkpoint is complete: configs and index are written.
+struct Assembled {
+  static constexpr const char* kType = "assembled";
+
+  template <class Fields>
+  void fields(Fields&) {}
+};
+
+// One model's perplexity was measured, so that a restart need not measure it again.
+struct Perplexity {
+  static constexpr const char* kType = "perplexity";
+  std::string which;   // "float" or "quantized"
+  std::string digest;  // of the token set
+  double value = 0;
+  std::int64_t tokens = 0;  // that are predicted
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("which", which);
+    f("digest", digest);
+    f("value", value);
+    f("tokens", tokens);
+  }
+};
+
+// The run is finished. The last record.
+struct Summary {
+  static constexpr const char* kType = "summary";
+  RunSummary summary;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("summary", summary);
+  }
+};
+
+}  // namespace record
+
+using Record = std::variant<record::Run, record::Conversion, record::Boundary, record::Block, record::Outside,
+                            record::Assembled, record::Perplexity, record::Summary>;
+
+nlohmann::json to_json(const Record& record);
+// Throws Error (kBadInput), opened by `place`, for a record that this version does not know or cannot read; the line
+// names the kind and `version`, the program that wrote the journal (empty: not known).
+Record record_from_json(const nlohmann::json& object, const std::string& version, const std::string& place);
+
+// What is told of a tuned block besides its record: for people and plots; a restart does not need it.
+struct BlockCurves {
+  std::vector<float> losses;  // of each iteration, before its step
+  std::map<std::string, LayerErrorPair> layer_errors;
+  std::optional<ReductionTimes> reduction;  // none where a group is one rank
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("losses", losses);
+    f("layer_errors", layer_errors);
+    f("reduction", reduction);
+  }
+};
+
+namespace event {
+
+// The program was started: how it lays out the work.
+struct Start {
+  static constexpr const char* kType = "start";
+  std::string version;
+  int ranks = 0;
+  int groups = 0;
+  int shards = 0;
+  std::int64_t stages = 0;
+  std::int64_t blocks = 0;           // of the model
+  std::int64_t finished_blocks = 0;  // by earlier starts
+  bool locked = false;               // the journal is held by a lock, by which `status` sees that the job works
+  std::vector<std::string> warnings;
+  std::vector<std::string> layers_in_16_bits;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("version", version);
+    f("ranks", ranks);
+    f("groups", groups);
+    f("shards", shards);
+    f("stages", stages);
+    f("blocks", blocks);
+    f("finished_blocks", finished_blocks);
+    f("locked", locked);
+    f("warnings", warnings);
+    f("layers_in_16_bits", layers_in_16_bits);
+  }
+};
+
+struct PhaseStart {
+  static constexpr const char* kType = "phase_start";
+  std::string phase;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("phase", phase);
+  }
+};
+
+// A phase has ended.
+struct Phase {
+  static constexpr const char* kType = "phase";
+  std::string phase;
+  double seconds = 0;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("phase", phase);
+    f("seconds", seconds);
+  }
+};
+
+// A group was given a stage.
+struct StageStart {
+  static constexpr const char* kType = "stage_start";
+  std::int64_t stage = 0;
+  std::int64_t group = 0;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("stage", stage);
+    f("group", group);
+  }
+};
+
+struct StageEnd {
+  static constexpr const char* kType = "stage_end";
+  std::int64_t stage = 0;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("stage", stage);
+  }
+};
+
+// A block was tuned by `group`: its record, and its curves.
+struct Block {
+  static constexpr const char* kType = "block";
+  std::int64_t group = 0;
+  record::Block record;
+  BlockCurves curves;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("group", group);
+    record.fields(f);
+    curves.fields(f);
+  }
+};
+
+// The run was asked to stop early and did, with exit code 75.
+struct Leave {
+  static constexpr const char* kType = "leave";
+  std::string reason;
+  std::string phase;
+  std::int64_t blocks = 0;  // on record by then
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("reason", reason);
+    f("phase", phase);
+    f("blocks", blocks);
+  }
+};
+
+// The run is finished.
+struct Summary {
+  static constexpr const char* kType = "summary";
+  RunSummary summary;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    summary.fields(f);
+  }
+};
+
+}  // namespace event
+
+using Event = std::variant<event::Start, event::PhaseStart, event::Phase, event::StageStart, event::StageEnd,
+                           event::Block, event::Leave, event::Summary>;
+
+}  // namespace roundtable
