@@ -1,5 +1,5 @@
-// Where this process is in its work: what the report of a fault names, and what the watchdog looks at. Process-wide, as
-// the log is.
+// Where this process is in its work: reports of faults name it, and the watchdog looks at it. Process-wide, like the
+// log.
 #pragma once
 
 #include <cstdint>
@@ -15,20 +15,20 @@ inline constexpr int kLanes = 4;
 
 struct Activity {
   bool watched = false;      // a thread works in this lane
-  std::string waiting_in;    // the call in which it waits for other ranks; empty: it works itself
+  std::string waiting_in;    // the call in which it waits for other ranks; empty while it works itself
   double idle_seconds = 0;   // since its last step, or since it began to wait
 };
 
-// Names this process in where(): "rank 3 on node07". To be called once, before other threads exist.
+// Names this process in where(): "rank 3 on node07". Call it once, before other threads exist.
 void set_rank(int rank);
 
-// The present phase ("calibrate"; empty: none yet) and block (-1: none). From any thread.
+// The current phase ("calibrate"; empty: none yet) and block (-1: none). Thread-safe.
 void enter_phase(const std::string& phase);
 void enter_block(std::int64_t block);
 std::string present_phase();
 std::int64_t present_block();
 
-// The calling thread works in `lane` as long as this lives.
+// While this object lives, the calling thread works in `lane`, and the watchdog watches it.
 class WatchedThread {
  public:
   explicit WatchedThread(Lane lane);
@@ -37,11 +37,12 @@ class WatchedThread {
   WatchedThread& operator=(const WatchedThread&) = delete;
 };
 
-// The calling thread, where it is watched, has made a step: a micro-batch, a piece of a file, a collective. Cheap.
+// Says that the calling thread has made a step: a micro-batch, a piece of a file, a collective. Cheap. Does nothing in
+// a thread that is not watched.
 void note_progress();
 
-// As long as this lives, the calling thread waits for other ranks, and it is their fault if that lasts. `call` must
-// outlive it.
+// While this object lives, the calling thread waits for other ranks: if that takes too long, they are at fault, not
+// this rank. `call` names the call and must outlive the object.
 class WaitsForOthers {
  public:
   explicit WaitsForOthers(const char* call);
@@ -50,7 +51,7 @@ class WaitsForOthers {
   WaitsForOthers& operator=(const WaitsForOthers&) = delete;
 
  private:
-  const char* around_;  // the call that this one is part of
+  const char* around_;  // the call that this call is part of
 };
 
 Activity activity(Lane lane);
@@ -60,11 +61,11 @@ std::string host_name();
 // "rank 3 on node07, tune, block 12"; "the coordinator, rank 0 on node07, tune" on its thread.
 std::string where();
 
-// `line` with where() in front once the first phase has begun; before that, lines speak of input, and the rank that
-// found them does not matter.
+// `line` with where() in front, once the first phase has begun. Before that, lines are about input, and it does not
+// matter which rank found them.
 std::string located(const std::string& line);
 
-// An error whose line says already where it comes from, as where() does.
+// An error whose line already says where it comes from, as where() does.
 class LocatedError : public Error {
  public:
   using Error::Error;

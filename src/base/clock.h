@@ -1,4 +1,4 @@
-// Seconds of the steady clock, which nobody sets back: since some start, and since an object was made.
+// Seconds of the steady clock, which is never set back: since an arbitrary start, and since an object was made.
 #pragma once
 
 #include <chrono>

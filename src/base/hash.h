@@ -1,5 +1,5 @@
-// XXH3 digests of bytes, as hexadecimal text: fingerprints of inputs and checksums of artefacts.
-// Not a defence against an adversary; it finds what changed or broke.
+// XXH3 digests of bytes, as hexadecimal text: fingerprints of inputs and checksums of results.
+// They find what changed or broke; they are no defence against an adversary.
 #pragma once
 
 #include <cstddef>

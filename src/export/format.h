@@ -1,7 +1,7 @@
-// What a checkpoint format is to the rest of the program. One file a format; README.md says how to add one.
+// A checkpoint format, as the rest of the program sees it. One file per format; README.md says how to add one.
 //
-// All formats are made from the same integers, scales and zero points. What a format cannot hold it says beforehand,
-// and what it wrote it reads back.
+// All formats are made from the same integers, scales and zero points. A format says beforehand what it cannot hold,
+// and it reads back what it wrote.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -16,7 +16,7 @@
 
 namespace roundtable {
 
-// A layer by its full name, and how it is quantized; without a scheme it stays in 16 bits.
+// A layer, and how it is quantized. Without a scheme it stays in 16 bits.
 struct LayerScheme {
   LinearSpec linear;                  // its name is the full one
   std::optional<QuantScheme> scheme;
@@ -30,7 +30,7 @@ struct CheckpointScheme {
   std::vector<LayerScheme> layers;    // every linear layer of every block, and lm_head where it is quantized
 };
 
-// How a checkpoint says that a layer is quantized; asked for layers that are.
+// The scheme of a quantized layer, as a checkpoint's config gives it.
 using SchemeOf = std::function<QuantScheme(const std::string& layer)>;
 
 class CheckpointFormat {
@@ -42,13 +42,13 @@ class CheckpointFormat {
 
   virtual bool has_place_for(WeightType type) const { return type == WeightType::kInt; }
 
-  // Each says in words for the user why this format cannot hold something, or nothing where it can: bits, group size
-  // and asymmetry of a scheme; one layer, which then stays in 16 bits; a model, or a mixture of schemes.
+  // Each says in words for the user why this format cannot hold something, or nothing if it can: a scheme (bits, group
+  // size, asymmetry); a layer, which then stays in 16 bits; a model, or a mixture of schemes.
   virtual std::optional<std::string> scheme_obstacle(const QuantScheme& scheme) const = 0;
   virtual std::optional<std::string> layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme) const = 0;
   virtual std::optional<std::string> checkpoint_obstacle(const ModelConfig& model,
                                                          const CheckpointScheme& checkpoint) const;
-  // What lies beside the weights, such as a tokenizer; throws Error (kBadInput) where it cannot be read.
+  // The same for the files next to the weights, such as a tokenizer. Throws Error (kBadInput) if one cannot be read.
   virtual std::optional<std::string> directory_obstacle(const std::string& directory) const;
   // The least zero point of an asymmetric group that the format can hold.
   virtual int min_zero_point() const { return 0; }
@@ -57,7 +57,7 @@ class CheckpointFormat {
 // A format whose tensors lie in safetensors files, in a directory as Hugging Face lays it out.
 class SafetensorsFormat : public CheckpointFormat {
  public:
-  // What a quantized layer's bias is stored in; nothing: in the model's own float type.
+  // The type that a quantized layer's bias is stored in; nothing: the model's own float type.
   virtual std::optional<torch::ScalarType> bias_type() const { return std::nullopt; }
 
   // The tensors of a quantized layer, without its bias, in the order of pack(). `float_type` is what the model's own
@@ -66,13 +66,13 @@ class SafetensorsFormat : public CheckpointFormat {
                                          torch::ScalarType float_type) const = 0;
   virtual std::vector<NamedTensor> pack(const LinearSpec& linear, const QuantizedWeight& weight,
                                         torch::ScalarType float_type) const = 0;
-  // Whether what `reader` finds of the layer is `weight`, bit for bit. Throws Error (kBadInput) where it cannot be read.
+  // Whether what `reader` finds of the layer is `weight`, bit for bit. Throws Error (kBadInput) if it cannot be read.
   virtual bool holds(const TensorReader& reader, const LinearSpec& linear, const QuantizedWeight& weight,
                      torch::ScalarType float_type) const = 0;
 
   // config.json's `quantization_config`; null for none.
   virtual nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const ModelConfig& model) const = 0;
-  // Files beside config.json that hold the same object, for readers that look there.
+  // Files next to config.json that hold the same object, for readers that look there.
   virtual std::vector<std::string> config_files() const { return {}; }
 };
 
@@ -81,27 +81,27 @@ class PackedFormat : public SafetensorsFormat {
  public:
   // Whether a quantization_config is this format's.
   virtual bool owns(const nlohmann::json& quantization_config) const = 0;
-  // Throws Error (kBadInput), opened by `place`, where a value is senseless.
+  // Throws Error (kBadInput), opened by `place`, if a value makes no sense.
   virtual SchemeOf read_schemes(const nlohmann::json& quantization_config, const std::string& place) const = 0;
-  // The inverse of pack(). Throws Error (kBadInput) where a tensor is missing, or its shape, type or values do not fit.
+  // The inverse of pack(). Throws Error (kBadInput) if a tensor is missing, or its shape, type or values do not fit.
   virtual QuantizedWeight unpack(const TensorReader& reader, const LinearSpec& linear,
                                  const QuantScheme& scheme) const = 0;
 
-  // Whether home_of() is this one: of the formats that hold such weights, that with the fewest conditions.
+  // Whether home_of() returns this format: of the formats that hold such weights, the one with the fewest conditions.
   virtual bool is_home_of(WeightType) const { return false; }
 
   bool holds(const TensorReader& reader, const LinearSpec& linear, const QuantizedWeight& weight,
              torch::ScalarType float_type) const final;
 };
 
-// Why a format cannot hold a checkpoint as it is, with the layer that it fails at; nothing where it can.
+// Why a format cannot hold a checkpoint, with the layer at which it fails; nothing if it can.
 std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelConfig& model,
                                     const CheckpointScheme& checkpoint);
 
-// What layouts say of a layer whose input dimension the group size does not divide; nothing where it does.
+// The obstacle of a layer whose input dimension the group size does not divide; nothing if it does.
 std::optional<std::string> group_size_obstacle(const LinearSpec& linear, const QuantScheme& scheme);
 
-// The scales of a layer, read in fp16. Throws Error (kBadInput) where one is not finite.
+// The scales of a layer, read in fp16. Throws Error (kBadInput) if one is not finite.
 torch::Tensor read_scales(const TensorReader& reader, const TensorSpec& spec);
 
 }  // namespace roundtable

@@ -19,7 +19,7 @@ struct NamedTensor {
   TensorView view() const;
 };
 
-// What a tensor will be, known before there are any values.
+// A tensor's name, type and shape, before it has values.
 struct TensorSpec {
   std::string name;
   torch::ScalarType type;
@@ -34,11 +34,11 @@ struct TensorReader {
   std::function<void(const TensorInfo& info, void* data)> read;
   std::string place;  // opens every error
 
-  // Throws Error (kBadInput) where the tensor is missing, or of another type or shape.
+  // Throws Error (kBadInput) if the tensor is missing, or has another type or shape.
   torch::Tensor read_tensor(const TensorSpec& spec) const;
 };
 
-// Both stay valid as long as what they read from. In a checkpoint the file of tensor `named` opens the errors.
+// The reader must not outlive what it reads from. In a checkpoint, errors begin with the file of tensor `named`.
 TensorReader reader_of(const SafetensorsFile& file);
 TensorReader reader_of(const Checkpoint& checkpoint, const std::string& named);
 

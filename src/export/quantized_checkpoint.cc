@@ -18,8 +18,8 @@ const PackedFormat& format_of(const JsonObject& config) {
     if (format->owns(config.json())) return *format;
     known.push_back(format);
   }
-  throw bad_input(config.place() + ": quantization_config", "is of no format that can be read",
-                  "those are: " + names_of(known));
+  throw bad_input(config.place() + ": quantization_config", "is of a format that cannot be read",
+                  "formats that can be read: " + names_of(known));
 }
 
 class QuantizedSource final : public TensorSource {

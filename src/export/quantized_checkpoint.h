@@ -13,8 +13,8 @@ namespace roundtable {
 
 class QuantizedCheckpoint {
  public:
-  // Throws Error (kBadInput) for a directory that is not quantized, or in a format whose integers cannot be read, naming
-  // those that can.
+  // Throws Error (kBadInput) for a directory that is not quantized, or whose format cannot be read (it names those that
+  // can).
   explicit QuantizedCheckpoint(const std::string& directory);
 
   const PackedFormat& format() const { return *format_; }

@@ -37,7 +37,7 @@ Error no_weights(const std::string& directory) {
 void check_file_name(const std::string& index, const std::string& file) {
   if (file.empty() || file == "." || file == ".." || file.find('/') != std::string::npos ||
       file.find('\0') != std::string::npos) {
-    throw bad_input(index, fmt::format("'{}' is not the name of a file beside it", printable(file)),
+    throw bad_input(index, fmt::format("'{}' is not the name of a file next to it", printable(file)),
                     "weight_map must name files without a folder");
   }
 }

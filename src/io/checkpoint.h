@@ -1,4 +1,4 @@
-// The weights in a Hugging Face model directory: one model.safetensors, or shards and their index.
+// The weights in a Hugging Face model directory: one model.safetensors, or several files and their index.
 #pragma once
 
 #include <cstdint>
@@ -13,12 +13,12 @@
 
 namespace roundtable {
 
-// Whether a directory has the files that Checkpoint begins with; whether they are sound is not looked at.
+// Whether a directory has the files that Checkpoint reads first. Does not check whether they are valid.
 bool has_checkpoint(const std::string& directory);
 
-// Read-only and thread-safe. The constructor reads the index and checks that every file it names is there; a shard is
-// opened (and its header checked) when a tensor of it is first asked for, and stays open. Where a directory holds
-// both model.safetensors and an index, the single file counts, as in transformers.
+// Read-only and thread-safe. The constructor reads the index and checks that every file it names exists. A file is
+// opened (and its header checked) when a tensor in it is first asked for, and stays open. If a directory holds both
+// model.safetensors and an index, the single file is used, as in transformers.
 class Checkpoint {
  public:
   explicit Checkpoint(const std::string& directory);
@@ -27,17 +27,17 @@ class Checkpoint {
   // All tensors, sorted by name.
   const std::vector<std::string>& names() const { return names_; }
   bool contains(std::string_view name) const;
-  // The shard that holds the tensor: a file name in the directory.
+  // The file that holds the tensor: its name in the directory.
   const std::string& file_of(std::string_view name) const;
 
-  // These throw bad input where the checkpoint has no such tensor, or the shard lacks what the index promises.
-  // The reference stays valid as long as this object.
+  // These throw bad input if the checkpoint has no such tensor, or if it is not in the file that the index names. The
+  // reference stays valid as long as this object.
   const TensorInfo& info(std::string_view name) const;
   // Copies info(name).bytes bytes to `dst`.
   void read(std::string_view name, void* dst) const;
 
-  // Bytes of all tensors, summed from the headers: opens every shard. (The index has a number too, but writers
-  // disagree on what it counts.)
+  // Bytes of all tensors, summed from the headers: opens every file. (The index has a number too, but writers disagree
+  // on what it counts.)
   std::uint64_t total_bytes() const;
 
  private:

@@ -23,10 +23,10 @@ std::string temporary_name(const std::string& path) {
   return fmt::format("{}.tmp-{}-{}", path, host, getpid());
 }
 
-// Removes the file, unless the write got to its end.
+// Removes the file, unless finish() was reached.
 class TemporaryFile {
  public:
-  // A left-over of a killed process with our id is overwritten; a link that someone put there is not followed.
+  // Overwrites what a killed process with our id left there; does not follow a link that someone put there.
   TemporaryFile(const std::string& path, const std::string& final_path)
       : path_(path),
         final_path_(final_path),
@@ -56,7 +56,7 @@ class TemporaryFile {
 
 }  // namespace
 
-// O_NONBLOCK: a named pipe is refused below and not waited for. It means nothing to a regular file.
+// O_NONBLOCK: open() does not wait on a named pipe, which is refused below. It has no effect on a regular file.
 InputFile::InputFile(const std::string& path)
     : path_(path), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
   if (!fd_.is_open()) throw call_error(path, "cannot be opened", errno);

@@ -1,4 +1,4 @@
-// Files: positioned reads that many threads may share, and writes that are seen whole or not at all.
+// Files: reads at a position, which many threads may share, and writes that are seen whole or not at all.
 //
 // Every failure is an Error whose place is the path (call_error in base/error.h).
 #pragma once
@@ -18,7 +18,7 @@ class InputFile {
   explicit InputFile(const std::string& path);
 
   const std::string& path() const { return path_; }
-  // Bytes, as they were when the file was opened.
+  // In bytes, when the file was opened.
   std::uint64_t size() const { return size_; }
 
   // Fills `dst` with `bytes` bytes from `offset` on, or throws: there are no short reads. Thread-safe.
@@ -33,7 +33,7 @@ class InputFile {
 // The whole content of a file of at most `max_bytes` bytes; a larger one is refused before anything is allocated.
 std::string read_text_file(const std::string& path, std::uint64_t max_bytes);
 
-// What write_file_atomically hands to its writer. Unbuffered: hand over pieces of a sensible size.
+// What write_file_atomically passes to its writer. Unbuffered: write pieces of a sensible size.
 class OutputFile {
  public:
   void write(const void* data, std::size_t bytes);
@@ -53,10 +53,9 @@ class OutputFile {
 };
 
 // Writes a temporary file next to `path` (path + ".tmp-<host>-<pid>"), syncs it to the disk, renames it to `path` and
-// syncs the folder. When this returns, the file is on the disk under its name; a kill before that leaves what was
-// there before, and at most a temporary file. When `writer` or the disk fails, the temporary file is removed and the
-// exception passes through. Two processes may write the same path (the later rename wins), two threads of one process
-// may not.
+// syncs the folder. When this returns, the file is on the disk under its name. A kill before that leaves what was there
+// before, and at most a temporary file. If `writer` or the disk fails, the temporary file is removed and the exception
+// passes through. Two processes may write the same path (the later rename wins); two threads of one process may not.
 void write_file_atomically(const std::string& path, const std::function<void(OutputFile&)>& writer);
 
 }  // namespace roundtable

@@ -21,7 +21,7 @@ using nlohmann::json;
 constexpr std::uint64_t kMaxFileBytes = std::uint64_t{256} << 20;
 constexpr int kMaxDepth = 256;  // nlohmann's writer and comparison recurse
 
-// The library's parser event by event: what it accepts and we do not.
+// Sees each event of the library's parser and refuses what the library accepts and we do not.
 class StrictObjects {
  public:
   explicit StrictObjects(const std::string& path) : path_(path) {}
@@ -39,7 +39,7 @@ class StrictObjects {
 
  private:
   std::string path_;
-  std::vector<std::set<std::string>> keys_;  // one set an open object
+  std::vector<std::set<std::string>> keys_;  // one set per open object
 };
 
 // "line 3, column 7" of the byte at `position`, counted from 1 as in an editor.
@@ -51,7 +51,7 @@ std::string place_in(std::string_view text, std::size_t position) {
   return fmt::format("line {}, column {}", line, column);
 }
 
-// The library's reason without its error number, position and the text it read last, which may be long.
+// The library's reason without its error number, its position and the text that it read last, which may be long.
 // "[json...101] parse error at line 1, column 2: syntax error while parsing value - invalid literal; last read: 'x'"
 std::string reason_of(std::string_view what) {
   const std::size_t dash = what.find(" - ");
@@ -101,8 +101,8 @@ bool JsonObject::has(const std::string& key) const {
   return found != object_.end() && !found->is_null();
 }
 
-void JsonObject::fail(const std::string& key, const std::string& problem, const std::string& mend) const {
-  throw bad_input(fmt::format("{}: key '{}{}'", place_, prefix_, key), problem, mend);
+void JsonObject::fail(const std::string& key, const std::string& problem, const std::string& fix) const {
+  throw bad_input(fmt::format("{}: key '{}{}'", place_, prefix_, key), problem, fix);
 }
 
 const nlohmann::json& JsonObject::at(const std::string& key) const {

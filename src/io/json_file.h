@@ -13,14 +13,14 @@ namespace roundtable {
 // an object holds twice (parsers disagree on which of the two counts), and on nesting deeper than 256 levels.
 nlohmann::json load_json(const std::string& path);
 
-// Writes a file atomically as Hugging Face's tools do: keys sorted, two spaces a level, ASCII only, a newline at the
+// Writes a file atomically as Hugging Face's tools do: keys sorted, two spaces per level, ASCII only, a newline at the
 // end.
 void save_json(const std::string& path, const nlohmann::json& json);
 
 // One JSON object whose values are asked for by key and type. Each getter throws bad input,
-// "config.json: key 'rope_scaling.factor': must be a number, not \"8\"", where the value is missing, of another type
-// or out of [min, max]. The getters in _or take their fallback where the key is missing or null (Hugging Face's
-// configs write null for "not set"), and only there.
+// "config.json: key 'rope_scaling.factor': must be a number, not \"8\"", if the value is missing, has another type
+// or is out of [min, max]. The getters in _or return their fallback if the key is missing or null (Hugging Face's
+// configs write null for "not set"), and only then.
 class JsonObject {
  public:
   // `place` opens every error; normally the path.
@@ -50,7 +50,7 @@ class JsonObject {
   // throw when none fits.
   const nlohmann::json& json() const { return object_; }
   const std::string& place() const { return place_; }
-  [[noreturn]] void fail(const std::string& key, const std::string& problem, const std::string& mend = {}) const;
+  [[noreturn]] void fail(const std::string& key, const std::string& problem, const std::string& fix = {}) const;
 
  private:
   static constexpr std::int64_t kMinInt = std::numeric_limits<std::int64_t>::min();

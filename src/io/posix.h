@@ -1,5 +1,5 @@
-// System calls on files, with what every caller needs around them: descriptors that close themselves, writes that are
-// whole, and files that get their name only once they are on the disk.
+// System calls on files: descriptors that close themselves, writes that are whole, and files that get their name only
+// once they are on the disk.
 #pragma once
 
 #include <cstddef>
@@ -32,19 +32,19 @@ class UniqueFd {
 // Linux moves at most 0x7ffff000 bytes per call of read or write; larger pieces are cut to this.
 inline constexpr std::size_t kMaxCall = std::size_t{1} << 30;
 
-// Writes all `bytes` bytes at the descriptor's position. Returns 0, or the errno of the call that failed; then a part
-// of them may be written.
+// Writes all `bytes` bytes at the descriptor's position. Returns 0, or the errno of the call that failed. In that
+// case a part of them may be written.
 int write_whole(int fd, const void* data, std::size_t bytes);
 
-// Brings what was written to the disk and closes the descriptor. `path` is the name for errors. Throws Error.
+// Syncs what was written to the disk and closes the descriptor. `path` is the name for errors. Throws Error.
 void sync_and_close(UniqueFd& fd, const std::string& path);
 
-// Renames a file that is on the disk to `path`, over what is there, and brings the name itself to the disk: it is
-// there after a loss of power. Both lie in one folder. Throws Error.
+// Renames a file that is on the disk to `path`, over what is there, and syncs the folder, so that the name survives a
+// loss of power. Both names are in one folder. Throws Error.
 void put_in_place(const std::string& temporary, const std::string& path);
 
-// Brings a closed file to the disk and puts it in place as above. Without `replace` a file that is already there wins,
-// and the temporary one is removed. Throws Error.
+// Syncs a closed file to the disk and puts it in place as above. Without `replace`, a file that already exists at
+// `path` stays, and the temporary file is removed. Throws Error.
 void commit_file(const std::string& temporary, const std::string& path, bool replace);
 
 }  // namespace roundtable

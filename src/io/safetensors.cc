@@ -38,7 +38,7 @@ SafetensorsHeader read_header(const InputFile& file) {
   if (length > kMaxHeaderBytes) {
     throw bad_input(path,
                     fmt::format("claims a header of {} bytes, and at most {} are allowed", length, kMaxHeaderBytes),
-                    "it is no safetensors file, or damaged");
+                    "it is not a safetensors file, or it is damaged");
   }
   if (length > rest) {
     throw bad_input(path, fmt::format("claims a header of {} bytes, and {} follow", length, rest),

@@ -39,9 +39,9 @@ struct TensorInfo {
 using TensorMap = std::map<std::string, TensorInfo, std::less<>>;
 
 // A safetensors file, open for reading. The constructor reads the header and checks all of it, as the reference does
-// and beyond (names that occur twice are refused): whoever holds an object may read every tensor it lists.
-// Memory follows the size of the header that is there, not what it claims. All errors are bad input,
-// "path: tensor 'x': problem; mend".
+// and beyond (names that occur twice are refused): whoever holds an object may read every tensor it lists. The memory
+// that it needs depends on the header's real size, not on the size that the file claims. All errors are bad input,
+// "path: tensor 'x': problem; fix".
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);
@@ -61,7 +61,7 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// A tensor in memory, to be written: row-major and dense. The bytes are the caller's.
+// A tensor in memory that is to be written: row-major and dense. The caller owns the bytes.
 struct TensorView {
   std::string name;
   ElementType type = ElementType::kF32;
@@ -76,7 +76,7 @@ struct WrittenFile {
 };
 
 // Writes a file atomically (see io/file.h). The bytes are those that the reference writes for the same tensors: widest
-// types first, then by name, so that each tensor lies aligned to its elements; the order of `tensors` does not count.
+// types first, then by name, so that each tensor lies aligned to its elements; the order of `tensors` does not matter.
 // Hugging Face's loaders ask for metadata {"format": "pt"}.
 WrittenFile write_safetensors(const std::string& path, const std::vector<TensorView>& tensors,
                               const std::map<std::string, std::string>& metadata = {});

@@ -113,8 +113,8 @@ class HeaderEvents : public nlohmann::json_sax<nlohmann::json> {
   bool in_list() const { return where_ == Where::kShape || where_ == Where::kOffsets; }
   const char* list_name() const { return where_ == Where::kShape ? "shape" : "data_offsets"; }
 
-  [[noreturn]] bool fail(const std::string& problem, const char* mend = kDamaged) const {
-    throw bad_input(name_ == "__metadata__" ? path_ + ": __metadata__" : tensor_place(path_, name_), problem, mend);
+  [[noreturn]] bool fail(const std::string& problem, const char* fix = kDamaged) const {
+    throw bad_input(name_ == "__metadata__" ? path_ + ": __metadata__" : tensor_place(path_, name_), problem, fix);
   }
 
   [[noreturn]] bool unexpected(const std::string& found) const {
@@ -123,7 +123,7 @@ class HeaderEvents : public nlohmann::json_sax<nlohmann::json> {
         fail(fmt::format("{} must be {}, not {}", key_, key_ == "dtype" ? "a string" : "a list of integers", found));
       case Where::kShape:
       case Where::kOffsets:
-        fail(fmt::format("{} must be a list of integers, and holds {}", list_name(), found));
+        fail(fmt::format("{} must be a list of integers, and contains {}", list_name(), found));
       case Where::kMetadata:
         fail(fmt::format("'{}' must be a string, not {}", printable(key_), found));
       case Where::kTop:
@@ -209,7 +209,8 @@ void check_layout(const TensorMap& tensors, const std::string& path, std::uint64
     last = info;
   }
   if (end != data_bytes) {
-    throw bad_input(path, fmt::format("{} bytes behind the last tensor belong to none", data_bytes - end), kDamaged);
+    throw bad_input(path, fmt::format("{} bytes after the last tensor belong to no tensor", data_bytes - end),
+                    kDamaged);
   }
 }
 
@@ -223,7 +224,7 @@ SafetensorsHeader parse_safetensors_header(std::string_view text, const std::str
                                            std::uint64_t data_bytes) {
   // The format wants the brace first, so that a file can be told by its first bytes.
   if (!text.starts_with('{')) {
-    throw bad_input(path, "the header does not begin with '{'", "it is no safetensors file, or damaged");
+    throw bad_input(path, "the header does not begin with '{'", "it is not a safetensors file, or it is damaged");
   }
   HeaderEvents events(path);
   nlohmann::json::sax_parse(text.begin(), text.end(), &events);

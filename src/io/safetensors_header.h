@@ -1,4 +1,4 @@
-// The JSON part of a safetensors file, read event by event: no tree of attacker-chosen size is ever built.
+// The JSON part of a safetensors file, read event by event: a hostile file cannot make us build a large tree.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@ struct SafetensorsHeader {
   std::map<std::string, std::string> metadata;
 };
 
-// `text` is the header, `data_offset` where the tensors' bytes begin in the file and `data_bytes` how many there are.
-// Checks everything: JSON, fields, types, shapes, and that the tensors cover the data exactly. Throws bad input with
-// `path` in front.
+// `text` is the header; the tensors' bytes begin at `data_offset` in the file, and there are `data_bytes` of them.
+// Checks everything: JSON, fields, types, shapes, and that the tensors cover the data exactly. Throws bad input that
+// begins with `path`.
 SafetensorsHeader parse_safetensors_header(std::string_view text, const std::string& path, std::uint64_t data_offset,
                                            std::uint64_t data_bytes);
 

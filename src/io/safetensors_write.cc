@@ -1,4 +1,4 @@
-// Writing safetensors files, to the reference's bytes.
+// Writing safetensors files, with the same bytes as the reference.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -61,7 +61,7 @@ std::uint64_t view_bytes(const TensorView& tensor) {
   return bytes;
 }
 
-// Put together by hand: the order of the members is part of the format's bytes, and a JSON object would sort them.
+// Written by hand: the order of the members is part of the format's bytes, and a JSON object would sort them.
 std::string header_text(const std::vector<const TensorView*>& order,
                         const std::map<std::string, std::string>& metadata) {
   std::vector<std::string> members;

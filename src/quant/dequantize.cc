@@ -1,5 +1,5 @@
-// Weights from integers, scales and zero points. On a CPU in one pass: plain operations keep five matrices of floats in
-// between, and this is done for every block when it is proven, replayed or evaluated.
+// Weights from integers, scales and zero points. On a CPU this takes one pass: plain operations would keep five
+// matrices of floats, for every block that is proven, replayed or evaluated.
 #include <ATen/Parallel.h>
 #include <torch/types.h>
 
@@ -15,9 +15,9 @@
 namespace roundtable {
 namespace {
 
-constexpr std::int64_t kGrain = 65536;  // weights a thread takes at least
+constexpr std::int64_t kGrain = 65536;  // a thread takes at least so many weights
 
-// What the bits of a float of 4 bits mean.
+// The values of all floats of 4 bits, by their bits.
 std::array<float, 16> float4_levels() {
   std::array<float, 16> levels{};
   for (std::uint8_t bits = 0; bits < 16; ++bits) levels[bits] = e2m1_level(bits);

@@ -1,5 +1,6 @@
-// Fake quantization of whole weight matrices, on the CPU or on CUDA: wherever the tensors are.
-// The arithmetic is in fake_quant_math.h.
+// Fake quantization of whole weight matrices, on the device that the tensors are on (CPU or CUDA). On CUDA they
+// enqueue their work on the current stream; only with_global_scale waits for its result. The arithmetic is in
+// fake_quant_math.h.
 #pragma once
 
 #include <torch/types.h>
@@ -40,7 +41,7 @@ struct StepSize {
 
 // Every function takes a contiguous weight [out, in] in fp32 or bf16 and works on the weight's device.
 
-// `scheme` with the global_scale that brings the scales of all these weights into E4M3's range, where it is kNvFp4 and
+// `scheme` with the global_scale that brings the scales of all these weights into E4M3's range, if it is kNvFp4 and
 // has none: the largest power of two up to 448 * 6 / max|W|. Engines fuse layers (q, k and v; gate and up) that then
 // have one global scale. A power of two loses no precision, since E4M3 is a floating-point type.
 QuantScheme with_global_scale(const QuantScheme& scheme, const std::vector<torch::Tensor>& weights);
@@ -48,14 +49,14 @@ QuantScheme with_global_scale(const QuantScheme& scheme, const std::vector<torch
 // For kNvFp4 the functions below need the global scale; round_to_nearest takes the weight's own where there is none.
 RoundingParameters make_rounding_parameters(const torch::Tensor& weight, const QuantScheme& scheme);
 
-// Sets min_scale and max_scale of each group, both to the one of kScaleCandidates numbers that gives rounding to nearest
-// the least sum of importance[j] * (Wq[i, j] - W[i, j])^2; of equals the greatest. `importance` [in], fp32: how much each
-// input of the layer weighs in its output's error. The search of auto-round 0.16.1 (search_scales in data_type/int.py),
-// for scales up to 1 and every type of weight.
+// Sets min_scale and max_scale of each group, both to the one of kScaleCandidates numbers with which rounding to
+// nearest has the least sum of importance[j] * (Wq[i, j] - W[i, j])^2; of equal ones, the greatest. `importance` [in],
+// fp32: how much each input of the layer counts in its output's error. The search of auto-round 0.16.1 (search_scales
+// in data_type/int.py), for scales up to 1 and every type of weight.
 void search_scales(const torch::Tensor& weight, RoundingParameters& parameters, const QuantScheme& scheme,
                    const torch::Tensor& importance);
 
-// `result` [out, in], fp32 or bf16, = the dequantized weight under the present parameters.
+// `result` [out, in], fp32 or bf16, becomes the dequantized weight under the current parameters.
 void fake_quantize(const torch::Tensor& weight, const RoundingParameters& parameters, const QuantScheme& scheme,
                    torch::Tensor& result);
 
@@ -68,15 +69,15 @@ void sign_step(const torch::Tensor& weight, RoundingParameters& parameters, cons
 RoundingGradients rounding_gradients(const torch::Tensor& weight, const RoundingParameters& parameters,
                                      const QuantScheme& scheme, const torch::Tensor& gradient);
 
-// The integers, scales and zero points under the present parameters.
+// The integers, scales and zero points under the current parameters.
 QuantizedWeight quantize(const torch::Tensor& weight, const RoundingParameters& parameters, const QuantScheme& scheme);
 
-// The same into `out`, whose tensors are those of an earlier result, where `wanted` is true: a bool on the weight's
-// device, where it is read. The host does not wait for it.
+// The same into `out`, which holds an earlier result, if `wanted` is true. `wanted` is one bool on the weight's device
+// and is read there: the host does not wait for it.
 void quantize_where(const torch::Tensor& wanted, const torch::Tensor& weight, const RoundingParameters& parameters,
                     const QuantScheme& scheme, QuantizedWeight& out);
 
-// Rounding to nearest: v at 0, scales at 1. Works on some rows at a time, so that v never has the whole matrix's size.
+// Rounding to nearest: v is 0, scales are 1. Works on some rows at a time, so that v never has the whole matrix's size.
 QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme& scheme);
 
 // scale * (q - zero_point) or scale * e2m1(q), rounded once to `dtype`: the same bits as fake_quantize gave.

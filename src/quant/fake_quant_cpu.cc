@@ -14,8 +14,8 @@
 namespace roundtable::cpu {
 namespace {
 
-// Grids of some groups, number by number of GroupGrid, so that they are made in SIMD: making one takes as long as
-// rounding a hundred weights.
+// Grids of several groups, one array per member of GroupGrid, so that SIMD makes several at once: making one grid takes
+// as long as rounding a hundred weights.
 struct GridArrays {
   static constexpr std::int64_t kNumbers = 9;
   float* first;
@@ -63,8 +63,8 @@ struct Row {
 template <std::int64_t kWidth>
 using Width = std::integral_constant<std::int64_t, kWidth>;
 
-// Weights are widened and results narrowed a row at a time, apart from the work on them: beside numbers of 8 or 16 bits
-// compilers take half of a vector's floats, or a quarter.
+// Weights are widened and results narrowed in loops of their own, one row at a time: in a loop that also holds numbers
+// of 8 or 16 bits, compilers use only half or a quarter of a vector for floats.
 RT_SIMD_CLONES void narrow_integers(const std::int32_t* __restrict from, std::int64_t n, std::uint8_t* __restrict to) {
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) to[i] = static_cast<std::uint8_t>(from[i]);
@@ -123,7 +123,7 @@ RT_SIMD_CLONES void quantize_row(const float* __restrict weight, const float* __
   }
 }
 
-// What a loop is not vectorized over, when it is a condition in it, are constants here.
+// Template arguments here are conditions that would prevent the loop from being vectorized.
 template <WeightType kType, bool kSymmetric, bool kFp16Scale>
 RT_SIMD_CLONES void grids_of(QuantScheme scheme, const float* __restrict wmin, const float* __restrict wmax,
                              const float* __restrict min_scale, const float* __restrict max_scale, std::int64_t groups,
@@ -143,7 +143,7 @@ RT_SIMD_CLONES void grids_of(QuantScheme scheme, const float* __restrict wmin, c
   }
 }
 
-// What the grids of some groups come from.
+// What the grids of several groups are computed from.
 struct RangeArrays {
   const float* wmin;
   const float* wmax;
@@ -165,7 +165,7 @@ void make_grids(const RangeArrays& from, const QuantScheme& scheme, std::int64_t
 // Rows whose grids are made at a time: a row may have few groups.
 std::int64_t rows_at_once(const WeightArrays& a) { return std::max<std::int64_t>(1, 16384 / a.columns); }
 
-// What a thread needs beside the arrays, for a row.
+// What a thread needs for a row in addition to the arrays.
 struct Room {
   std::vector<GroupSums> sums;
   std::vector<float> weight;
@@ -173,7 +173,7 @@ struct Room {
   std::vector<std::int32_t> integers;
 };
 
-// n numbers of `room`, which grows where it has fewer.
+// n numbers of `room`, which grows if it has fewer.
 template <class T>
 T* at_least(std::vector<T>& room, std::int64_t n) {
   if (room.size() < static_cast<std::size_t>(n)) room.resize(static_cast<std::size_t>(n));
@@ -240,7 +240,7 @@ RT_SIMD_CLONES void range_gradients_row(GridArrays grids, const GroupSums* __res
   }
 }
 
-// Where the error of a row's groups is less than the least so far, `candidate` becomes their scale.
+// If the error of a group of the row is less than the least so far, `candidate` becomes the group's scale.
 template <WeightType kType, std::int64_t kWidth>
 RT_SIMD_CLONES void try_scale_row(const float* __restrict weight, const float* __restrict importance, Row row,
                                   float candidate, float* __restrict least, float* __restrict scale) {
@@ -257,7 +257,7 @@ RT_SIMD_CLONES void try_scale_row(const float* __restrict weight, const float* _
   }
 }
 
-// The best candidates for the groups of the rows [first, first + rows), into `scale`.
+// Writes the best candidates for the groups of the rows [first, first + rows) into `scale`.
 template <WeightType kType, std::int64_t kWidth>
 void search_rows(const WeightArrays& a, const QuantScheme& scheme, const float* importance, std::int64_t first,
                  std::int64_t rows, float* scale) {

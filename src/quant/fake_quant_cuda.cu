@@ -1,5 +1,5 @@
-// Fake quantization on CUDA: a team of a warp's lanes a group, along the group's weights.
-// Not run where there is no GPU; tests/quant/fake_quant_cuda_test.cc (label gpu) holds it against the CPU's results.
+// Fake quantization on CUDA: some lanes of a warp (a team) per group, along the group's weights.
+// tests/quant/fake_quant_cuda_test.cc (label gpu) compares it with the CPU's results.
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
@@ -19,8 +19,8 @@ __device__ inline float load(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ inline void store(float x, float& out) { out = x; }
 __device__ inline void store(float x, __nv_bfloat16& out) { out = __float2bfloat16_rn(x); }
 
-// Groups of `width` weights, each with 2^shift lanes. A lane has four weights of a group where there are as many: to
-// make the group's grid, which every lane does, takes as long as some weights.
+// Groups of `width` weights, each with 2^shift lanes. A lane has four weights of a group if there are as many: every
+// lane makes the group's grid, which takes as long as several weights.
 struct Teams {
   std::int64_t width;
   int shift;
@@ -62,7 +62,7 @@ __device__ inline GroupGrid grid_of(const WeightArrays& a, const QuantScheme& sc
   return group_grid(scheme, {a.wmin[index], a.wmax[index], a.min_scale[index], a.max_scale[index]});
 }
 
-// Over the lanes of a team; all of the warp call it.
+// The sum over the lanes of a team. All lanes of the warp call it.
 __device__ inline float team_sum(float x, std::uint32_t team) {
   for (std::uint32_t step = kWarp / 2; step > 0; step /= 2) {
     const float other = __shfl_xor_sync(0xffffffffu, x, step);

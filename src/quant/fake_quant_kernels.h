@@ -14,7 +14,7 @@ struct WeightArrays {
   bool weight_is_bf16;
   std::int64_t rows;
   std::int64_t columns;
-  std::int64_t groups;    // a row
+  std::int64_t groups;    // per row
   float* v;               // [rows, columns]
   float* min_scale;       // [rows, groups]
   float* max_scale;

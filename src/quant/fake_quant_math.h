@@ -35,7 +35,7 @@
 
 namespace roundtable {
 
-// All are inlined where they are called, whatever their size: a loop with a call in it is not vectorized.
+// All of these are inlined, whatever their size: a loop that contains a call is not vectorized.
 
 // The least magnitude of a scale: auto-round's q_scale_thresh, which depends on the scale's dtype and is rounded to it
 // (a scale that fp16 does not hold would not be read back as it was tuned): 1e-5 becomes 168 * 2^-24.
@@ -95,7 +95,7 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE GroupGrid symmetric_grid(const QuantScheme& sc
   const float a = -range.wmin * range.min_scale;
   const float c = range.wmax * range.max_scale;
   const float divisor = scheme.full_range ? levels : levels - 0.5f;
-  // Which of a and c is larger is a coin's toss from group to group: no branches on it.
+  // Which of a and c is larger cannot be predicted from group to group, so there is no branch on it.
   const float sign = 1.0f - 2.0f * static_cast<float>(scheme.full_range & !(c < a));
   const float largest = a > c ? a : c;
   const float raw = round_scale(scheme, sign * largest / divisor);
@@ -242,7 +242,7 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE float e2m1_level(std::uint8_t bits) {
   return bits & 8 ? -magnitude : magnitude;
 }
 
-// In the form that is one instruction each, the least and the greatest of two.
+// Minimum and maximum in the form that compiles to one instruction each.
 C10_HOST_DEVICE C10_ALWAYS_INLINE float clamped(const GroupGrid& grid, float value) {
   const float raised = value > grid.low ? value : grid.low;
   return raised < grid.high ? raised : grid.high;
@@ -250,8 +250,8 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE float clamped(const GroupGrid& grid, float val
 
 // weight / scale, rounded as IEEE's division rounds, by a product and one correction: a division takes a CPU longer than
 // all else that is done to a weight. Before its last rounding the sum is within 2^-47 of the quotient, and the quotient of
-// 24 bits by a scale in fp16, of 11, is never so near to the middle between two floats (2^-35). By a scale in fp32 it may
-// be, once in millions, and an ulp off then.
+// 24 bits by a scale in fp16, of 11, is never so near to the middle between two floats (2^-35). With a scale in fp32 it
+// can be, once in millions, and then the result is off by an ulp.
 C10_HOST_DEVICE C10_ALWAYS_INLINE float ratio_of(const GroupGrid& grid, float weight) {
 #if RT_FAST_FMA || defined(__CUDA_ARCH__)
   const float near = weight * grid.inverse_scale;
@@ -261,14 +261,14 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE float ratio_of(const GroupGrid& grid, float we
 #endif
 }
 
-// What a weight becomes, before it is scaled. The type is a template's, so that loops hold no more than theirs needs.
+// What a weight becomes before it is scaled. The type is a template argument, so that loops contain only what it needs.
 template <WeightType kType>
 C10_HOST_DEVICE C10_ALWAYS_INLINE float level_of(const GroupGrid& grid, float weight, float v) {
   if constexpr (kType != WeightType::kInt) return round_e2m1(clamped(grid, weight * grid.inverse_scale + v));
   return clamped(grid, rintf(ratio_of(grid, weight) + v));
 }
 
-// What scales are searched among: 1, 0.975, ... 0.4.
+// The candidates of the search for scales: 1, 0.975, ... 0.4.
 constexpr int kScaleCandidates = 25;
 C10_HOST_DEVICE C10_ALWAYS_INLINE float scale_candidate(int i) { return 1.0f - 0.025f * static_cast<float>(i); }
 
@@ -279,7 +279,7 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE float nearest_error(const GroupGrid& grid, flo
   return error * error;
 }
 
-// As it is stored, in 8 bits.
+// The weight as it is stored, in 8 bits.
 template <WeightType kType>
 C10_HOST_DEVICE C10_ALWAYS_INLINE std::int32_t bits_of(const GroupGrid& grid, float weight, float v) {
   const float level = level_of<kType>(grid, weight, v);
@@ -304,7 +304,7 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE WeightGradient weight_gradient(const GroupGrid
     const float t = ratio + v;
     const bool inside = t >= grid.low && t <= grid.high;
     const float q = round_e2m1(clamped(grid, t));
-    // At 0, where auto-round's is |t| times its sign, nothing: a weight that was pruned stays so.
+    // No gradient at 0, where auto-round's is that of |t| times its sign: a pruned weight stays pruned.
     float slope = inside && t != 0 ? 1.0f : 0.0f;
     if constexpr (kType == WeightType::kMxFp4) slope = inside && fabsf(t) >= 1 ? q / t : slope;
     out.dv = g * grid.scale * slope;

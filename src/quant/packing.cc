@@ -11,7 +11,7 @@
 namespace roundtable {
 namespace {
 
-constexpr std::int64_t kValues = 32;  // that fill `bits` words, so that threads do not share one
+constexpr std::int64_t kValues = 32;  // they fill `bits` whole words, so that threads do not share a word
 
 }  // namespace
 

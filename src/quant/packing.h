@@ -8,7 +8,7 @@
 
 namespace roundtable {
 
-// Words that so many values fill, the last one perhaps in part.
+// How many words so many values fill; the last one may be filled in part.
 std::int64_t packed_words(std::int64_t values, int bits);
 
 // values [rows, columns] uint8 -> [packed_words(rows, bits), columns] int32, packed down the rows.

@@ -7,14 +7,14 @@
 
 namespace roundtable {
 
-// Weights that share a scale, where the type fixes it; 0 for integers, which take any number.
+// How many weights share a scale, if the type fixes it; 0 for integers, for which it can be any number.
 constexpr std::int64_t group_size_of(WeightType type) {
   return type == WeightType::kInt ? 0 : (type == WeightType::kMxFp4 ? 32 : 16);
 }
 
 struct QuantScheme {
   int bits = 4;                     // 2, 3, 4 or 8
-  std::int64_t group_size = 128;    // along the input dimension; -1 for one group a row
+  std::int64_t group_size = 128;    // along the input dimension; -1 for one group per row
   bool symmetric = true;
   bool full_range = true;           // symmetric only
   bool fp16_scale = true;           // scales are rounded to half precision; fp32 otherwise
@@ -22,7 +22,7 @@ struct QuantScheme {
   WeightType type = WeightType::kInt;
   float global_scale = 0;           // kNvFp4 only: a stored scale's E4M3 float over the scale itself; 0: not yet known
 
-  // Groups a row of `columns` weights; the last one is shorter where group_size does not divide.
+  // Groups in a row of `columns` weights; the last one is shorter if group_size does not divide it.
   std::int64_t groups(std::int64_t columns) const {
     const std::int64_t size = group_columns(columns);
     return (columns + size - 1) / size;

@@ -202,7 +202,7 @@ class PlanTest(ConvertCase):
 
     def test_what_a_format_cannot_hold_is_refused_before_any_work(self):
         for changes, *words in (
-                ({"output.formats": ["auto_awq"], "quantization.bits": 3}, "auto_awq cannot hold", "4 bits alone, not 3",
+                ({"output.formats": ["auto_awq"], "quantization.bits": 3}, "auto_awq cannot hold", "only 4 bits, not 3",
                  "formats that can: auto_round:auto_gptq, auto_round, auto_gptq, llm_compressor, qdq"),
                 ({"output.formats": [FIRST, "auto_awq"],
                   "quantization.weight_config": {"up_proj": {"group_size": 64}}},

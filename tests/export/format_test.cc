@@ -184,7 +184,7 @@ TEST(Formats, AnObstacleNamesWhoHasNone) {
   };
   const CheckpointScheme w3 = mixture({{.bits = 3, .group_size = 32}});
   EXPECT_THAT(line("auto_awq", w3), HasSubstr("here: auto_awq cannot hold this: model.layers.0.self_attn.q_proj: it holds "
-                                              "4 bits alone, not 3; formats that can: auto_round:auto_gptq, "));
+                                              "only 4 bits, not 3; formats that can: auto_round:auto_gptq, "));
   EXPECT_THAT(line("gguf", w3), HasSubstr("multiple of 256"));
   EXPECT_EQ(line("auto_gptq", w3), "");
   const CheckpointScheme mx = mixture({{.bits = 4, .group_size = 32, .type = WeightType::kMxFp4}});

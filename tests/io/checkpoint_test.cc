@@ -136,7 +136,7 @@ TEST(CheckpointIndex, RefusesNamesThatLeadOutOfTheFolder) {
   for (const char* name : {"../x.safetensors", "/etc/passwd", "a/b", "..", ".", ""}) {
     const TemporaryFolder folder;
     write_checkpoint_index(folder.path(), {{"a", name}}, 0);
-    EXPECT_BAD_INPUT(Checkpoint(folder.path()), HasSubstr("is not the name of a file beside it"));
+    EXPECT_BAD_INPUT(Checkpoint(folder.path()), HasSubstr("is not the name of a file next to it"));
   }
 }
 

@@ -1,4 +1,4 @@
-// bf16 as its bits, for loops that must vectorize: c10::BFloat16's conversions keep compilers from it.
+// bf16 as its bits, for loops that must be vectorized: c10::BFloat16's conversions prevent that.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ inline void store(float x, float& out) { out = x; }
 inline void store(float x, std::uint16_t& out) {
   std::uint32_t bits;
   std::memcpy(&bits, &x, sizeof(bits));
-  // Round to nearest even; a NaN may come out as an infinity, which is caught where the loss is.
+  // Round to nearest even; a NaN may become an infinity, which is noticed when the loss is computed.
   out = static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 

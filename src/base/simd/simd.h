@@ -1,14 +1,15 @@
-// What loops need to be vectorized for whatever CPU the program finds itself on.
+// Attributes and pragmas that let loops be vectorized for whatever CPU the program runs on.
 #pragma once
 
 #include <cmath>
 
-// One binary serves every x86-64: a function marked so is compiled for AVX-512, AVX2 and the baseline, and the loader
-// picks one. Products and sums in such files are never contracted to FMA (see CMakeLists.txt), and where it is asked for
-// the baseline calls fmaf: all three round alike.
+// One binary serves every x86-64: a function with this attribute is compiled for AVX-512, AVX2 and the baseline, and
+// the loader picks one. Products and sums in such files are never contracted to FMA (see CMakeLists.txt); where the
+// code asks for FMA, the baseline calls fmaf. So all three give the same roundings.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-// AVX-512 whole: with its first part alone, 16-bit elements keep GCC from vectors. AVX2 with FMA: fmaf is an instruction
-// then, and a call otherwise (RT_FAST_FMA). Compilers before 12 know the parts only.
+// AVX-512 with all of its parts: with its first part alone, GCC does not vectorize loops over 16-bit elements. AVX2
+// with FMA: there fmaf is an instruction, elsewhere a call (RT_FAST_FMA). Compilers before GCC 12 know only the single
+// parts.
 #if __GNUC__ >= 12
 #define RT_SIMD_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #define RT_FAST_FMA 1

@@ -1,8 +1,9 @@
 // auto_awq: AutoAWQ's checkpoints, version gemm, read by transformers (with GPTQModel), vLLM and SGLang.
 //
-// Source: auto-round 0.16.1, export/export_to_awq/export.py; transformers 5.23, utils/quantization_config.py, AwqConfig.
-// One scheme for all layers that are quantized; the others stand in modules_to_not_convert. `zero_point` says that the
-// file holds zero points, which it does for sym too: readers that believe otherwise would take the integers for signed.
+// Source: auto-round 0.16.1, export/export_to_awq/export.py; transformers 5.23, utils/quantization_config.py,
+// AwqConfig. One scheme for all layers that are quantized; the others are listed in modules_to_not_convert.
+// `zero_point` says that the file holds zero points, which it does for sym too: readers that believe otherwise would
+// take the integers for signed.
 #include "export/formats/scheme_keys.h"
 #include "export/layouts/awq.h"
 #include "export/registry.h"
@@ -18,7 +19,7 @@ class AutoAwq final : public AwqFormat {
       if (layer.scheme && !differing(*layer.scheme, checkpoint.common).empty()) {
         return "it holds one scheme for all layers, and " + layer.linear.name + " has its own";
       }
-      if (layer.scheme && layer.outside_blocks) return "it holds no quantized " + layer.linear.name;
+      if (layer.scheme && layer.outside_blocks) return "it cannot hold a quantized " + layer.linear.name;
     }
     return std::nullopt;
   }

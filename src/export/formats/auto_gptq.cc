@@ -2,7 +2,7 @@
 //
 // Source: auto-round 0.16.1, export/export_to_autogptq/export.py; GPTQModel 7.3.4, quantization/config.py (keys;
 // `dynamic`: "+:REGEX" for settings of their own, "-:REGEX" for layers that stay as they are, matched from the name's
-// start) and nn_modules/qlinear/torch.py. The tensors are gptq_layout.h's with zero points minus one, and
+// start) and nn_modules/qlinear/torch.py. The tensors are those of layouts/gptq.h with zero points minus one, and
 //
 //   NAME.g_idx  int32 [in]   the group of each input; ours are in order (desc_act is false)
 #include <fmt/format.h>
@@ -18,7 +18,7 @@
 namespace roundtable {
 namespace {
 
-// Matches the very name and nothing else.
+// Matches exactly this name.
 std::string regex_for(const std::string& layer) {
   std::string text = "^";
   for (const char c : layer) text += c == '.' ? std::string("\\.") : std::string(1, c);

@@ -1,7 +1,7 @@
 // mxfp4: compressed-tensors' mxfp4-pack-quantized with activations in 16 bits, which vLLM reads.
 //
 // Source: compressed-tensors 0.20.0, compressors/mxfp4/base.py and mx_utils.py (compress_mx_scale, decompress_mx_scale),
-// quantization/quant_scheme.py (MXFP4A16); OCP Microscaling Formats 1.0, section 5.3. float4_layout.h has the rest.
+// quantization/quant_scheme.py (MXFP4A16); OCP Microscaling Formats 1.0, section 5.3. layouts/float4.h has the rest.
 //
 //   NAME.weight_scale  uint8 [out, groups]   the power of two's exponent, plus 127 (E8M0)
 #include <fmt/format.h>
@@ -35,7 +35,7 @@ class MxFp4 final : public Float4Format {
     const TensorSpec spec = layout(linear, scheme, torch::kFloat32)[1];
     const torch::Tensor exponents = reader.read_tensor(spec);
     if (exponents.eq(kNotANumber).any().item<bool>()) {
-      throw bad_input(fmt::format("{}: tensor '{}'", reader.place, spec.name), "holds a scale that is no number");
+      throw bad_input(fmt::format("{}: tensor '{}'", reader.place, spec.name), "holds a scale that is not a number");
     }
     const torch::Tensor scale = torch::ldexp(torch::ones(exponents.sizes()), exponents.to(torch::kInt32).sub(kBias));
     return unpack_with(reader, linear, scheme, scale);

@@ -1,7 +1,7 @@
 // nvfp4: compressed-tensors' nvfp4-pack-quantized with activations in 16 bits, which vLLM and SGLang read.
 //
 // Source: compressed-tensors 0.20.0, compressors/nvfp4/base.py and quantization/lifecycle/forward.py (the scale is
-// divided by the global one), quantization/quant_scheme.py (NVFP4A16). float4_layout.h has the rest.
+// divided by the global one), quantization/quant_scheme.py (NVFP4A16). layouts/float4.h has the rest.
 //
 //   NAME.weight_scale         F8_E4M3 [out, groups]
 //   NAME.weight_global_scale  fp32 [1]               group's scale = weight_scale / weight_global_scale

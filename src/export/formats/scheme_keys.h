@@ -15,23 +15,22 @@ namespace roundtable {
 
 // The three keys of a scheme.
 nlohmann::json scheme_json(const QuantScheme& scheme);
-// Those of them in which `scheme` differs from `common`.
+// Only the keys in which `scheme` differs from `common`.
 nlohmann::json differing(const QuantScheme& scheme, const QuantScheme& common);
 
-// Reads the keys that are there over `scheme`. Bits may be 16: not quantized.
-// Throws Error (kBadInput) for a value that is senseless.
+// `scheme`, changed by the keys that are there. Bits may be 16: not quantized. Throws Error (kBadInput) for a value
+// that makes no sense.
 QuantScheme read_scheme(const JsonObject& json, QuantScheme scheme);
 // All three must be there, and bits below 16.
 QuantScheme read_common_scheme(const JsonObject& json);
 
-// The settings of single layers over a common scheme. A layer's very name goes before regular expressions, of which the
-// first that matches anywhere decides.
+// The settings of single layers over a common scheme. Precedence: 1. a layer's exact name, 2. the first regular
+// expression that matches anywhere in the name.
 class LayerSettings {
  public:
   // `place` opens errors: the file, and the key that holds the settings.
   LayerSettings(const QuantScheme& common, const std::string& place) : common_(common), place_(place) {}
-  // Takes what is no regular expression for a name alone, as readers do. Throws Error (kBadInput) where it is too large a
-  // one.
+  // What is not a regular expression is only a name, as for other readers. Throws Error (kBadInput) if it is too large.
   void add(const std::string& name, const std::string& regex, const QuantScheme& scheme);
   QuantScheme of(const std::string& layer) const;
 

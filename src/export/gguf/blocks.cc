@@ -1,4 +1,4 @@
-// Packing blocks.
+// Packing quantized weights into GGML's blocks.
 #include "export/gguf/blocks.h"
 
 #include <fmt/format.h>
@@ -22,7 +22,7 @@ void put_half(Bytes to, float value) {
   std::memcpy(to, &half, sizeof half);
 }
 
-// The two low bits of 256 integers: two halves of 128, each 32 bytes of 4 integers that stand 32 apart.
+// The two low bits of 256 integers: two halves of 128, each 32 bytes of 4 integers that are 32 apart.
 void put_pairs(Bytes to, Integers q) {
   for (int i = 0; i < kLarge; ++i) {
     const int half = i / 128, shift = i % 128 / 32, byte = i % 32;
@@ -51,7 +51,7 @@ void pack_q4_1(Bytes to, Integers q, float scale, int zero_point) {
 }
 
 // d, dmin, scales[12], qs[128]. The 8 scales and minima have 6 bits each: four of each in the low bits of a byte, the
-// other four as nibbles, whose upper bits (0 here) stand above the first four.
+// other four as nibbles, whose upper bits (0 here) are stored above the first four.
 void pack_q4_k(Bytes to, Integers q, float scale, int zero_point) {
   put_half(to, scale);
   put_half(to + 2, scale);

@@ -10,8 +10,9 @@
 //   Q3_K  256 weights   d (sc - 32) (q - 4) d = s, sc = 33                              sym, 3 bits
 //   Q2_K  256 weights   d sc q - dmin mn    d = dmin = s, sc = 1, mn = z                2 bits
 //
-// A block of 256 has one fp16 scale and small integers times it for its parts, which scales that are tuned one by one
-// do not fit: there a group must cover the block. All but Q4_1 hold s (q - z) exactly; Q4_1 rounds s z to fp16.
+// A block of 256 has one fp16 scale, and its parts have small integers times that scale. Scales that are tuned one by
+// one do not fit this, so a group must cover the whole block. All except Q4_1 hold s (q - z) exactly; Q4_1 rounds s z
+// to fp16.
 #pragma once
 
 #include <torch/types.h>
@@ -25,10 +26,10 @@
 
 namespace roundtable {
 
-// The type for a layer's scheme; a layer of `columns` inputs, where that decides.
+// The type for a layer of `columns` inputs with this scheme.
 GgufType gguf_type(const QuantScheme& scheme, std::int64_t columns);
 
-// Why no type holds a scheme, or a layer's inputs.
+// Why no type holds a scheme, or a layer; nothing if one does.
 std::optional<std::string> gguf_scheme_obstacle(const QuantScheme& scheme);
 std::optional<std::string> gguf_layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme);
 

@@ -60,7 +60,7 @@ class GgufEntries {
   std::uint64_t count_ = 0;
 };
 
-// Where everything stands in a file with these entries and tensors.
+// Where everything is in a file with these entries and tensors.
 class GgufLayout {
  public:
   GgufLayout(const GgufEntries& entries, const std::vector<GgufTensor>& tensors);
@@ -84,7 +84,7 @@ using GgufData = std::function<std::vector<char>(std::size_t tensor)>;
 void write_gguf(const std::string& path, const GgufEntries& entries, const std::vector<GgufTensor>& tensors,
                 const GgufData& data);
 
-// Whether a file holds exactly that, padding included.
+// Whether a file holds exactly what write_gguf() would write, padding included.
 bool holds_gguf(const std::string& path, const GgufEntries& entries, const std::vector<GgufTensor>& tensors,
                 const GgufData& data);
 

@@ -58,7 +58,7 @@ std::optional<std::string> gguf_model_obstacle(const ModelConfig& model) {
     return fmt::format("'{}' models are not written; those that are: llama, mistral, qwen2, qwen3", model.model_type);
   }
   if (model.sliding_window > 0 && model.sliding_window < model.max_position_embeddings) {
-    // llama.cpp's llama-model.cpp reads attention.sliding_window for other architectures alone.
+    // llama.cpp's llama-model.cpp reads attention.sliding_window for other architectures only.
     return fmt::format("llama.cpp gives this model all of its context, not its window of {} tokens", model.sliding_window);
   }
   const std::string& rope = model.rope.type;

@@ -29,7 +29,7 @@ const nlohmann::json& member(const nlohmann::json& object, const char* key) {
   return object.is_object() && object.contains(key) ? object[key] : nothing;
 }
 
-// llama.cpp's name for how a tokenizer cuts words; empty where it has none that we know.
+// llama.cpp's name for how a tokenizer cuts words; empty if we know none.
 std::string pre_tokenizer_name(const nlohmann::json& pre) {
   nlohmann::json steps = member(pre, "pretokenizers");
   if (!steps.is_array()) steps = nlohmann::json::array({pre});
@@ -69,7 +69,7 @@ std::vector<Token> tokens_of(const JsonObject& tokenizer, std::int64_t vocab_siz
   return tokens;
 }
 
-// "a b" each; transformers wrote them so, and later as pairs.
+// Each is "a b", as older transformers wrote it, or a pair.
 std::vector<std::string> merges_of(const JsonObject& tokenizer) {
   const JsonObject model = tokenizer.get_object("model");
   const nlohmann::json& merges = member(model.json(), "merges");
@@ -137,12 +137,12 @@ void add_chat_template(GgufEntries& entries, const std::string& directory, const
 
 std::optional<std::string> gguf_vocab_obstacle(const std::string& directory) {
   const std::string path = directory + "/tokenizer.json";
-  if (!exists(path)) return "it takes the tokenizer along, and there is no tokenizer.json";
+  if (!exists(path)) return "it contains the tokenizer, and there is no tokenizer.json";
   const nlohmann::json tokenizer = load_json(path);
   const nlohmann::json& type = member(member(tokenizer, "model"), "type");
   if (type != "BPE" || pre_tokenizer_name(member(tokenizer, "pre_tokenizer")).empty()) {
-    return "it takes the tokenizer along, and this one is no byte-level BPE that cuts words as GPT-2, SmolLM, Llama 3 or "
-           "Qwen 2 do";
+    return "it contains the tokenizer, and this one is not a byte-level BPE that cuts words as GPT-2, SmolLM, Llama 3 "
+           "or Qwen 2 do";
   }
   return std::nullopt;
 }

@@ -10,10 +10,10 @@ namespace roundtable {
 namespace {
 
 constexpr int kBits = 4;
-constexpr std::int64_t kWord = 8;  // values a word
+constexpr std::int64_t kWord = 8;  // values per word
 constexpr std::int64_t kNibble[kWord] = {0, 4, 1, 5, 2, 6, 3, 7};
 
-// For each place of the stream of nibbles, the output that stands there.
+// For each place in the stream of nibbles, the output that is stored there.
 torch::Tensor stream_order(std::int64_t outputs) {
   torch::Tensor order = torch::empty({outputs}, torch::kInt64);
   auto* to = order.data_ptr<std::int64_t>();
@@ -35,7 +35,7 @@ torch::Tensor unpack_words(const torch::Tensor& words, std::int64_t outputs) {
 }  // namespace
 
 std::optional<std::string> AwqFormat::scheme_obstacle(const QuantScheme& scheme) const {
-  if (scheme.bits != kBits) return fmt::format("it holds {} bits alone, not {}", kBits, scheme.bits);
+  if (scheme.bits != kBits) return fmt::format("it holds only {} bits, not {}", kBits, scheme.bits);
   return std::nullopt;
 }
 

@@ -3,7 +3,7 @@
 // Source: auto-round 0.16.1, export/export_to_awq/utils.py, WQLinear_GEMM (AutoAWQ 0.2.9's class of that name, from
 // awq/modules/linear/gemm.py). Per linear layer [out, in]:
 //
-//   NAME.qweight  int32 [in, out / 8]       eight integers of 4 bits a word, of neighbouring outputs
+//   NAME.qweight  int32 [in, out / 8]       eight integers of 4 bits per word, of neighbouring outputs
 //   NAME.qzeros   int32 [groups, out / 8]   zero points as they are, in the same order
 //   NAME.scales   fp16  [groups, out]
 //   NAME.bias     fp16  [out], where the layer has one

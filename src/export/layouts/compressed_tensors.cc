@@ -23,7 +23,7 @@ std::optional<std::string> CompressedTensorsFormat::layer_obstacle(const LinearS
 std::optional<std::string> CompressedTensorsFormat::checkpoint_obstacle(const ModelConfig& model,
                                                                         const CheckpointScheme&) const {
   // utils/helpers.py: layers are found by the class torch.nn.Linear.
-  if (model.conv1d) return "its readers know no Conv1D layers, which " + model.model_type + " is made of";
+  if (model.conv1d) return "its readers do not know Conv1D layers, which " + model.model_type + " is made of";
   return std::nullopt;
 }
 

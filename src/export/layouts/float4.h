@@ -1,4 +1,4 @@
-// What mxfp4 and nvfp4 have in common: floats of 4 bits, two a byte, and a scale a group.
+// What mxfp4 and nvfp4 have in common: floats of 4 bits, two per byte, and one scale per group.
 //
 // Source: compressed-tensors 0.20.0, compressors/nvfp4/helpers.py (pack_fp4_to_uint8, unpack_fp4_from_uint8). Per linear
 // layer [out, in], besides what the format adds:
