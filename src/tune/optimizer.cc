@@ -1,10 +1,12 @@
-// The fused sign step, and optimizers with a memory in LibTorch's operations.
+// The fused sign step, optimizers with a memory in LibTorch's operations, and how far they step.
 #include "tune/optimizer.h"
 
 #include <torch/types.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <numbers>
 
 namespace roundtable {
 namespace {
@@ -76,6 +78,25 @@ struct AdamW {
 };
 
 }  // namespace
+
+double schedule_factor(LrScheduler scheduler, std::int64_t iteration, std::int64_t iters) {
+  const double done = static_cast<double>(iteration) / static_cast<double>(iters);
+  switch (scheduler) {
+    case LrScheduler::kConstant:
+      return 1;
+    case LrScheduler::kCosine:
+      return (1 + std::cos(std::numbers::pi * done)) / 2;
+    case LrScheduler::kLinear:
+      break;
+  }
+  return 1 - done;
+}
+
+double default_lr(OptimizerKind optimizer, int bits, std::int64_t iters) {
+  if (optimizer == OptimizerKind::kAdamW) return 0.01;
+  const double steps = static_cast<double>(std::max<std::int64_t>(1, iters));
+  return iters >= 1000 && bits <= 3 ? 2 / steps : 1 / steps;
+}
 
 std::unique_ptr<RoundingOptimizer> make_optimizer(OptimizerKind kind, double momentum) {
   if (kind == OptimizerKind::kAdamW) return std::make_unique<WithState<AdamW>>(AdamW{});

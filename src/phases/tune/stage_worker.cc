@@ -137,21 +137,21 @@ class StageWorker {
   void tune(const Stage& unit, const std::vector<BlockWeights>& weights, std::vector<DecoderBlock>& worked,
             const torch::Tensor& target, const std::vector<torch::Tensor>& importance) {
     const Stopwatch watch;
-    std::vector<DecoderBlock*> blocks;
-    std::vector<torch::Tensor> original;
-    BlockSchemes schemes;
+    TuningUnit blocks;
     for (std::size_t i = 0; i < worked.size(); ++i) {
-      blocks.push_back(&worked[i]);
-      for (const torch::Tensor& weight : weights[i].weights) original.push_back(weight.to(env_.device));
+      blocks.blocks.push_back(&worked[i]);
+      for (const torch::Tensor& weight : weights[i].weights) blocks.original.push_back(weight.to(env_.device));
       const BlockSchemes& own = env_.plan.schemes[static_cast<std::size_t>(unit.first) + i];
-      schemes.insert(schemes.end(), own.begin(), own.end());
+      blocks.schemes.insert(blocks.schemes.end(), own.begin(), own.end());
     }
     const Sampler sampler(env_.config.tuning.sampler, env_.config.calibration.n_samples, env_.plan.batch,
                           static_cast<std::uint64_t>(env_.config.tuning.seed), unit.first);
     const BlockSamples samples{quantized_chain_, target, range_, importance};
     for (DecoderBlock& block : worked) block.clear_expert_tokens();
-    const TunedBlock tuned = tune_blocks(blocks, original, schemes, samples, context_, sampler,
-                                         tune_settings(env_.config, env_.plan.shards), env_.gradient_group(), observer(unit.first));
+    const TunedBlock tuned =
+        BlockTuner(blocks, samples, context_, sampler, tune_settings(env_.config, env_.plan.shards), env_.gradient_group(),
+                   observer(unit.first))
+            .tune();
     const double seconds = watch.seconds() / static_cast<double>(worked.size());
     torch::Tensor sample = quantized_chain_.narrow(0, 0, 1);  // of each rank, to report errors on
     for (std::size_t i = 0; i < worked.size(); ++i) {
