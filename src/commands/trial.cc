@@ -24,6 +24,7 @@
 #include "model/load/tensor_span.h"
 #include "phases/forward_pass.h"
 #include "plan/tune_settings.h"
+#include "tune/block_tuner.h"
 
 namespace roundtable {
 namespace {
@@ -166,8 +167,9 @@ class Trial {
         seconds[static_cast<std::size_t>(iteration)] = watch.seconds();
         watch = Stopwatch();
       };
-      tune_block(block, original, context_.plan.schemes.front(), {hidden, target, range}, context, sampler, how, group,
-                 observer);
+      BlockTuner({{&block}, original, context_.plan.schemes.front()}, {hidden, target, range}, context, sampler, how, group,
+                 observer)
+          .tune();
     };
     // Alone first: what this rank computes, without waiting for its group, whose order of sums it need not keep then.
     TuneSettings by_itself = settings;

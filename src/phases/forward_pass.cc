@@ -14,7 +14,6 @@
 #include "model/load/block_loader.h"
 #include "model/load/model_ends.h"
 #include "run/stop.h"
-#include "tune/block_tuner.h"
 
 namespace roundtable {
 namespace {

@@ -1,10 +1,12 @@
-// The fused sign step, and optimizers with a memory in LibTorch's operations.
+// The fused sign step, optimizers with a memory in LibTorch's operations, and how far they step.
 #include "tune/optimizer.h"
 
 #include <torch/types.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <numbers>
 
 #include "base/error.h"
 
@@ -78,6 +80,30 @@ struct AdamW {
 };
 
 }  // namespace
+
+double schedule_factor(LrScheduler scheduler, std::int64_t iteration, std::int64_t iters) {
+  const double done = static_cast<double>(iteration) / static_cast<double>(iters);
+  switch (scheduler) {
+    case LrScheduler::kConstant:
+      return 1;
+    case LrScheduler::kCosine:
+      return (1 + std::cos(std::numbers::pi * done)) / 2;
+    case LrScheduler::kLinear:
+      return 1 - done;
+  }
+  RT_UNREACHABLE("a schedule without a factor");
+}
+
+double default_lr(OptimizerKind optimizer, int bits, std::int64_t iters) {
+  const double steps = static_cast<double>(std::max<std::int64_t>(1, iters));
+  switch (optimizer) {
+    case OptimizerKind::kAdamW:
+      return 0.01;
+    case OptimizerKind::kSignRound:
+      return iters >= 1000 && bits <= 3 ? 2 / steps : 1 / steps;
+  }
+  RT_UNREACHABLE("an optimizer without a rate");
+}
 
 std::unique_ptr<RoundingOptimizer> make_optimizer(OptimizerKind kind, double momentum) {
   switch (kind) {

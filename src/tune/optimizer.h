@@ -1,19 +1,28 @@
-// What turns the gradients of one layer's rounding parameters into a step.
+// A step of one layer's rounding parameters: its direction, from their gradients, and its length. Rates and schedules are
+// those of auto-round 0.16.1 (algorithms/quantization/sign_round/config.py and quantizer.py).
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
+#include "config/choices.h"
 #include "quant/fake_quant.h"
-#include "tune/learning_rate.h"
 
 namespace roundtable {
+
+// The factor on the rate of step `iteration`, which is in [0, iters).
+double schedule_factor(LrScheduler scheduler, std::int64_t iteration, std::int64_t iters);
+
+// The rate of the first step if none is given. signround: 1 / iters, and 2 / iters for layers of up to 3 bits from 1000
+// iterations on (_lr_for_bits); adamw: 0.01 (neural_compressor's AutoAdamRound).
+double default_lr(OptimizerKind optimizer, int bits, std::int64_t iters);
 
 class RoundingOptimizer {
  public:
   virtual ~RoundingOptimizer() = default;
 
-  // One step from `gradient` = dL/dWq, [out, in] fp32. min_scale and max_scale stay in [0, 1]; where size.minmax_lr is
-  // 0 they stay as they are. Called once an iteration, with one layer for the optimizer's whole life.
+  // One step from `gradient` = dL/dWq, [out, in] fp32. min_scale and max_scale stay in [0, 1]; if size.minmax_lr is 0 they
+  // stay as they are. Called once per iteration, always with the same layer.
   virtual void step(const torch::Tensor& weight, RoundingParameters& parameters, const QuantScheme& scheme,
                     const torch::Tensor& gradient, const StepSize& size) = 0;
 };

@@ -22,8 +22,7 @@ TunedBlock tune(const TinyProblem& problem, const TuneSettings& settings, const 
   DecoderBlock block = problem.block();
   SelfCommunicator alone;
   const Sampler sampler(SamplerKind::kStrata, 8, batch, 42, 0);
-  return tune_block(block, problem.weights.weights, problem.schemes, problem.samples({0, 8}), problem.context, sampler,
-                    settings, alone, observer);
+  return BlockTuner(problem.unit(block), problem.samples({0, 8}), problem.context, sampler, settings, alone, observer).tune();
 }
 
 double linear(std::int64_t i) { return 0.1 * (1 - static_cast<double>(i) / 10); }
@@ -36,7 +35,7 @@ void expect_plain_losses(const TuneSettings& settings, const testing::PlainSetti
       testing::plain_losses({&problem}, problem.input, problem.target, Sampler(SamplerKind::kStrata, 8, 4, 42, 0),
                             plain);
   ASSERT_EQ(tuned.losses.size(), expected.size());
-  // The first steps are the same to rounding; later a sign that hangs on the last bit moves a weight by a whole step.
+  // The first steps are the same to rounding; later a sign that depends on the last bit moves a weight by a whole step.
   for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(tuned.losses[i], expected[i], 1e-5 * expected[i]) << i;
   for (std::size_t i = 3; i < 10; ++i) EXPECT_NEAR(tuned.losses[i], expected[i], 2e-2 * expected[i]) << i;
 }
@@ -91,8 +90,8 @@ TEST(BlockTuner, TheKeptIntegersHaveTheBestLoss) {
   DecoderBlock block = problem.block();
   SelfCommunicator alone;
   const Sampler sampler(SamplerKind::kStrata, 8, 8, 42, 0);  // every sample in every step: losses can be compared
-  const TunedBlock tuned = tune_block(block, problem.weights.weights, problem.schemes, problem.samples({0, 8}),
-                                      problem.context, sampler, {.iters = 20}, alone);
+  const TunedBlock tuned =
+      BlockTuner(problem.unit(block), problem.samples({0, 8}), problem.context, sampler, {.iters = 20}, alone).tune();
   const float loss = torch::mse_loss(run_block(block, problem.input, problem.context, 0), problem.target).item<float>();
   EXPECT_NEAR(loss, tuned.best_loss(), 1e-5 * loss);
 }
@@ -172,8 +171,8 @@ TEST(BlockTuner, StartsFromSearchedScales) {
       run_block(block, problem.input, problem.context, 0);
       samples.importance = inputs.sum(alone);
     }
-    return tune_block(block, problem.weights.weights, problem.schemes, samples, problem.context,
-                      Sampler(SamplerKind::kStrata, 8, 8, 42, 0), {.iters = iters}, alone);
+    const Sampler sampler(SamplerKind::kStrata, 8, 8, 42, 0);
+    return BlockTuner(problem.unit(block), samples, problem.context, sampler, {.iters = iters}, alone).tune();
   };
   EXPECT_LT(tuned(true, 1).first_loss(), 0.9f * tuned(false, 1).first_loss());
   EXPECT_LT(tuned(true, 20).best_loss(), tuned(false, 20).best_loss());
@@ -184,8 +183,9 @@ TEST(BlockTuner, ALayerWithoutASchemeStaysFloat) {
   problem.schemes[3].reset();
   DecoderBlock block = problem.block();
   SelfCommunicator alone;
-  const TunedBlock tuned = tune_block(block, problem.weights.weights, problem.schemes, problem.samples({0, 8}),
-                                      problem.context, Sampler(SamplerKind::kStrata, 8, 4, 42, 0), {.iters = 2}, alone);
+  const Sampler sampler(SamplerKind::kStrata, 8, 4, 42, 0);
+  const TunedBlock tuned =
+      BlockTuner(problem.unit(block), problem.samples({0, 8}), problem.context, sampler, {.iters = 2}, alone).tune();
   EXPECT_FALSE(tuned.weights[3].has_value());
   EXPECT_TRUE(torch::equal(block.linears()[3].weight, problem.weights.weights[3]));
 }

@@ -30,8 +30,9 @@ struct TwoBlocks {
     BlockSchemes schemes = first.schemes;
     schemes.insert(schemes.end(), second.schemes.begin(), second.schemes.end());
     SelfCommunicator alone;
-    return tune_blocks({&blocks[0], &blocks[1]}, original, schemes, {first.input, target, {0, 8}}, first.context,
-                       Sampler(SamplerKind::kStrata, 8, 8, 42, 0), settings, alone, observer);
+    return BlockTuner({{&blocks[0], &blocks[1]}, original, schemes}, {first.input, target, {0, 8}}, first.context,
+                      Sampler(SamplerKind::kStrata, 8, 8, 42, 0), settings, alone, observer)
+        .tune();
   }
 
   std::vector<DecoderBlock> blocks() const { return {first.block(), second.block()}; }

@@ -26,8 +26,8 @@ struct Measured {
   explicit Measured(std::int64_t iters, bool skip_first = false) {
     if (skip_first) problem.schemes[0].reset();
     SelfCommunicator alone;
-    tune_block(block, problem.weights.weights, problem.schemes, problem.samples({0, 8}), problem.context,
-               Sampler(SamplerKind::kStrata, 8, 4, 42, 0), {.iters = iters}, alone);
+    const Sampler sampler(SamplerKind::kStrata, 8, 4, 42, 0);
+    BlockTuner(problem.unit(block), problem.samples({0, 8}), problem.context, sampler, {.iters = iters}, alone).tune();
     errors = layer_errors(block, problem.weights.weights, problem.schemes, sample, problem.context, alone);
   }
 };

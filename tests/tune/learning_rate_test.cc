@@ -1,5 +1,5 @@
 // Schedules against torch.optim.lr_scheduler's formulas by hand, and auto-round's default rates.
-#include "tune/learning_rate.h"
+#include "tune/optimizer.h"
 
 #include <gtest/gtest.h>
 

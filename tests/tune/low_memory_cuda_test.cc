@@ -23,8 +23,10 @@ TEST(LowGpuMemUsage, SamplesMayStayOnTheHost) {
     const torch::Tensor target = run_block(block, input, context, 0);
     EXPECT_EQ(target.device().type(), device.type());
     SelfCommunicator alone;
-    losses.push_back(tune_block(block, original, problem.schemes, {input, target, {0, 8}}, context,
-                                Sampler(SamplerKind::kStrata, 8, 4, 42, 0), {.iters = 3}, alone)
+    const Sampler sampler(SamplerKind::kStrata, 8, 4, 42, 0);
+    losses.push_back(BlockTuner({{&block}, original, problem.schemes}, {input, target, {0, 8}}, context, sampler,
+                                {.iters = 3}, alone)
+                         .tune()
                          .losses);
   }
   EXPECT_EQ(losses[0], losses[1]);

@@ -30,8 +30,9 @@ TunedBlock tune(const TinyProblem& problem, const SampleRange& range, HostCommun
     first.loss = step.loss;
     for (const torch::Tensor& gradient : step.gradients) first.gradients.push_back(gradient.clone());
   };
-  return tune_block(block, problem.weights.weights, problem.schemes, problem.samples(range), problem.context,
-                    Sampler(kind, 8, 4, 42, 0), settings, group, observer);
+  return BlockTuner(problem.unit(block), problem.samples(range), problem.context, Sampler(kind, 8, 4, 42, 0), settings,
+                    group, observer)
+      .tune();
 }
 
 // q_proj's input by hand: the norm of the block's input, whose weights are 1.

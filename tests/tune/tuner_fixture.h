@@ -33,6 +33,8 @@ struct TinyProblem {
 
   DecoderBlock block() const { return make_block(config, weights, torch::kFloat32, torch::kCPU); }
 
+  TuningUnit unit(DecoderBlock& block) const { return {{&block}, weights.weights, schemes}; }
+
   BlockSamples samples(const SampleRange& range) const {
     return {input.narrow(0, range.begin, range.size()), target.narrow(0, range.begin, range.size()), range};
   }

@@ -2,7 +2,11 @@
 #include "model/forward/decoder_block.h"
 
 #include <torch/types.h>
+#include <torch/utils.h>
 
+#include <algorithm>
+
+#include "base/activity.h"
 #include "base/error.h"
 #include "model/forward/activation.h"
 #include "model/attention/attention.h"
@@ -142,6 +146,20 @@ torch::Tensor DecoderBlock::mixture(const torch::Tensor& x) const {
 
 torch::Tensor DecoderBlock::mlp(const torch::Tensor& x) const {
   return config_.n_experts > 0 ? mixture(x) : dense_mlp(x, first_mlp_);
+}
+
+torch::Tensor run_block(const DecoderBlock& block, const torch::Tensor& hidden, const BlockContext& context,
+                        std::int64_t micro_batch) {
+  const torch::NoGradGuard no_gradients;
+  const std::int64_t width = micro_batch > 0 ? micro_batch : 8;
+  torch::Tensor out = torch::empty_like(hidden);
+  for (std::int64_t first = 0; first < hidden.size(0); first += width) {
+    const std::int64_t n = std::min(width, hidden.size(0) - first);
+    const torch::Tensor input = hidden.narrow(0, first, n).to(block.linears().front().weight.device());
+    out.narrow(0, first, n).copy_(block.forward(input, context));
+    note_progress();
+  }
+  return out;
 }
 
 }  // namespace roundtable

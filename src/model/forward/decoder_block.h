@@ -85,4 +85,9 @@ class DecoderBlock {
   mutable std::vector<std::int64_t> expert_tokens_;
 };
 
+// Runs `block` over [n, seqlen, hidden], `micro_batch` samples at a time (0: 8), without gradients. The result is
+// where `hidden` is, on the block's device or on the host.
+torch::Tensor run_block(const DecoderBlock& block, const torch::Tensor& hidden, const BlockContext& context,
+                        std::int64_t micro_batch);
+
 }  // namespace roundtable

@@ -153,20 +153,19 @@ class StageWorker {
   TunedBlock tune_unit(const Stage& unit, const std::vector<BlockWeights>& weights, std::vector<DecoderBlock>& worked,
                        const BlockSamples& samples) {
     const Config& config = context_.config;
-    std::vector<DecoderBlock*> blocks;
-    std::vector<torch::Tensor> original;
-    BlockSchemes schemes;
+    TuningUnit blocks;
     for (std::size_t i = 0; i < worked.size(); ++i) {
       worked[i].clear_expert_tokens();
-      blocks.push_back(&worked[i]);
-      for (const torch::Tensor& weight : weights[i].weights) original.push_back(weight.to(context_.ranks.device));
+      blocks.blocks.push_back(&worked[i]);
+      for (const torch::Tensor& weight : weights[i].weights) blocks.original.push_back(weight.to(context_.ranks.device));
       const BlockSchemes& own = schemes_of(unit.first + static_cast<std::int64_t>(i));
-      schemes.insert(schemes.end(), own.begin(), own.end());
+      blocks.schemes.insert(blocks.schemes.end(), own.begin(), own.end());
     }
     const Sampler sampler(config.tuning.sampler, config.calibration.n_samples, context_.plan.batch,
                           static_cast<std::uint64_t>(config.tuning.seed), unit.first);
-    return tune_blocks(blocks, original, schemes, samples, block_context_, sampler,
-                       tune_settings(config, context_.plan.shards), context_.ranks.gradient_group(), observer(unit.first));
+    return BlockTuner(blocks, samples, block_context_, sampler, tune_settings(config, context_.plan.shards),
+                      context_.ranks.gradient_group(), observer(unit.first))
+        .tune();
   }
 
   // Writes the block's file, proves it and reports it. `sample` is run through the block: its output is left there.

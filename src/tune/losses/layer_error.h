@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "tune/block_tuner.h"
+#include "tune/tuning_unit.h"
 
 namespace roundtable {
 

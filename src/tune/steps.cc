@@ -1,5 +1,5 @@
-// Two slots in turn.
-#include "tune/step_reports.h"
+// Rows are sent to the device once; reports come back through two slots that take turns.
+#include "tune/steps.h"
 
 #include <c10/core/impl/VirtualGuardImpl.h>
 
@@ -7,8 +7,21 @@
 
 namespace roundtable {
 
+StepRows::StepRows(const Sampler& sampler, std::int64_t iters, const SampleRange& range, const torch::Device& device)
+    : batch_(sampler.batch()) {
+  std::vector<std::int64_t> all;
+  for (std::int64_t i = 0; i < iters; ++i) {
+    starts_.push_back(static_cast<std::int64_t>(all.size()));
+    for (const std::int64_t sample : sampler.step(i)) {
+      if (range.contains(sample)) all.push_back(sample - range.begin);
+    }
+  }
+  starts_.push_back(static_cast<std::int64_t>(all.size()));
+  rows_ = torch::tensor(all, torch::kInt64).to(device);
+}
+
 StepReports::StepReports(const torch::Device& device, bool late) : device_(device), late_(late) {
-  // A copy from a device goes beside other work only into pinned memory.
+  // Only into pinned memory does a copy from a device run while the device works on something else.
   const auto options = torch::TensorOptions(torch::kFloat32).pinned_memory(device.is_cuda());
   for (Slot& slot : slots_) {
     slot.numbers = torch::zeros({2}, options);
