@@ -122,7 +122,7 @@ def warnings(run):
     """What somebody should know of: damage, idle experts, blocks that tuning did not help."""
     found = list(run.warnings)
     if run.summary is None:
-        found.append("the run has not finished; start the same command again and it goes on")
+        found.append("the run has not finished; run the same command again: it resumes")
     found += texts(run.start.get("warnings")) + texts(run.start.get("layers_in_16_bits"))
     for block, record in run.blocks.items():
         if idle := texts(record.get("experts_without_tokens")):

@@ -39,20 +39,20 @@ struct CommandLine {
 
 std::string footer() {
   return fmt::format(
-      "Start one rank a device:  mpirun -n 8 roundtable quantize CONFIG\n"
-      "The same command starts a run and goes on with one that was interrupted.\n\n"
-      "SIGUSR1, SIGTERM and run.max_time let it leave in time, with exit code 75.\n\n"
-      "Exit codes: 0 done, 2 bad input, 3 machine (MPI, HDF5, disk, memory), 4 numbers that are not finite,\n"
-      "            75 left in time (start it again), 1 a bug of ours.\n\n"
+      "Start one rank per device:  mpirun -n 8 roundtable quantize CONFIG\n"
+      "If a run is interrupted, run the same command again: it resumes.\n\n"
+      "SIGUSR1, SIGTERM and run.max_time make a run stop early, with exit code 75.\n\n"
+      "Exit codes: 0 done, 2 bad input, 3 machine (MPI, HDF5, disk, memory), 4 a number that is not finite,\n"
+      "            75 stopped early (run the same command again: it resumes), 1 a bug of ours.\n\n"
       "Keys of CONFIG (YAML), each also --set section.key=value:\n{}\n"
       "Formats (output.formats): {}\n",
       describe_keys(), describe_formats());
 }
 
-// Reads files alone: no MPI, from any machine.
+// Reads only files: it needs no MPI and works from any machine.
 void add_status(CLI::App& app, CommandLine& line) {
-  CLI::App* command = app.add_subcommand("status", "how far a run is, while it works or after it; needs no MPI");
-  command->add_option("RUN_DIR", line.run_directory, "run directory, or the output that it belongs to")->required();
+  CLI::App* command = app.add_subcommand("status", "say how far a run is, while it works or after it; needs no MPI");
+  command->add_option("RUN_DIR", line.run_directory, "the run directory, or the output that it belongs to")->required();
   command->add_flag("--json", line.json, "print one JSON object on one line");
   command->callback([&line] { line.command = "status"; });
 }

@@ -30,8 +30,4 @@ class RankGrid {
   std::unique_ptr<MpiCommunicator> group_comm_;
 };
 
-// Ranks a group: `wanted` if positive, else the largest number that divides the world, the ranks of a node and the
-// strata. Throws Error (kBadInput) when a wanted number does not divide the world or the strata.
-int choose_shards(std::int64_t wanted, int world_size, int node_size, std::int64_t strata);
-
 }  // namespace roundtable

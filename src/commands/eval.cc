@@ -9,7 +9,7 @@
 #include "data/token_set.h"
 #include "phases/forward_pass.h"
 #include "plan/checks.h"
-#include "plan/forecast.h"
+#include "plan/shape.h"
 #include "run/progress.h"
 
 namespace roundtable {

@@ -45,7 +45,7 @@ Plan make_plan_for(const Config& config, const World& here) {
   const World there{static_cast<int>(cluster.nodes * cluster.devices_a_node), static_cast<int>(cluster.devices_a_node)};
   if (has_checkpoint(config.model.path) && !config.calibration.tokens.empty()) return make_plan(config, there);
   Plan plan = lay_out(config, there);
-  plan.warnings.push_back("a forecast from config.json alone: weights and token sets were not looked at");
+  plan.warnings.push_back("this forecast knows only config.json: weights and token sets were not read");
   return plan;
 }
 
@@ -57,7 +57,7 @@ nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial
   Plan plan;
   const std::string text = run_on_root(world, [&] {
     if (trial && config.cluster.nodes > 0) {
-      throw bad_input("--trial", "runs on the ranks that are here, and the config describes other ones", "leave --cluster out");
+      throw bad_input("--trial", "runs on the ranks of this job, and the config describes other ones", "leave --cluster out");
     }
     plan = make_plan_for(config, ranks);
     result = to_json(plan);

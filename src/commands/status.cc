@@ -25,7 +25,7 @@ namespace fs = std::filesystem;
 constexpr double kSilent = 60;
 
 constexpr const char* kAtWork = "at work";
-constexpr const char* kLeft = "left in time";
+constexpr const char* kLeft = "stopped early";
 constexpr const char* kFinished = "finished";
 constexpr const char* kInterrupted = "interrupted";
 

@@ -74,7 +74,7 @@ struct RunStatus {
 
   std::string directory;
   std::optional<std::string> output;
-  std::string state;  // "at work", "left in time", "finished" or "interrupted"
+  std::string state;  // "at work", "stopped early", "finished" or "interrupted"
   std::optional<std::string> phase;
   std::optional<double> phase_seconds;
   Blocks blocks;

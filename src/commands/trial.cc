@@ -106,7 +106,7 @@ class Trial {
     return {{"shards", largest.size()}, {"bytes", bytes}, {"seconds", seconds}, {"rate", rate(static_cast<double>(bytes), seconds)}};
   }
 
-  // Up to eight samples a rank, as calibration writes them and tuning reads them.
+  // Up to eight samples per rank, as calibration writes them and tuning reads them.
   json pass_boundary() {
     const auto& calibration = context_.config.calibration;
     const std::int64_t samples = std::min<std::int64_t>(calibration.n_samples, 8 * context_.ranks.world.size());
@@ -222,13 +222,13 @@ class Trial {
     const double median = sorted[(sorted.size() - 1) / 2];
     for (std::size_t rank = 0; rank < own.size(); ++rank) {
       if (own[rank] < 1.3 * median || own[rank] - median < 0.01) continue;
-      found.push_back(fmt::format("rank {} on {} takes {:.2f} s of work a step, the median {:.2f} s: its group waits for it",
+      found.push_back(fmt::format("rank {} on {} takes {:.2f} s of work per step, the median is {:.2f} s: its group waits for it",
                                   rank, result["step"]["hosts"][rank].get<std::string>(), own[rank], median));
     }
     const double step = result["step"]["seconds"][0];
     const double reduction = result["all_reduce"]["seconds"];
     if (context_.plan.shards > 1 && reduction > 0.3 * step) {
-      found.push_back(fmt::format("reducing takes {:.0f} % of a step: try fewer ranks a group (parallel.shards)", 100 * reduction / step));
+      found.push_back(fmt::format("the all-reduce takes {:.0f} % of a step: try fewer ranks per group (parallel.shards)", 100 * reduction / step));
     }
     const json& disk = result["disk"];
     if (disk["free"].is_number() && disk["free"] < disk["needed"]) {
@@ -237,7 +237,7 @@ class Trial {
     }
     const double io = boundary_seconds(result["boundary"]);
     if (const double tune = tune_seconds(context_, step); io > 0.1 * tune) {
-      found.push_back(fmt::format("boundaries would take {:.0f} s beside {:.0f} s of tuning: use a faster file system for "
+      found.push_back(fmt::format("boundaries would take {:.0f} s, compared with {:.0f} s of tuning: use a faster file system for "
                                   "them than that of {}", io, tune, context_.boundaries.folder));
     }
     return found;
@@ -295,10 +295,10 @@ std::string describe_trial(const json& trial) {
                                bytes(trial["boundary"]["write_rate"]), bytes(trial["boundary"]["read_rate"])));
   const std::vector<double> own = step["own_seconds"];
   const std::vector<std::int64_t> peaks = step["peak_bytes"];
-  line("step", fmt::format("{:.3f} s for block 0 (the first one {:.3f} s); own work of a rank {:.3f} to {:.3f} s",
+  line("step", fmt::format("{:.3f} s for block 0 (the first one {:.3f} s); work of one rank {:.3f} to {:.3f} s",
                            step["seconds"][0].get<double>(), step["first_seconds"][0].get<double>(),
                            *std::min_element(own.begin(), own.end()), *std::max_element(own.begin(), own.end())));
-  line("memory", fmt::format("peak {} a rank", human_bytes(*std::max_element(peaks.begin(), peaks.end()))));
+  line("memory", fmt::format("peak {} per rank", human_bytes(*std::max_element(peaks.begin(), peaks.end()))));
   const json& reduction = trial["all_reduce"];
   line("all-reduce", reduction["bus_rate"] == 0 ? "none: a group is one rank"
                                                 : fmt::format("{} in {:.1f} ms, bus bandwidth {}/s", bytes(reduction["bytes"]),
@@ -308,7 +308,7 @@ std::string describe_trial(const json& trial) {
                            trial["disk"]["path"].get<std::string>()));
   line("tuning", fmt::format("about {:.0f} s at this pace", trial["tune_seconds"].get<double>()));
   for (const json& warning : trial["warnings"]) line("warning", warning.get<std::string>());
-  if (trial["warnings"].empty()) line("result", "nothing found that would fail or be slow");
+  if (trial["warnings"].empty()) line("result", "found nothing that would fail or be slow");
   return text;
 }
 

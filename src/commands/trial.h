@@ -15,7 +15,7 @@ namespace roundtable {
 // nothing behind. `plan` is the whole one on rank 0 and the layout elsewhere. Collective over `world`.
 //
 // Returns on rank 0 {"read", "boundary", "step", "all_reduce", "disk", "warnings": [text]}: bytes, seconds and bytes a
-// second, and in "step" lists with one number a rank. What fails is thrown as in a run.
+// second, and in "step" lists with one number per rank. What fails is thrown as in a run.
 nlohmann::json run_trial(MpiCommunicator& world, const Config& config, const Plan& plan);
 
 // For people.

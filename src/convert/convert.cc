@@ -38,10 +38,10 @@ class Job {
 
   const ConversionOutput& output() const { return *output_; }
 
-  // Writes a file unless it stands as it should, and proves it.
+  // Writes a file and proves it, unless an earlier start has.
   void make(std::int64_t file) const {
     const std::string path = conversion_.output + "/" + output_->file_name(file);
-    if (stands(path, file)) return;
+    if (is_done(path, file)) return;
     output_->write(conversion_.output, file);
     if (!output_->holds(conversion_.output, file)) {
       throw machine_error(path, "what was read back is not what was written",
@@ -50,8 +50,8 @@ class Job {
   }
 
  private:
-  // A file of an earlier start that cannot be read is written anew; what is wrong with the source is seen then.
-  bool stands(const std::string& path, std::int64_t file) const {
+  // A file of an earlier start that cannot be read is written again; a fault of the source shows then.
+  bool is_done(const std::string& path, std::int64_t file) const {
     std::error_code ignored;
     try {
       return fs::exists(path, ignored) && output_->holds(conversion_.output, file);

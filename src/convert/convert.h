@@ -23,10 +23,10 @@ struct Converted {
   std::int64_t bytes = 0;  // of all weights
 };
 
-// Every rank writes its share of the files, reads each back from the file system and holds it against the source; no
+// Every rank writes its share of the files, reads each back from the file system and compares it with the source; no
 // rank holds more than one file's tensors. Files that an earlier start has written are proven and kept; index and
 // configs come last. Throws Error (kBadInput) for a source that cannot be read, for what the format cannot hold (naming
-// formats that can), and for an output directory with files of somebody else. Collective; `on_file` is called on each
+// formats that can), and for an output directory with somebody else's files. Collective; `on_file` is called on each
 // rank after each of its files. Throws AgreedError (kStartAgain) between files when a rank is asked to leave.
 Converted convert_checkpoint(HostCommunicator& world, const Conversion& conversion, const std::function<void()>& on_file);
 

@@ -17,7 +17,7 @@ class ConversionOutput {
   virtual std::string file_name(std::int64_t file) const = 0;
   virtual std::int64_t bytes() const = 0;  // of all weights
   virtual void write(const std::string& directory, std::int64_t file) const = 0;
-  // Whether the file, as it lies in `directory`, is what write() would write. Errors of input are thrown.
+  // Whether the file in `directory` is what write() would write. Errors of input are thrown.
   virtual bool holds(const std::string& directory, std::int64_t file) const = 0;
   // What makes the directory a model.
   virtual void finish(const std::string& directory) const = 0;

@@ -1,4 +1,4 @@
-// What a conversion reads: a quantized checkpoint layer by layer, and what is in it besides.
+// What a conversion reads: a quantized checkpoint, layer by layer, and its other tensors.
 #pragma once
 
 #include <torch/types.h>

@@ -49,7 +49,7 @@ void prepare_folder(const BoundaryPlace& place) {
   }
 }
 
-// Whether the file that stands there is what this run would write: all ranks read it through. Collective.
+// Whether the file there is what this run would write: all ranks read it through. Collective.
 bool can_be_taken(const RunContext& context, const BoundaryShape& shape, std::int64_t block) {
   const SampleRange range = part_of(shape.n_samples, context.ranks.world.size(), context.ranks.world.rank());
   torch::Tensor states = torch::empty({range.size(), shape.seqlen, shape.hidden}, context.ranks.dtype);
@@ -74,7 +74,7 @@ nlohmann::json states_fingerprint(const nlohmann::json& print, const Config& con
   const bool alike = std::all_of(devices.begin(), devices.end(), [&](const auto& d) { return d == devices.front(); });
   states["devices"] = alike ? nlohmann::json(devices.front()) : nlohmann::json(devices);
   // The ranks cut the samples, and so the last pass of each, whose shape may choose another kernel. With one sample a
-  // pass they do not, but where the embedding multiplies all samples of a rank at once.
+  // pass they do not, except where the embedding multiplies all samples of a rank at once.
   if (width != 1 || !model.names.project_in.empty()) states["ranks"] = devices.size();
   for (const char* part :
        {"model.path", "calibration.tokens", "calibration.n_samples", "calibration.seqlen", "calibration.estimate", "tuning.amp"}) {
@@ -120,12 +120,12 @@ std::vector<BoundaryToMake> shared_boundaries_to_make(const RunContext& context,
     if (there && can_be_taken(context, shape, block)) continue;
     missing.push_back({block, there});
     if (there && context.ranks.world.rank() == 0) {
-      log_warning(path + " is cut short, damaged or not of this model and these samples: it is made anew");
+      log_warning(path + " is cut short, damaged or of another model or other samples: it is made again");
     }
   }
   const std::size_t taken = needed.size() - missing.size();
   if (taken > 0 && context.ranks.world.rank() == 0) {
-    log_info(fmt::format("{} of {} boundaries are taken from {}{}", taken, needed.size(), context.boundaries.folder,
+    log_info(fmt::format("{} of {} boundaries come from {}{}", taken, needed.size(), context.boundaries.folder,
                          missing.empty() ? ": no float pass" : ""));
   }
   return missing;

@@ -5,8 +5,8 @@
 //     boundary-00012.h5             the float model's hidden states that enter block 12
 //     boundary-00016.h5.tmp-<run>   being written by that run, or left by a start of it that was killed
 //
-// A file gets its name when it is whole and on the disk, so no journal vouches for it; a run reads it against its
-// checksums before it is taken, and once more when it tunes. There are no locks: runs that start together each make the
+// A file gets its name when it is complete and on disk, so the journal does not mention it. A run compares it with its
+// checksums before it uses the file, and once more when it tunes. There are no locks: runs that start together each make the
 // boundaries, under temporary names of their own, and from equal fingerprints come equal states. A run removes nothing
 // here but its own temporary files.
 #pragma once
@@ -34,12 +34,12 @@ BoundaryPlace place_boundaries(const RankContext& ranks, const Config& config, c
 // A boundary that calibrate makes.
 struct BoundaryToMake {
   std::int64_t block = 0;
-  bool replace = true;  // what stands under its name, if anything does by then
+  bool replace = true;  // a file of this name, if there is one by then
 };
 
-// Those of `needed` (first blocks of stages, the same on every rank) that do not stand whole in context.boundaries, a shared
-// place; says how many do, and warns of what stands and cannot be taken. Collective over the world. Throws AgreedError
-// where the folder cannot be made or written to, and (kStartAgain) when a rank is asked to leave.
+// Those of `needed` (first blocks of stages, the same on every rank) that have no complete file in context.boundaries, a
+// shared place. Logs how many have one, and warns of files that cannot be used. Collective over the world. Throws
+// AgreedError where the folder cannot be made or written to, and (kStartAgain) when a rank is asked to leave.
 std::vector<BoundaryToMake> shared_boundaries_to_make(const RunContext& context, const BoundaryShape& shape,
                                                       const std::vector<std::int64_t>& needed);
 

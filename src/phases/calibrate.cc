@@ -36,7 +36,7 @@ class Calibration {
     try {
       pass(missing);
     } catch (const AgreedError& error) {
-      if (error.code() == ExitCode::kStartAgain) finish_write();  // what is nearly done is not to be done again
+      if (error.code() == ExitCode::kStartAgain) finish_write();  // what is nearly done should not be done again
       throw;
     }
     finish_write();
@@ -85,7 +85,7 @@ class Calibration {
     });
   }
 
-  // Collective. The journal vouches for the run's own boundaries alone.
+  // Collective. The journal records only the run's own boundaries.
   void finish_write() {
     if (!under_way_) return;
     writer_.finish();

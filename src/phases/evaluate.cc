@@ -8,7 +8,7 @@
 #include "comm/agree.h"
 #include "io/json_fields.h"
 #include "phases/forward_pass.h"
-#include "plan/forecast.h"
+#include "plan/shape.h"
 
 namespace roundtable {
 namespace {

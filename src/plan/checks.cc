@@ -1,4 +1,4 @@
-// The checks.
+// All refusals of a plan.
 #include "plan/checks.h"
 
 #include <fmt/ranges.h>
@@ -6,13 +6,18 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "data/token_set.h"
 #include "export/quantized_checkpoint.h"
+#include "export/registry.h"
 #include "io/checkpoint.h"
 #include "model/description/block_layout.h"
 #include "model/load/tensor_source.h"
+#include "plan/layout.h"
 
 namespace roundtable {
+
+namespace {
 
 void check_reproducible(const Config& config) {
   if (!config.run.reproducible) return;
@@ -29,19 +34,62 @@ void check_reproducible(const Config& config) {
   }
 }
 
-void check_votes(const Config& config, int shards) {
-  if (config.parallel.gradient_dtype != GradientDtype::kSign || shards <= 127) return;
-  throw bad_input("parallel.gradient_dtype", fmt::format("sign holds the votes of 127 ranks, not of {}", shards),
+void check_samples(const Config& config, const Plan& plan) {
+  if (config.calibration.n_samples >= plan.batch) return;
+  throw bad_input("calibration.n_samples",
+                  fmt::format("{} samples cannot fill a batch of {} (tuning.batch_size * "
+                              "tuning.gradient_accumulate_steps)",
+                              config.calibration.n_samples, plan.batch),
+                  "ask for more samples or a smaller batch");
+}
+
+void check_shards(const Config& config, const Plan& plan) {
+  if (plan.world.ranks % plan.shards != 0) {
+    throw bad_input("parallel.shards", fmt::format("{} does not divide the {} ranks of this run", plan.shards, plan.world.ranks),
+                    "start a multiple of it, or leave it at 0");
+  }
+  const std::int64_t strata = sharded_strata(config, plan.batch);
+  if (strata % plan.shards != 0) {
+    throw bad_input("parallel.shards",
+                    fmt::format("{} does not divide the {} strata (tuning.batch_size * tuning.gradient_accumulate_steps)",
+                                plan.shards, strata),
+                    "choose a divisor of it, or leave it at 0");
+  }
+}
+
+// A vote (sign) is counted in a byte.
+void check_votes(const Config& config, const Plan& plan) {
+  if (config.parallel.gradient_dtype != GradientDtype::kSign || plan.shards <= 127) return;
+  throw bad_input("parallel.gradient_dtype", fmt::format("sign holds the votes of 127 ranks, not of {}", plan.shards),
                   "choose fewer parallel.shards, or bf16");
 }
 
-void check_samples(const Config& config, const Plan& plan) {
-  if (config.calibration.n_samples < plan.batch) {
-    throw bad_input("calibration.n_samples",
-                    fmt::format("{} samples cannot fill a batch of {} (tuning.batch_size * "
-                                "tuning.gradient_accumulate_steps)",
-                                config.calibration.n_samples, plan.batch),
-                    "ask for more samples or a smaller batch");
+void check_stages(const Config& config, const Plan& plan) {
+  if (!config.tuning.use_quant_input || config.parallel.stages <= plan.model.n_blocks) return;
+  throw bad_input("parallel.stages", fmt::format("{} stages are more than the model's {} blocks", config.parallel.stages,
+                                                 plan.model.n_blocks));
+}
+
+void check_memory(const Config& config, const Plan& plan) {
+  if (config.cluster.nodes == 0) return;
+  const LayoutChoice choice = choose_layout(config, plan.model, plan.schemes, plan.world);
+  if (choice.fits) return;
+  throw bad_input("cluster.device_memory",
+                  fmt::format("{} are too little: the smallest layout needs {} per rank",
+                              human_bytes(static_cast<std::int64_t>(config.cluster.device_memory * 1e9)),
+                              human_bytes(choice.least_bytes)),
+                  "lower tuning.micro_batch or calibration.n_samples, or use more ranks");
+}
+
+void check_optimizer(const Config& config) {
+  if (config.tuning.optimizer != OptimizerKind::kAdamW || config.tuning.momentum == 0) return;
+  throw bad_input("tuning.momentum", "belongs to signround; adamw has a momentum of its own", "leave it at 0");
+}
+
+void check_formats(const Config& config, const Plan& plan) {
+  const CheckpointScheme checkpoint = checkpoint_scheme(config, plan);
+  for (const CheckpointFormat* format : plan.formats) {
+    refuse_obstacle("output.formats", *format, plan.model, checkpoint);
   }
 }
 
@@ -71,7 +119,7 @@ void check_tensors(const Config& config, const Plan& plan) {
   }
 }
 
-void check_estimate(const Config& config, Plan& plan) {
+void check_estimate(const Config& config, const Plan& plan) {
   const std::string& estimate = config.calibration.estimate;
   if (estimate.empty()) return;
   const ModelConfig other = load_model_config(estimate);
@@ -82,10 +130,29 @@ void check_estimate(const Config& config, Plan& plan) {
                     "give a quantized checkpoint of the same model");
   }
   open_tensor_source(estimate);  // a format that can be read
-  if (plan.stages.size() == 1) {
-    plan.warnings.push_back("calibration.estimate changes nothing: the only stage starts from the embeddings");
+}
+
+void check_directories(const Config& config, const Plan& plan) {
+  for (const CheckpointFormat* format : plan.formats) {
+    if (const auto reason = format->directory_obstacle(config.model.path)) {
+      throw bad_input("output.formats", fmt::format("{} cannot hold this: {}", format->name(), *reason),
+                      "leave this format out");
+    }
   }
 }
+
+// Returns the number of held-out tokens.
+std::int64_t check_tokens(const Config& config, const Plan& plan) {
+  const auto& calibration = config.calibration;
+  load_tokens(calibration.tokens, calibration.n_samples, calibration.seqlen, plan.model.vocab_size);
+  check_length(plan.model, calibration.seqlen, "calibration.seqlen");
+  if (config.run.eval_tokens.empty()) return 0;
+  const TokenRows held_out = load_tokens(config.run.eval_tokens, 0, 0, plan.model.vocab_size);
+  check_length(plan.model, held_out.seqlen, config.run.eval_tokens);
+  return held_out.rows * held_out.seqlen;
+}
+
+}  // namespace
 
 void check_length(const ModelConfig& model, std::int64_t seqlen, const std::string& place) {
   if (model.names.positions.empty() || seqlen <= model.max_position_embeddings) return;
@@ -94,18 +161,22 @@ void check_length(const ModelConfig& model, std::int64_t seqlen, const std::stri
                   "make the token set with a smaller --seqlen");
 }
 
-std::int64_t check_tokens(const Config& config, Plan& plan) {
-  const auto& calibration = config.calibration;
-  load_tokens(calibration.tokens, calibration.n_samples, calibration.seqlen, plan.model.vocab_size);
-  check_length(plan.model, calibration.seqlen, "calibration.seqlen");
-  if (calibration.seqlen > plan.model.max_position_embeddings) {
-    plan.warnings.push_back(fmt::format("calibration.seqlen {} is beyond the model's max_position_embeddings {}",
-                                        calibration.seqlen, plan.model.max_position_embeddings));
-  }
-  if (config.run.eval_tokens.empty()) return 0;
-  const TokenRows held_out = load_tokens(config.run.eval_tokens, 0, 0, plan.model.vocab_size);
-  check_length(plan.model, held_out.seqlen, config.run.eval_tokens);
-  return held_out.rows * held_out.seqlen;
+void check_settings(const Config& config, const Plan& plan) {
+  check_reproducible(config);
+  check_formats(config, plan);
+  check_shards(config, plan);
+  check_memory(config, plan);
+  check_votes(config, plan);
+  check_stages(config, plan);
+  check_optimizer(config);
+  check_samples(config, plan);
+}
+
+std::int64_t check_files(const Config& config, const Plan& plan) {
+  check_tensors(config, plan);
+  check_estimate(config, plan);
+  check_directories(config, plan);
+  return check_tokens(config, plan);
 }
 
 }  // namespace roundtable

@@ -5,15 +5,11 @@
 #include <bit>
 #include <cmath>
 #include <functional>
-#include <limits>
 #include <numeric>
-#include <optional>
 
 #include "base/error.h"
-#include "base/text.h"
 #include "model/attention/attention.h"
 #include "model/description/block_layout.h"
-#include "rundir/paths.h"
 #include "plan/tune_settings.h"
 #include "tune/gradients/gradient_sum.h"
 
@@ -103,7 +99,7 @@ struct Sizes {
   double on_disk;       // bytes of these in their files
   double in_step;       // samples of a rank in a step
   double in_pass;       // samples of a rank in a forward pass
-  double table;         // bytes of what lies outside the blocks: the embedding, and a head of its own
+  double table;         // bytes of what is outside the blocks: the embedding, and the head if it is not tied
 };
 
 double ceil_div(double a, double b) { return std::ceil(a / b); }
@@ -131,7 +127,7 @@ Sizes count_sizes(const Config& config, const ModelConfig& m, const Layout& layo
   return s;
 }
 
-// What an optimizer keeps of each weight between steps, beside v; and the gradient of v, which it needs on its own.
+// Bytes per weight that an optimizer keeps between steps in addition to v, and of the gradient of v, which it needs separately.
 double optimizer_bytes(const TuningSection& tuning) {
   switch (tuning.optimizer) {
     case OptimizerKind::kAdamW:
@@ -155,7 +151,7 @@ bool sums_in_host_memory(const Config& config) {
   RT_UNREACHABLE("a backend without a place of its sums");
 }
 
-// Of the gradients in a rank, a weight.
+// Bytes of gradients per rank and weight.
 double gradient_bytes(const Config& config, const Sizes& s, const Layout& layout) {
   if (config.run.reproducible) {
     return 4.0 * static_cast<double>(tree_arenas(static_cast<std::size_t>(s.in_step), layout.shards));
@@ -163,7 +159,7 @@ double gradient_bytes(const Config& config, const Sizes& s, const Layout& layout
   if (layout.shards == 1) return 4;
   const ElementType type = gradient_type(config);
   const auto sent = static_cast<double>(size_of(type));
-  // fp32 is sent from where it lies. MPI keeps what it receives beside it until it is added.
+  // fp32 is sent from its place. MPI keeps what it receives in a second buffer until it is added.
   return 4 + (type == ElementType::kF32 ? 0 : sent) + (sums_in_host_memory(config) ? sent : 0);
 }
 
@@ -331,24 +327,6 @@ class Clockwork {
 
 }  // namespace
 
-std::int64_t micro_batch_of(const Config& config, int shards) {
-  const std::int64_t width = pass_width_of(config);
-  return width > 0 ? width : std::max<std::int64_t>(1, config.tuning.batch_size / shards);
-}
-
-// One at a time where the run is to be reproducible: the shape of a product may choose another kernel.
-std::int64_t pass_width_of(const Config& config) { return config.run.reproducible ? 1 : config.tuning.micro_batch; }
-
-std::int64_t sharded_strata(const Config& config, std::int64_t strata) {
-  return config.run.reproducible ? strata & -strata : strata;
-}
-
-std::int64_t count_block_parameters(const ModelConfig& model) {
-  std::int64_t sum = 0;
-  for (const LinearSpec& linear : block_linears(model)) sum += linear.out * linear.in;
-  return sum;
-}
-
 std::int64_t Forecast::memory_bytes() const {
   return std::accumulate(memory.begin(), memory.end(), std::int64_t{0},
                          [](std::int64_t sum, const Bytes& item) { return sum + item.bytes; });
@@ -373,34 +351,6 @@ Forecast make_forecast(const Config& config, const ModelConfig& model, const std
   forecast.phases = {clockwork.calibrate(), clockwork.tune(), clockwork.prove()};
   if (eval_tokens > 0) forecast.phases.push_back(clockwork.evaluate(static_cast<double>(eval_tokens)));
   return forecast;
-}
-
-std::int64_t count_stages(const Config& config, std::int64_t blocks, int groups) {
-  if (config.parallel.stages > 0) return config.parallel.stages;
-  const std::int64_t least = config.cluster.nodes > 0 ? kLeastStage : 1;
-  return std::min<std::int64_t>(groups, std::max<std::int64_t>(1, blocks / least));
-}
-
-Layout choose_layout(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes, int ranks,
-                     int ranks_a_node) {
-  const std::int64_t strata = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
-  const auto capacity = static_cast<std::int64_t>(config.cluster.device_memory * kGiga);
-  std::optional<Forecast> best;
-  std::int64_t smallest = std::numeric_limits<std::int64_t>::max();
-  for (int shards = 1; shards <= ranks; ++shards) {
-    if (ranks % shards != 0 || sharded_strata(config, strata) % shards != 0) continue;
-    if (config.parallel.shards > 0 && shards != config.parallel.shards) continue;
-    const std::int64_t stages =
-        config.tuning.use_quant_input ? count_stages(config, model.n_blocks, ranks / shards) : model.n_blocks;
-    const Forecast one = make_forecast(config, model, schemes, {ranks, ranks_a_node, shards, stages}, 0);
-    smallest = std::min(smallest, one.memory_bytes());
-    if (one.memory_bytes() <= capacity && (!best || one.seconds() < best->seconds())) best = one;
-  }
-  if (best) return best->layout;
-  throw bad_input("cluster.device_memory",
-                  fmt::format("{} are too little: the smallest layout takes {} a rank", human_bytes(capacity),
-                              human_bytes(smallest)),
-                  "lower tuning.micro_batch or calibration.n_samples, or use more ranks");
 }
 
 }  // namespace roundtable

@@ -21,7 +21,7 @@ struct Claim {
   std::int64_t layers = 0;
 };
 
-// What is wrong with a pattern may be its length: the error shows its beginning alone.
+// What is wrong with a pattern may be its length: the error shows only its beginning.
 LayerPattern pattern_of(const std::string& text, const char* key) {
   return LayerPattern(text, fmt::format("{} {}", key, shown(text)));
 }

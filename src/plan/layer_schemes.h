@@ -26,9 +26,8 @@ using Formats = std::vector<const CheckpointFormat*>;
 // The scheme of the section itself, on a grid that all of `formats` can hold.
 QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats);
 
-// ignore_layers go before weight_config; there the rule with a layer's very name goes before all others, and of these
-// the last that matches decides.
-// lm_head is quantized where quant_lm_head asks for it or a rule has its very name.
+// Precedence: 1. ignore_layers, 2. a weight_config rule with the exact layer name, 3. the last weight_config pattern that
+// matches. lm_head is quantized if quant_lm_head asks for it or a rule has its exact name.
 // A layer that one of the formats cannot hold stays in 16 bits in all of them.
 // Throws Error (kBadInput) for a rule that matches no layer, for a tied head that is to be quantized, and where no
 // layer at all would be.

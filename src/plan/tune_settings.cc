@@ -2,7 +2,7 @@
 #include "plan/tune_settings.h"
 
 #include "base/error.h"
-#include "plan/forecast.h"
+#include "plan/shape.h"
 
 namespace roundtable {
 

@@ -1,4 +1,4 @@
-// Work on files that goes on while the next blocks are computed.
+// Writing files in a thread while the next blocks are computed.
 #pragma once
 
 #include <functional>

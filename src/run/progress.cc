@@ -191,7 +191,7 @@ void Progress::set_total_blocks(std::int64_t n_blocks) {
   total_ = std::max(total_, n_blocks);
   already_ = done_ = total_ - n_blocks;
   if (screen_.live) return redraw();
-  if (already_ > 0) print(fmt::format("{}: {} of them stand from an earlier run", name_, already_));
+  if (already_ > 0) print(fmt::format("{}: an earlier start has finished {} of them", name_, already_));
 }
 
 void Progress::update(std::int64_t group, std::int64_t stage, std::int64_t block, std::int64_t iteration,

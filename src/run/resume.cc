@@ -74,7 +74,7 @@ void RunState::claim(const nlohmann::json& print) {
   journal_->append(run);
 }
 
-// Temporary files of a start that was killed. Nobody else can be writing one: the journal is ours alone.
+// Temporary files of a start that was killed. Nobody else can be writing one: this process holds the journal.
 void RunState::sweep() const {
   static const std::regex temporary(R"((.+\.tmp-.+-[0-9]+)|((boundary-[0-9]+|trial)\.h5\.tmp))");
   if (!journal_->locked()) return;

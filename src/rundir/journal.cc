@@ -18,7 +18,7 @@ namespace roundtable {
 namespace {
 
 constexpr std::uint32_t kMaxRecord = 64u << 20;
-constexpr const char* kDamaged = "the file was damaged; remove the run directory and the output to start anew";
+constexpr const char* kDamaged = "the file was damaged; remove the run directory and the output, and start the run again";
 constexpr std::uint64_t kMaxJournal = std::uint64_t{1} << 30;
 
 struct Head {
@@ -84,15 +84,15 @@ Journal::Journal(const std::string& path)
 }
 
 void Journal::lock() {
-  // A lock of the kernel's, not a file: a dead job leaves none behind. It belongs to the open file (OFD): one that
-  // belongs to the process would go as soon as anything in the process closes this file, read_journal() to begin with.
+  // A lock of the kernel, not a file: a dead job leaves none behind. It belongs to the open file (OFD). A lock that
+  // belongs to the process would end as soon as anything in the process closes this file, as read_journal() does.
   struct flock whole = whole_file(F_WRLCK);
   locked_ = ::fcntl(fd_.get(), F_OFD_SETLK, &whole) == 0;
   if (locked_) return;
   if (errno == EACCES || errno == EAGAIN) {
     throw bad_input(path_, "another job is at work in this run directory", "wait for it, or choose another output.path");
   }
-  // A file system without locks (some Lustre mounts): go on without one.
+  // A file system without locks (some Lustre mounts): work without one.
 }
 
 void Journal::cut_torn_tail(std::size_t whole) {

@@ -47,7 +47,7 @@ JournalContent read_journal(const std::string& path);
 // Whether a process holds the journal `path` at this moment. False too where the file system knows no locks.
 bool journal_is_held(const std::string& path);
 
-// Owned by the coordinator's process (rank 0) alone.
+// Only rank 0, the coordinator's process, has one.
 class Journal {
  public:
   // Opens or creates `path` and reads its records. Throws Error when it is damaged or another process holds it

@@ -1,4 +1,4 @@
-// Where a run keeps what.
+// The places of a run's files: its output and its run directory.
 #pragma once
 
 #include <fmt/format.h>
@@ -14,14 +14,14 @@
 
 namespace roundtable {
 
-// With those above it. Throws Error.
+// Makes a folder and those above it. Throws Error.
 inline void make_directory(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (error) throw call_error(path, "cannot be made", error.value());
 }
 
-// Whether nothing of anybody's lies there.
+// Whether the folder is empty or does not exist.
 inline bool is_empty_or_absent(const std::string& path) {
   std::error_code ignored;
   return !std::filesystem::exists(path, ignored) ||
@@ -49,7 +49,7 @@ struct RunPaths {
         directory(config.run.directory.empty() ? config.output.path + ".run" : config.run.directory),
         tuned(tuned_in_place ? output : directory + "/tuned") {}
 
-  // A format that is not the tuned one: a folder of its name, but for the first, which lies in `output` itself.
+  // The folder of an output format: `output` itself for the first one, a folder of its name below for the others.
   std::string format(const Config& config, const std::string& name) const {
     return name == config.output.formats.front() ? output : output + "/" + folder_name(name);
   }
@@ -59,7 +59,7 @@ struct RunPaths {
   std::string events() const { return directory + "/events.jsonl"; }
   std::string ranks() const { return directory + "/ranks.json"; }
   std::string resolved_config() const { return directory + "/config.yaml"; }
-  // Boundaries lie there, or in a folder below.
+  // Boundaries are there, or in a folder below.
   std::string boundary_root(const Config& config) const {
     return config.calibration.cache.empty() ? directory : config.calibration.cache;
   }

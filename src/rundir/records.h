@@ -54,7 +54,7 @@ struct LayerErrorPair {
   }
 };
 
-// What summing a block's gradients over its group took.
+// What it took to sum a block's gradients over its group.
 struct ReductionTimes {
   std::int64_t bytes = 0;        // sent per rank, over all steps
   double seconds_under_way = 0;  // while at least one sum was in transit
@@ -102,7 +102,7 @@ struct RunSummary {
 
 namespace record {
 
-// A run begins: what it is a run of. `stages` and `output` are for `status`; a restart compares the fingerprint.
+// A run begins. `stages` and `output` are for `status`; a restart compares the fingerprint.
 struct Run {
   static constexpr const char* kType = "run";
   std::string version;
@@ -235,7 +235,7 @@ nlohmann::json to_json(const Record& record);
 // names the kind and `version`, the program that wrote the journal (empty: not known).
 Record record_from_json(const nlohmann::json& object, const std::string& version, const std::string& place);
 
-// What is told of a tuned block besides its record: for people and plots; a restart does not need it.
+// What else is known of a tuned block: for people and plots. A restart does not need it.
 struct BlockCurves {
   std::vector<float> losses;  // of each iteration, before its step
   std::map<std::string, LayerErrorPair> layer_errors;

@@ -127,15 +127,5 @@ TEST(RankGrid, NeighboursShareAGroup) {
   }
 }
 
-TEST(ChooseShards, TakesTheLargestThatDivides) {
-  EXPECT_EQ(choose_shards(0, 8, 8, 8), 8);
-  EXPECT_EQ(choose_shards(0, 16, 8, 8), 8);   // a group stays inside a node
-  EXPECT_EQ(choose_shards(0, 8, 8, 4), 4);    // the strata
-  EXPECT_EQ(choose_shards(0, 6, 6, 8), 2);
-  EXPECT_EQ(choose_shards(2, 8, 8, 8), 2);
-  EXPECT_THROW(choose_shards(3, 8, 8, 9), Error);
-  EXPECT_THROW(choose_shards(4, 8, 8, 6), Error);
-}
-
 }  // namespace
 }  // namespace roundtable

@@ -111,7 +111,7 @@ class JointBlocksTest(BadInputCase):
         shards = sorted(self.folder.glob("out/model-*.safetensors"))
         shards[1].unlink()
         result = self.succeed(["quantize", config], 2)
-        self.assertIn("tuned anew", result.err)
+        self.assertIn("tuned again", result.err)
         self.assertEqual(program.digests(self.folder / "out"), before)
         blocks = [event["block"] for event in program.events(self.folder / "out.run") if "losses" in event]
         self.assertEqual(blocks, [0, 1, 2, 0, 1, 2])

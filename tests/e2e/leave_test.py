@@ -46,7 +46,7 @@ class LeaveTest(program.Case):
             program.kill(job)
         text = log.read_text()
         self.assertEqual(code, START_AGAIN, text)
-        lines = [line for line in text.splitlines() if "left in time" in line]
+        lines = [line for line in text.splitlines() if "stopped early" in line]
         self.assertEqual(len(lines), 1, text)
         self.assertIn("the same command", lines[0])
         self.assertNotIn("error: ", text)
@@ -82,14 +82,14 @@ class LeaveTest(program.Case):
             def send(job):
                 os.kill(sorted(program.ranks_of(job))[1], signal.SIGUSR1)
             line = self.leave(name, lambda: self.events(name, "block"), send, 2, settings)
-            self.assertIn("of 4 blocks stand in", line)
+            self.assertIn("of 4 blocks are on disk in", line)
             self.succeed(self.command(name, *settings), 2)
             self.assertEqual(sorted(e["block"] for e in self.events(name, "block")), [0, 1, 2, 3])
 
     def test_the_time_is_up(self):
         endless = ("tuning.iters=1000000", "run.max_time=3")
         line = self.leave("time", lambda: True, lambda job: None, 2, endless)
-        self.assertIn("(run.max_time) in tune: 0 of 4 blocks stand", line)
+        self.assertIn("(run.max_time) in tune: 0 of 4 blocks are on disk", line)
         self.fail_with(self.command("time", "run.max_time=3 minutes"), 1, 2, "run.max_time", "HH:MM:SS")
 
     def test_a_second_signal_leaves_at_once(self):

@@ -169,7 +169,7 @@ class DamageTest(CacheCase):
                     want = self.states(spoilt)
                     damage(spoilt)
                     result = self.quantize(f"w3-{cache}", cache, "quantization.bits=3", ranks=ranks)
-                    self.assertRegex(result.err, rf"warning: .*{spoilt} is cut short, damaged or not of .* made anew")
+                    self.assertRegex(result.err, rf"warning: .*{spoilt} is cut short, damaged or of another model or other samples: it is made again")
                     self.assertIn("1 of 2 boundaries are taken from", result.err)
                     self.assertTrue(numpy.array_equal(self.states(spoilt), want))
                     self.assertEqual(self.names(cache), ["about.json", *BOUNDARIES])

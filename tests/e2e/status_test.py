@@ -59,7 +59,7 @@ class StatusTest(program.Case):
             program.kill(job)
         status, words = self.status(self.folder / "out")  # the output's name will do
         self.assertEqual(status["state"], "interrupted")
-        self.assertIn("the same command goes on", words)
+        self.assertIn("run the same command again: it resumes", words)
         self.assertIsNone(status["seconds_left"])
         done = status["blocks"]["done"]
         self.assertEqual(done, len(blocks()))
@@ -75,7 +75,7 @@ class StatusTest(program.Case):
             self.assertEqual(job.wait(30), 75)
         finally:
             program.kill(job)
-        self.assertEqual(self.status(run)[0]["state"], "left in time")
+        self.assertEqual(self.status(run)[0]["state"], "stopped early")
 
         self.succeed(["quantize", self.config])
         status, words = self.status(run)

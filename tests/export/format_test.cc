@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "config/config.h"
 #include "tests/io/temporary_folder.h"
 #include "tests/model/tiny_llama.h"
 

@@ -1,5 +1,5 @@
 // Layout: how blocks are cut into stages.
-#include "plan/plan.h"
+#include "plan/layout.h"
 
 #include <gtest/gtest.h>
 

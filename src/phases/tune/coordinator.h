@@ -1,4 +1,4 @@
-// The coordinator of the tuning phase: hands out stages on request, and alone writes the journal and draws progress.
+// The coordinator of the tuning phase: hands out stages on request. Nobody else writes the journal or draws progress.
 // It runs as a thread of rank 0, next to that rank's own work as a worker.
 #pragma once
 

@@ -67,7 +67,7 @@ class StageWorker {
   }
 
  private:
-  // By a signal, by the time, or by the coordinator, since another group was.
+  // By a signal, by run.max_time, or by the coordinator because another group was asked.
   bool asked_to_leave() {
     if (context_.ranks.grid.leads_group() && was_told_to_leave(mailbox_)) told_to_leave_ = true;
     return told_to_leave_ || !stop_reason().empty();

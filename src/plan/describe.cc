@@ -1,0 +1,77 @@
+// The plan for people.
+#include <fmt/ranges.h>
+
+#include <map>
+
+#include "base/text.h"
+#include "plan/layer_schemes.h"
+#include "plan/plan.h"
+#include "rundir/paths.h"
+
+namespace roundtable {
+namespace {
+
+// "8 bits, sym, groups of 32: 12 layers", where not all quantized layers are alike.
+std::vector<std::string> mixture_lines(const Plan& plan) {
+  std::map<std::string, std::int64_t> layers;
+  for (const BlockSchemes& schemes : plan.schemes) {
+    for (const auto& scheme : schemes) {
+      if (scheme) ++layers[scheme_text(*scheme)];
+    }
+  }
+  std::vector<std::string> lines;
+  if (layers.size() > 1) {
+    for (const auto& [text, count] : layers) lines.push_back(fmt::format("{}: {} layers", text, count));
+  }
+  return lines;
+}
+
+std::string listed(const std::vector<Forecast::Bytes>& items) {
+  std::string text;
+  for (const auto& item : items) {
+    if (item.bytes > 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", item.name, human_bytes(item.bytes));
+  }
+  return text.empty() ? "nothing" : text;
+}
+
+std::string place_of_boundaries(const Config& config, const Plan& plan) {
+  if (config.output.path.empty() && config.run.directory.empty() && config.calibration.cache.empty()) {
+    return "boundaries in the run directory";  // of a forecast that names no output
+  }
+  return fmt::format("boundaries in {}{}", RunPaths(config, plan.tuned_in_place).boundary_root(config),
+                     config.calibration.cache.empty() ? "" : ", where they stay for other runs");
+}
+
+}  // namespace
+
+std::string describe(const Plan& plan, const Config& config) {
+  std::string text;
+  const auto line = [&](const char* what, const std::string& value) {
+    text += fmt::format("  {:<12} {}\n", what, value);
+  };
+  text += "plan\n";
+  line("model", fmt::format("{} ({}), {} blocks of {:.1f} M weights", config.model.path, plan.model.model_type,
+                            plan.model.n_blocks, static_cast<double>(count_block_parameters(plan.model)) / 1e6));
+  line("weights", fmt::format("{}, {}", scheme_text(scheme_of(config.quantization, plan.formats)),
+                              fmt::join(config.output.formats, ", ")));
+  for (const std::string& layers : mixture_lines(plan)) line("mixed", layers);
+  if (plan.head) line("lm_head", scheme_text(*plan.head) + ", rounded to nearest");
+  line("ranks", fmt::format("{} = {} groups x {} shards, {} per node", plan.world.ranks, plan.groups, plan.shards,
+                            plan.world.ranks_a_node));
+  line("stages", fmt::format("{} of up to {} blocks", plan.stages.size(), plan.stages.front().size()));
+  line("steps", fmt::format("{} iterations per block, {} samples per step of {} tokens", config.tuning.iters, plan.batch,
+                            config.calibration.seqlen));
+  const Forecast& f = plan.forecast;
+  line("memory", fmt::format("about {} per rank: {}", human_bytes(f.memory_bytes()), listed(f.memory)));
+  line("disk", listed(f.disk) + "; " + place_of_boundaries(config, plan));
+  line("traffic", listed(f.traffic));
+  for (const auto& phase : f.phases) {
+    line("time", fmt::format("{} {}, bound by {}", phase.name, human_seconds(phase.seconds), phase.bound_by));
+  }
+  if (!f.phases.empty()) line("time", fmt::format("{} in all", human_seconds(f.seconds())));
+  for (const std::string& reason : plan.float_reasons) line("16 bits", reason);
+  for (const std::string& warning : plan.warnings) line("warning", warning);
+  return text;
+}
+
+}  // namespace roundtable

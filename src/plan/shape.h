@@ -1,0 +1,51 @@
+// The shape of a run that follows from its config alone: samples per pass, strata, stages. The other files of this folder
+// count with it, and the phases work by it.
+#pragma once
+
+#include <cstdint>
+
+#include "config/config.h"
+#include "model/description/model_config.h"
+
+namespace roundtable {
+
+// Consecutive blocks [first, last) that one group tunes in order.
+struct Stage {
+  std::int64_t first = 0;
+  std::int64_t last = 0;
+  std::int64_t size() const { return last - first; }
+};
+
+// The ranks of this run, as far as the plan depends on them.
+struct World {
+  int ranks = 1;
+  int ranks_a_node = 1;
+};
+
+// The world divided into groups x shards, and the blocks into stages.
+struct Layout {
+  int ranks = 1;
+  int ranks_a_node = 1;
+  int shards = 1;
+  std::int64_t stages = 1;
+  int groups() const { return ranks / shards; }
+};
+
+// The weights of a block's linear layers.
+std::int64_t count_block_parameters(const ModelConfig& model);
+
+// Samples that a rank passes through a block at once while it tunes: its share of batch_size unless the config says.
+std::int64_t micro_batch_of(const Config& config, int shards);
+// The same for passes without gradients; 0 leaves it to run_block().
+std::int64_t pass_width_of(const Config& config);
+
+// The number that the shards of a group must divide: a step's samples; if the run is to be reproducible, the largest power
+// of two in them (sum_gradients_by_tree).
+std::int64_t sharded_strata(const Config& config, std::int64_t strata);
+
+// Stages of a chain of `blocks` blocks: parallel.stages, or one per group. On a described cluster none is shorter than
+// kLeastStage, because shorter ones cost quality (src/phases/README.md, "Stages").
+std::int64_t count_stages(const Config& config, std::int64_t blocks, int groups);
+inline constexpr std::int64_t kLeastStage = 4;
+
+}  // namespace roundtable

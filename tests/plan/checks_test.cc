@@ -1,0 +1,138 @@
+// What plan refuses and what it only warns of, from a config and a config.json.
+#include "plan/checks.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "plan/layout.h"
+#include "plan/plan.h"
+#include "plan/warnings.h"
+#include "tests/io/temporary_folder.h"
+#include "tests/io/throws_error.h"
+
+namespace roundtable {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+// Four blocks whose dimensions every format can hold.
+class PlanChecks : public ::testing::Test {
+ protected:
+  PlanChecks() {
+    folder_.put("config.json", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+      "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
+      "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
+      "tie_word_embeddings": false, "torch_dtype": "bfloat16"})");
+    config_.model.path = folder_.path();
+    config_.output.path = folder_.path() + "/out";
+    config_.quantization.group_size = 32;
+    config_.calibration.n_samples = 16;
+    config_.calibration.seqlen = 64;
+    config_.tuning.batch_size = 8;
+  }
+
+  using Change = std::function<void(Config&)>;
+  Plan plan(const Change& change = [](Config&) {}, const World& world = {1, 1}) const {
+    Config changed = config_;
+    change(changed);
+    return lay_out(changed, world);
+  }
+
+  TemporaryFolder folder_;
+  Config config_;
+};
+
+TEST_F(PlanChecks, AGoodConfigPassesWithoutAWarning) {
+  const Plan plan = this->plan();
+  EXPECT_THAT(plan.warnings, IsEmpty());
+  EXPECT_EQ(plan.stages.size(), 1u);
+  EXPECT_TRUE(plan.tuned_in_place);
+  EXPECT_GT(plan.forecast.memory_bytes(), 0);
+}
+
+TEST_F(PlanChecks, EachRefusalNamesItsKey) {
+  struct Case {
+    const char* key;
+    const char* problem;
+    Change change;
+    World world = {1, 1};
+  };
+  const std::vector<Case> cases = {
+      {"parallel.shards", "does not divide the 4 ranks", [](Config& c) { c.parallel.shards = 3; }, {4, 4}},
+      {"parallel.shards", "does not divide the 1 ranks", [](Config& c) { c.parallel.shards = 2; }},
+      {"parallel.shards", "does not divide the 6 strata",
+       [](Config& c) { c.parallel.shards = 4, c.tuning.batch_size = 6; }, {8, 8}},
+      {"parallel.shards", "no power of two",
+       [](Config& c) { c.parallel.shards = 3, c.run.reproducible = true; }, {3, 3}},
+      {"parallel.stages", "more than the model's 4 blocks", [](Config& c) { c.parallel.stages = 5; }},
+      {"parallel.gradient_dtype", "votes of 127 ranks",
+       [](Config& c) {
+         c.parallel.gradient_dtype = GradientDtype::kSign;
+         c.parallel.shards = c.tuning.batch_size = c.calibration.n_samples = 128;
+       },
+       {128, 128}},
+      {"parallel.gradient_dtype", "fp32",
+       [](Config& c) { c.parallel.gradient_dtype = GradientDtype::kBf16, c.run.reproducible = true; }},
+      {"tuning.sampler", "strata", [](Config& c) { c.tuning.sampler = SamplerKind::kRand, c.run.reproducible = true; }},
+      {"tuning.momentum", "signround",
+       [](Config& c) { c.tuning.momentum = 0.5, c.tuning.optimizer = OptimizerKind::kAdamW; }},
+      {"calibration.n_samples", "cannot fill a batch of 32", [](Config& c) { c.tuning.gradient_accumulate_steps = 4; }},
+      {"output.formats", "cannot hold this", [](Config& c) { c.output.formats = {"auto_awq"}, c.quantization.bits = 3; }},
+      {"output.formats", "is not a format", [](Config& c) { c.output.formats = {"no such"}; }},
+      {"cluster.device_memory", "the smallest layout needs",
+       [](Config& c) { c.cluster.nodes = 1, c.cluster.devices_a_node = 4, c.cluster.device_memory = 1e-3; }, {4, 4}},
+      // A setting that divides nothing is named before the memory that no layout with it could have.
+      {"parallel.shards", "does not divide the 4 ranks",
+       [](Config& c) { c.cluster.nodes = 1, c.cluster.devices_a_node = 4, c.parallel.shards = 3; }, {4, 4}},
+  };
+  for (const Case& one : cases) {
+    EXPECT_BAD_INPUT(plan(one.change, one.world), AllOf(HasSubstr(one.key), HasSubstr(one.problem)));
+  }
+}
+
+TEST_F(PlanChecks, WhatIsRefusedAtItsLimitIsTakenBelowIt) {
+  EXPECT_NO_THROW(plan([](Config& c) { c.parallel.stages = 4; }));
+  EXPECT_NO_THROW(plan([](Config& c) { c.parallel.shards = 4; }, {8, 8}));
+  EXPECT_NO_THROW(plan([](Config& c) { c.tuning.gradient_accumulate_steps = 2; }));
+  EXPECT_NO_THROW(plan([](Config& c) { c.tuning.iters = 0, c.tuning.gradient_accumulate_steps = 4; }));
+  EXPECT_NO_THROW(plan([](Config& c) { c.parallel.stages = 9, c.tuning.use_quant_input = false; }));
+}
+
+TEST_F(PlanChecks, Warnings) {
+  const auto warnings = [&](const Change& change, const World& world = {1, 1}) { return plan(change, world).warnings; };
+  EXPECT_THAT(warnings([](Config& c) { c.calibration.seqlen = 129; }),
+              Contains(HasSubstr("larger than the model's max_position_embeddings 128")));
+  EXPECT_THAT(warnings([](Config& c) { c.parallel.shards = 1, c.parallel.stages = 2; }, {4, 4}),
+              Contains(HasSubstr("4 groups for 2 stages")));
+  EXPECT_THAT(warnings([](Config& c) { c.quantization.scheme = Symmetry::kAsym; }),
+              Contains(HasSubstr("no CPU backend")));
+  EXPECT_THAT(warnings([](Config& c) {
+                c.quantization.scheme = Symmetry::kAsym;
+                c.output.formats = {"auto_round", "auto_gptq"};
+              }),
+              AllOf(Contains(HasSubstr("GPTQModel")), Not(Contains(HasSubstr("no CPU backend")))));
+  EXPECT_THAT(warnings([](Config& c) { c.run.reproducible = true; }), Contains(HasSubstr("set parallel.stages")));
+  EXPECT_THAT(warnings([](Config& c) { c.quantization.group_size = 256; }),
+              Contains(HasSubstr("over 2 or 4 or 8 devices would cut a group of self_attn.o_proj")));
+  EXPECT_THAT(warnings([](Config& c) { c.calibration.estimate = "other"; }), Contains(HasSubstr("changes nothing")));
+  EXPECT_THAT(warnings([](Config& c) { c.output.formats = {"qdq"}; }), Contains(HasSubstr("holds no integers")));
+  EXPECT_THAT(warnings([](Config& c) { c.output.max_shard_size = *ByteSize::parse("20KB"); }),
+              Contains(HasSubstr("larger than output.max_shard_size")));
+}
+
+TEST(ChooseShards, TakesTheLargestThatDivides) {
+  EXPECT_EQ(choose_shards(0, {8, 8}, 8), 8);
+  EXPECT_EQ(choose_shards(0, {16, 8}, 8), 8);  // a group stays inside a node
+  EXPECT_EQ(choose_shards(0, {8, 8}, 4), 4);   // the strata
+  EXPECT_EQ(choose_shards(0, {6, 6}, 8), 2);
+  EXPECT_EQ(choose_shards(2, {8, 8}, 8), 2);
+}
+
+}  // namespace
+}  // namespace roundtable

@@ -1,0 +1,148 @@
+// What a restart takes as done, from journals and files made by hand.
+#include "run/resume.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <optional>
+
+#include "base/version.h"
+#include "tests/io/throws_error.h"
+#include "tests/run/run_fixture.h"
+
+namespace roundtable {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class Resume : public ::testing::Test {
+ protected:
+  RunState& open(const nlohmann::json& print = {{"model", "a"}}) {
+    state_.reset();
+    return state_.emplace(run_.paths(), print, run_.plan);
+  }
+  // Blocks [0, count) as an earlier start left them.
+  void finish_blocks(std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) open().journal().append(run_.block(i, "content " + std::to_string(i)));
+  }
+
+  testing::RunFixture run_;
+  std::optional<RunState> state_;
+};
+
+TEST_F(Resume, ANewRunHasNothingDoneAndItsJournalSaysWhatItIs) {
+  const RunState& state = open({{"model", "a"}, {"bits", 4}});
+  EXPECT_THAT(state.finished(), ElementsAre(0, 0));
+  EXPECT_THAT(state.needed_boundaries(), ElementsAre(0, 2));
+  EXPECT_EQ(state.completed<record::Assembled>(), nullptr);
+  const auto* run = state.journal().last<record::Run>();
+  ASSERT_NE(run, nullptr);
+  EXPECT_EQ(run->version, program_version());
+  EXPECT_EQ(run->fingerprint, (nlohmann::json{{"model", "a"}, {"bits", 4}}));
+  ASSERT_EQ(run->stages.size(), 2u);
+  EXPECT_EQ(run->stages[1].first, 2);
+  EXPECT_EQ(run->output, run_.config.output.path);
+}
+
+TEST_F(Resume, AnotherRunIsRefusedByWhatDiffers) {
+  open({{"model", "a"}, {"bits", 4}});
+  state_.reset();
+  EXPECT_BAD_INPUT(RunState(run_.paths(), {{"model", "a"}, {"bits", 3}}, run_.plan),
+                   AllOf(HasSubstr("differs in: bits"), Not(HasSubstr("model"))));
+  EXPECT_NO_THROW(open({{"model", "a"}, {"bits", 4}}));
+}
+
+TEST_F(Resume, FilesOfSomebodyElseAreRefusedAndKept) {
+  fs::create_directories(run_.config.output.path);
+  const std::string theirs = run_.folder.put("out/thesis.tex", "years of work");
+  EXPECT_BAD_INPUT(open(), HasSubstr("is not empty"));
+  EXPECT_EQ(content_of(theirs), "years of work");
+  EXPECT_FALSE(fs::exists(run_.paths().directory));
+}
+
+TEST_F(Resume, ASecondJobIsRefusedInTheRunDirectoryAndInTheOutput) {
+  open();
+  EXPECT_BAD_INPUT(RunState(run_.paths(), {{"model", "a"}}, run_.plan), HasSubstr("another job is at work"));
+  testing::RunFixture other;
+  RunPaths paths = run_.paths();
+  paths.directory = other.folder.path() + "/its-own.run";  // but the same output
+  fs::create_directories(paths.directory);
+  Journal(paths.journal()).append(record::Run{"1", {{"model", "a"}}, {}, ""});
+  EXPECT_BAD_INPUT(RunState(paths, {{"model", "a"}}, run_.plan), HasSubstr("at work in this output directory"));
+}
+
+TEST_F(Resume, BlocksAreDoneWhileTheirFilesAreOnDiskAsTheyWereWritten) {
+  finish_blocks(3);
+  EXPECT_THAT(open().finished(), ElementsAre(2, 1));
+  EXPECT_EQ(open().finished_blocks(), 3);
+  EXPECT_THAT(open().needed_boundaries(), ElementsAre(2));
+  // A block that was changed does not count, nor do those after it in its stage.
+  run_.folder.put("out/block-0", "damaged");
+  EXPECT_THAT(open().finished(), ElementsAre(0, 1));
+  fs::remove(run_.folder.path() + "/out/block-2");
+  EXPECT_THAT(open().finished(), ElementsAre(0, 0));
+  EXPECT_EQ(open().blocks_on_record().size(), 3u);
+}
+
+TEST_F(Resume, TheLastRecordOfABlockCounts) {
+  finish_blocks(1);
+  const record::Block again = run_.block(0, "tuned again");
+  EXPECT_THAT(open().finished(), ElementsAre(0, 0));
+  state_->journal().append(again);
+  EXPECT_THAT(open().finished(), ElementsAre(1, 0));
+  EXPECT_EQ(state_->file_digests().at("block-0"), again.digest);
+}
+
+TEST_F(Resume, JointBlocksAreDoneTogetherOrNotAtAll) {
+  testing::RunFixture joint({{0, 4}});
+  joint.plan.joint_blocks = 2;
+  std::optional<RunState> state(std::in_place, joint.paths(), nlohmann::json(), joint.plan);
+  for (std::int64_t i = 0; i < 3; ++i) state->journal().append(joint.block(i, "x"));
+  state.reset();
+  EXPECT_THAT(RunState(joint.paths(), {}, joint.plan).finished(), ElementsAre(2));
+}
+
+TEST_F(Resume, ABoundaryCountsIfItHasItsSize) {
+  open().journal().append(record::Boundary{0, 5});
+  state_->journal().append(record::Boundary{2, 5});
+  run_.folder.put("out.run/boundary-00000.h5", "12345");
+  run_.folder.put("out.run/boundary-00002.h5", "123");
+  EXPECT_THAT(open().missing_boundaries(), ElementsAre(2));
+  fs::remove(run_.paths().boundary(0));
+  EXPECT_THAT(open().missing_boundaries(), ElementsAre(0, 2));
+}
+
+TEST_F(Resume, ARunIsCompleteWithAllItsFiles) {
+  finish_blocks(4);
+  EXPECT_EQ(open().completed<record::Assembled>(), nullptr);
+  const std::string outside = run_.folder.put("out/outside", "embedding");
+  state_->journal().append(record::Outside{"outside", "a digest of an earlier start"});
+  state_->journal().append(record::Outside{"outside", hash_file(outside)});
+  state_->journal().append(record::Assembled{});
+  EXPECT_NE(open().completed<record::Assembled>(), nullptr);
+  EXPECT_EQ(state_->completed<record::Summary>(), nullptr);
+  state_->journal().append(record::Summary{});
+  EXPECT_NE(open().completed<record::Summary>(), nullptr);
+  EXPECT_THAT(state_->needed_boundaries(), IsEmpty());
+  run_.folder.put("out/outside", "damaged");
+  EXPECT_EQ(open().completed<record::Summary>(), nullptr);
+}
+
+TEST_F(Resume, TemporaryFilesOfADeadJobAreRemovedAndNoOthers) {
+  open();
+  const std::vector<std::string> dead = {"out/model.tmp-node1-123", "out.run/boundary-00002.h5.tmp", "out.run/trial.h5.tmp"};
+  const std::vector<std::string> kept = {"out/model.tmp", "out.run/boundary-2.txt"};
+  for (const std::string& name : dead) run_.folder.put(name, "x");
+  for (const std::string& name : kept) run_.folder.put(name, "x");
+  open();
+  for (const std::string& name : dead) EXPECT_FALSE(fs::exists(run_.folder.path() + "/" + name)) << name;
+  for (const std::string& name : kept) EXPECT_TRUE(fs::exists(run_.folder.path() + "/" + name)) << name;
+}
+
+}  // namespace
+}  // namespace roundtable
