@@ -21,14 +21,12 @@ SOURCES = {".h", ".cc", ".cu", ".cuh"}
 READ_FILES_OF_OTHERS = {"model", "export", "io", "quant"}
 
 CHOICE = re.compile(r'\{"([^"]+)", \w+::k\w+\}')
-FORMAT = re.compile(r'string_view name\(\) const override \{ return "([^"]+)"; \}')
+FORMAT = re.compile(r'FORMAT\("([^"]+)", \w+\)')  # a line of the table
 
 
 def words(src):
     found = set(CHOICE.findall((src / "config" / "choices.h").read_text()))
-    for path in (src / "export").rglob("*.cc"):
-        found |= set(FORMAT.findall(path.read_text()))
-    return found
+    return found | set(FORMAT.findall((src / "export" / "registry.h").read_text()))
 
 
 def comparisons(text, known):

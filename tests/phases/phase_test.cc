@@ -70,7 +70,9 @@ TEST_F(PhaseLoop, RunsInOrderMeasuresAndLogs) {
   EXPECT_THAT(ran_, ElementsAre("a", "b"));
   EXPECT_EQ(meter_.seconds().size(), 2u);
   EXPECT_EQ(meter_.peak_bytes(world()).at("b").size(), static_cast<std::size_t>(world().size()));
-  if (world().rank() == 0) EXPECT_THAT(events(), ElementsAre("start a", "end a", "start b", "end b"));
+  if (world().rank() == 0) {
+    EXPECT_THAT(events(), ElementsAre("start a", "end a", "start b", "end b"));
+  }
 }
 
 // Rank 0 alone knows what is done; all ranks skip it.
