@@ -79,7 +79,7 @@ class SettingsTest(unittest.TestCase):
             for folder in ("config", "plan", "export"):
                 (src / folder).mkdir()
             (src / "config" / "choices.h").write_text('{{"sym", Symmetry::kSym}, {"asym", Symmetry::kAsym}}')
-            (src / "export" / "x.cc").write_text('std::string_view name() const override { return "x:y"; }')
+            (src / "export" / "registry.h").write_text('  FORMAT("x:y", x_y_format)')
             (src / "plan" / "p.cc").write_text('if (scheme == "asym") {}\nif (format->name() == "x:y") {}\n')
             self.assertEqual(len(offences(src)), 2)
 
