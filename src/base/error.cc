@@ -24,8 +24,9 @@ Cause cause_of(int number) {
       return {ExitCode::kBadInput, "check the path"};
     case EACCES:
     case EPERM:
-    case EROFS:
       return {ExitCode::kBadInput, "check the permissions, or choose another path"};
+    case EROFS:
+      return {ExitCode::kMachine, "choose another path, or make the file system writable and run the same command again"};
     case ENOSPC:
     case EDQUOT:
       return {ExitCode::kMachine, "free some space there and run the same command again"};

@@ -123,7 +123,7 @@ class HeaderEvents : public nlohmann::json_sax<nlohmann::json> {
         fail(fmt::format("{} must be {}, not {}", key_, key_ == "dtype" ? "a string" : "a list of integers", found));
       case Where::kShape:
       case Where::kOffsets:
-        fail(fmt::format("{} must be a list of integers, and contains {}", list_name(), found));
+        fail(fmt::format("{} must be a list of integers, and holds {}", list_name(), found));
       case Where::kMetadata:
         fail(fmt::format("'{}' must be a string, not {}", printable(key_), found));
       case Where::kTop:

@@ -169,7 +169,8 @@ class ConvertTest(ConvertCase):
     def test_damaged_sources(self):
         source = self.folder / "damaged"
         for name, spoil, *words in (
-                ("config", lambda c: c["quantization_config"].update(version="gemv"), "of no format", "auto_awq"),
+                ("config", lambda c: c["quantization_config"].update(version="gemv"), "a format that cannot be read",
+                 "auto_awq"),
                 ("bits", lambda c: c["quantization_config"].update(bits=5), "bits"),
                 ("group", lambda c: c["quantization_config"].update(group_size=64), "qzeros", "has shape")):
             shutil.rmtree(source, ignore_errors=True)

@@ -177,7 +177,7 @@ class DamageTest(CacheCase):
 
     def test_a_folder_that_cannot_be_made_is_one_line(self):
         (self.folder / "a file").write_text("")
-        self.fail_with(self.command("refused", "a file"), 1, 3, self.folder / "a file", "cannot be made")
+        self.fail_with(self.command("refused", "a file"), 1, 2, self.folder / "a file", "cannot be made")
 
 
 class RestartTest(CacheCase):

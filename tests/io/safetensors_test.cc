@@ -197,8 +197,8 @@ TEST(Safetensors, RefusesHoles) {
 }
 
 TEST(Safetensors, RefusesTrailingBytes) {
-  EXPECT_BAD_INPUT(open_header("{" + entry("a", "U8", "[4]", "[0,4]") + "}", 5), HasSubstr("1 bytes behind the last"));
-  EXPECT_BAD_INPUT(open_header("{}", 3), HasSubstr("3 bytes behind the last"));
+  EXPECT_BAD_INPUT(open_header("{" + entry("a", "U8", "[4]", "[0,4]") + "}", 5), HasSubstr("1 bytes after the last"));
+  EXPECT_BAD_INPUT(open_header("{}", 3), HasSubstr("3 bytes after the last"));
 }
 
 TEST(Safetensors, RefusesMetadataOtherThanStrings) {
