@@ -14,7 +14,7 @@ import program
 import tiny_model
 
 FLOAT_PASS = re.compile(r"calibrate: \d+ blocks")
-ALL_TAKEN = "2 of 2 boundaries are taken from"
+ALL_TAKEN = "2 of 2 boundaries come from"
 BOUNDARIES = ["boundary-00000.h5", "boundary-00002.h5"]  # of two stages
 
 
@@ -93,7 +93,7 @@ class SharedCacheTest(CacheCase):
     def test_of_other_stages_those_that_stand_are_taken(self):
         self.quantize("two-stages", "stages")
         result = self.quantize("four-stages", "stages", "parallel.stages=4")
-        self.assertIn("2 of 4 boundaries are taken from", result.err)
+        self.assertIn("2 of 4 boundaries come from", result.err)
         self.assertRegex(result.err, FLOAT_PASS)
         self.assertEqual(self.names("stages"), ["about.json", *(f"boundary-{i:05d}.h5" for i in range(4))])
         self.quantize("four-stages-alone", "", "parallel.stages=4")
@@ -170,7 +170,7 @@ class DamageTest(CacheCase):
                     damage(spoilt)
                     result = self.quantize(f"w3-{cache}", cache, "quantization.bits=3", ranks=ranks)
                     self.assertRegex(result.err, rf"warning: .*{spoilt} is cut short, damaged or of another model or other samples: it is made again")
-                    self.assertIn("1 of 2 boundaries are taken from", result.err)
+                    self.assertIn("1 of 2 boundaries come from", result.err)
                     self.assertTrue(numpy.array_equal(self.states(spoilt), want))
                     self.assertEqual(self.names(cache), ["about.json", *BOUNDARIES])
                     self.assert_same_bytes(f"w3-{cache}", "w3-alone" if ranks == 1 else f"alone-{cache}")
@@ -190,7 +190,7 @@ class RestartTest(CacheCase):
             self.assertTrue(left[2].startswith(f"{BOUNDARIES[1]}.tmp-"), left)
             # Another run, while this one stands there in the middle of its file.
             other = self.quantize("other", "killed-cache", "quantization.bits=3")
-            self.assertIn("1 of 2 boundaries are taken from", other.err)
+            self.assertIn("1 of 2 boundaries come from", other.err)
             self.assertEqual(self.names("killed-cache"), ["about.json", *BOUNDARIES, left[2]])
         finally:
             program.kill(job)
@@ -205,7 +205,7 @@ class RestartTest(CacheCase):
     def test_a_run_killed_in_calibrate_goes_on(self):
         program.kill(self.stop_in_calibrate("alone-killed", "alone-cache"))
         result = self.quantize("alone-killed", "alone-cache")
-        self.assertIn("1 of 2 boundaries are taken from", result.err)
+        self.assertIn("1 of 2 boundaries come from", result.err)
         self.assertRegex(result.err, FLOAT_PASS)
         self.assertEqual(self.names("alone-cache"), ["about.json", *BOUNDARIES])
         self.quantize("undisturbed", "")
