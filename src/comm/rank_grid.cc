@@ -15,14 +15,14 @@ int choose_shards(std::int64_t wanted, int world_size, int node_size, std::int64
   if (wanted > 0) {
     if (world_size % wanted != 0) {
       throw bad_input("parallel.shards", fmt::format("{} does not divide the {} ranks of this run", wanted, world_size),
-                      "start a multiple of it, or leave it at 0");
+                      "start a multiple of that many ranks, or leave it at 0");
     }
     if (strata % wanted != 0) {
       throw bad_input("parallel.shards",
                       fmt::format("{} does not divide the {} strata (tuning.batch_size * "
                                   "tuning.gradient_accumulate_steps)",
                                   wanted, strata),
-                      "choose a divisor of it, or leave it at 0");
+                      "choose a divisor of the strata, or leave it at 0");
     }
     return static_cast<int>(wanted);
   }

@@ -8,7 +8,7 @@
 
 namespace roundtable {
 
-// rank = group * shards + shard: neighbours share a group, so that a group sits inside a node.
+// rank = group * shards + shard: neighbours share a group, so that a group is inside one node.
 class RankGrid {
  public:
   // Collective over `world`. `shards` must divide its size.
@@ -30,7 +30,7 @@ class RankGrid {
   std::unique_ptr<MpiCommunicator> group_comm_;
 };
 
-// Ranks a group: `wanted` if positive, else the largest number that divides the world, the ranks of a node and the
+// Ranks per group: `wanted` if positive, else the largest number that divides the world, the ranks of a node and the
 // strata. Throws Error (kBadInput) when a wanted number does not divide the world or the strata.
 int choose_shards(std::int64_t wanted, int world_size, int node_size, std::int64_t strata);
 

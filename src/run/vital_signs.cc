@@ -4,6 +4,7 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "base/clock.h"
 #include "io/json_file.h"
 #include "rundir/events.h"
 
@@ -37,9 +38,9 @@ void VitalSigns::write() const {
     ranks.push_back({{"host", sign.host},
                      {"phase", sign.phase},
                      {"block", sign.block},
-                     {"age", sign.age},
-                     {"idle", sign.idle_seconds},
-                     {"waiting_in", sign.waiting_in}});
+                     {"age", sign.age(steady_seconds())},
+                     {"idle", sign.idle_seconds()},
+                     {"waiting_in", sign.waiting_in()}});
   }
   try {
     save_json(path_, {{"time", EventLog::wall_clock()}, {"ranks", ranks}});
