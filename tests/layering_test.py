@@ -73,8 +73,9 @@ CONFINED = {
     "pcre2.h": {"base"},
 }
 
-# Headers that folders without LibTorch include.
+# Headers that folders without LibTorch include, and which of these folders may include no others of that room.
 FREE_OF_TORCH = {"device/stream.h"}
+WITHOUT_TORCH = {"comm"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 SOURCES = {".h", ".cc", ".cu", ".cuh"}
@@ -100,6 +101,8 @@ def offences(src):
             target = header.split("/")[0] if "/" in header else None
             if target is None or not (src / header).exists():
                 found.append(f'{path}: "{header}" is not a file named from src/')
+            elif folder in WITHOUT_TORCH and target == "device" and header not in FREE_OF_TORCH:
+                found.append(f'{path}: "{header}" brings LibTorch to {folder}')
             elif target != folder and target not in allowed(folder) and folder not in EXCEPT.get(header, ()):
                 found.append(f'{path}: "{header}": {folder or "main"} may not know {target}')
     return found
@@ -160,7 +163,7 @@ class LayeringTest(unittest.TestCase):
                                 ("model", "<mpi.h>"), ("cache", "<nccl.h>"),
                                 ("convert", '"phases/some.h"'), ("plan", '"run/some.h"'), ("rundir", '"comm/some.h"'),
                                 ("rundir", "<torch/types.h>"), ("config", "<ATen/ATen.h>"),
-                                ("io", "<torch/torch.h>"), ("tune", '"nowhere/some.h"'), ("tune", '"some.h"')]:
+                                ("comm", '"device/some.h"'), ("io", "<torch/torch.h>"), ("tune", '"nowhere/some.h"'), ("tune", '"some.h"')]:
             self.assertEqual(offences_of(folder, include), 1, (folder, include))
 
 

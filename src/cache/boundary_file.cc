@@ -1,4 +1,4 @@
-// Boundaries through parallel HDF5: one dataset, a hyperslab a rank.
+// Boundaries through parallel HDF5: one dataset, of which each rank has a hyperslab.
 #include "cache/boundary_file.h"
 
 #include <vector>
@@ -53,7 +53,8 @@ std::string read_text_attribute(hid_t object, const char* name, const std::strin
   return value.c_str();  // up to the terminating zero
 }
 
-// Moves rows [range) of `dataset` (any rank) between the file and `data`; no rows are a part in a collective transfer.
+// Moves rows [range) of `dataset` (of any rank) between the file and the memory that `transfer` knows. An empty range
+// takes part in a collective transfer and moves nothing.
 template <class Transfer>
 void transfer_rows(hid_t dataset, hid_t type, const SampleRange& range, std::vector<hsize_t> dims,
                    const std::string& path, Transfer transfer) {
@@ -92,12 +93,13 @@ void check_shape(hid_t states, const BoundaryShape& shape, const std::string& pa
   const bool three = H5Sget_simple_extent_ndims(space.get()) == 3;
   if (three) H5Sget_simple_extent_dims(space.get(), dims, nullptr);
   if (!three || std::vector<hsize_t>(dims, dims + 3) != dims_of(shape)) {
-    throw bad_input(path, fmt::format("hidden states are not [{}, {}, {}]", shape.n_samples, shape.seqlen, shape.hidden),
-                    "remove this file and start the same command again");
+    throw bad_input(path,
+                    fmt::format("hidden states are not [{}, {}, {}]", shape.n_samples, shape.seqlen, shape.hidden),
+                    "remove this file and run the same command again");
   }
   Hdf5Handle stored(H5Dget_type(states), H5Tclose, path, "H5Dget_type");
   if (H5Tequal(stored.get(), float_type(shape.type, path).get()) <= 0) {
-    throw bad_input(path, "hidden states have another element type", "remove this file and start the same command again");
+    throw bad_input(path, "hidden states have another element type", "remove this file and run the same command again");
   }
 }
 
@@ -135,7 +137,7 @@ BoundaryWriter::BoundaryWriter(MpiCommunicator& comm, const std::string& path, c
 }
 
 BoundaryWriter::~BoundaryWriter() {
-  // Only on the way out of an error: finish() leaves nothing open.
+  // Something is open only if an error came in between: finish() closes all.
   if (checksums_ >= 0) H5Dclose(checksums_);
   if (states_ >= 0) H5Dclose(states_);
   if (file_ >= 0) H5Fclose(file_);
@@ -155,7 +157,7 @@ void BoundaryWriter::write(const SampleRange& range, const void* data) {
 }
 
 void BoundaryWriter::finish(bool replace) {
-  // All ranks agree that theirs is written before the file gets its name: one that failed does not come here.
+  // The file gets its name only after all ranks have agreed that their part is written.
   run_on_all(comm_, [&] {
     const WaitsForOthers waits("H5Fclose");
     check_hdf5(H5Dclose(std::exchange(checksums_, -1)), path_, "H5Dclose");
@@ -168,12 +170,13 @@ void BoundaryWriter::finish(bool replace) {
 void read_boundary(MpiCommunicator& comm, const std::string& path, const BoundaryShape& shape, std::int64_t first_block,
                    const std::string& fingerprint, const SampleRange& range, void* data) {
   silence_hdf5();
-  Hdf5Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, parallel_access(comm, {}, 0, path).get()), H5Fclose, path, "H5Fopen");
+  const Hdf5Handle access = parallel_access(comm, {}, 0, path);
+  Hdf5Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()), H5Fclose, path, "H5Fopen");
   Hdf5Handle states(H5Dopen2(file.get(), kStates, H5P_DEFAULT), H5Dclose, path, "H5Dopen2");
   check_shape(states.get(), shape, path);
   if (read_text_attribute(states.get(), "fingerprint", path) != fingerprint ||
       read_text_attribute(states.get(), "first_block", path) != std::to_string(first_block)) {
-    throw bad_input(path, "belongs to another run", "remove this file and start the same command again");
+    throw bad_input(path, "belongs to another run", "remove this file and run the same command again");
   }
   Hdf5Handle sums(H5Dopen2(file.get(), kChecksums, H5P_DEFAULT), H5Dclose, path, "H5Dopen2");
   std::vector<std::uint64_t> expected(static_cast<std::size_t>(range.size()));
@@ -187,7 +190,7 @@ void read_boundary(MpiCommunicator& comm, const std::string& path, const Boundar
                 });
   if (checksums_of(shape, range, data) != expected) {
     throw machine_error(path, fmt::format("samples {} to {} do not match their checksums", range.begin, range.end - 1),
-                        "remove this file and start the same command again");
+                        "remove this file and run the same command again");
   }
 }
 

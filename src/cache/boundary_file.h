@@ -29,7 +29,8 @@ struct BoundaryShape {
 };
 
 // Writes one boundary in parallel, each rank its own samples, under a temporary name, `path` + `temporary`; finish()
-// makes it visible. A file of that name is overwritten: jobs that may write one path at a time need names of their own.
+// gives it its name. A file with the temporary name is overwritten: jobs that may write one path at the same time need
+// a `temporary` of their own.
 class BoundaryWriter {
  public:
   // Collective over `comm`, which must outlive the writer. Throws Error (kMachine) on HDF5 and file errors.
@@ -39,12 +40,13 @@ class BoundaryWriter {
   BoundaryWriter(const BoundaryWriter&) = delete;
   BoundaryWriter& operator=(const BoundaryWriter&) = delete;
 
-  // Writes samples [range) from `data` ([range.size(), seqlen, hidden], host memory). Collective where the layout says
-  // so; a rank without samples then comes, too.
+  // Writes samples [range) from `data` ([range.size(), seqlen, hidden], host memory). Collective if the layout says so:
+  // then a rank without samples must call it, too.
   void write(const SampleRange& range, const void* data);
 
-  // Collective: closes the file, brings it to the disk and renames it. Where `replace` is false and `path` stands by
-  // now, that one stays, since other jobs may be reading it, and ours is removed. Throws as the constructor.
+  // Collective: closes the file and commits it (commit_file() in io/file.h): when this returns, it is on the disk as
+  // `path`. If `replace` is false and `path` exists by now, that file stays, since other jobs may be reading it, and
+  // ours is removed. Throws as the constructor.
   void finish(bool replace = true);
 
  private:
@@ -58,9 +60,9 @@ class BoundaryWriter {
   std::int64_t checksums_ = -1;
 };
 
-// Reads samples [range) of a boundary into `data` ([range.size(), seqlen, hidden], host memory), and holds them
-// against their checksums. Collective over `comm`: each rank reads its own range.
-// Throws Error where the file is missing, broken, of another shape or type, or of another run's fingerprint.
+// Reads samples [range) of a boundary into `data` ([range.size(), seqlen, hidden], host memory) and compares them with
+// their checksums. Collective over `comm`: each rank reads its own range. Throws Error if the file is missing or
+// broken, has another shape or type, or has the fingerprint of another run.
 void read_boundary(MpiCommunicator& comm, const std::string& path, const BoundaryShape& shape, std::int64_t first_block,
                    const std::string& fingerprint, const SampleRange& range, void* data);
 

@@ -26,12 +26,12 @@ inline std::string hdf5_reason() {
 // Throws when `status` is negative, HDF5's sign of failure.
 inline void check_hdf5(herr_t status, const std::string& path, const char* call) {
   if (status >= 0) return;
-  // HDF5 over MPI-IO does not pass on what the system said.
+  // HDF5 over MPI-IO does not pass on the errno of the system call.
   throw machine_error(path, fmt::format("{} failed: {}", call, hdf5_reason()),
-                      "look at the space, quota and health of that file system");
+                      "check the space, quota and health of that file system");
 }
 
-// HDF5 prints its error stack by default; ours go into one line.
+// HDF5 prints its error stack by default; we put its innermost description into our one line.
 inline void silence_hdf5() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
 
 class Hdf5Handle {

@@ -40,8 +40,8 @@ Hdf5Handle parallel_access(const MpiCommunicator& comm, const FileLayout& layout
   Hdf5Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, path, "H5Pcreate");
   check_hdf5(H5Pset_fapl_mpio(access.get(), comm.native(), Hints(layout).get()), path, "H5Pset_fapl_mpio");
   if (layout.alignment > 0) {
-    check_hdf5(H5Pset_alignment(access.get(), static_cast<hsize_t>(least_aligned), static_cast<hsize_t>(layout.alignment)),
-               path, "H5Pset_alignment");
+    const auto least = static_cast<hsize_t>(least_aligned), alignment = static_cast<hsize_t>(layout.alignment);
+    check_hdf5(H5Pset_alignment(access.get(), least, alignment), path, "H5Pset_alignment");
   }
   return access;
 }

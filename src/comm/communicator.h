@@ -1,6 +1,6 @@
 // A set of ranks that act together. There are two types, by the memory that they move: a HostCommunicator (MPI) and a
-// DeviceCommunicator (NCCL). Each takes spans of its own memory only, so that the wrong memory does not compile. No type
-// of MPI, NCCL or LibTorch appears here.
+// DeviceCommunicator (NCCL). Each takes spans of its own memory only, so that the wrong memory does not compile. No
+// type of MPI, NCCL or LibTorch appears here.
 //
 // Every call is collective over the communicator's ranks, if it does not say otherwise: all ranks must call it, in the
 // same order, with the same count, type and root. Errors of the carrier are thrown as Error (kMachine); comm/agree.h
@@ -120,9 +120,9 @@ class HostCommunicator {
   virtual void gather_bytes(const void* mine, std::int64_t bytes, void* gathered) = 0;
 };
 
-// Ranks that exchange data in the memory of their devices. No call blocks: each one enqueues its work on the stream that
-// the communicator was made with and returns before the work has run. Kernels that are launched later on that stream see
-// the result. The host does not see it before it waits for the stream, as a copy to the host does.
+// Ranks that exchange data in the memory of their devices. No call blocks: each one enqueues its work on the stream
+// that the communicator was made with and returns before the work has run. Kernels that are launched later on that
+// stream see the result. The host does not see it before it waits for the stream, as a copy to the host does.
 class DeviceCommunicator {
  public:
   virtual ~DeviceCommunicator() = default;
@@ -133,10 +133,10 @@ class DeviceCommunicator {
   // As in a HostCommunicator, but the sum is only enqueued.
   void all_reduce_sum(DeviceSpan data) { start_all_reduce_sum(data)->wait(); }
 
-  // Runs the sum beside the kernels that are launched later, until the wait() of what is returned: only kernels that are
-  // launched after that see the sum. It begins after all that was enqueued before this call. `data` must exist and no
-  // kernel may touch it until then. Several sums may be on their way, but no other collective may be called before all of
-  // them are waited for.
+  // Runs the sum beside the kernels that are launched later, until the wait() of what is returned: only kernels that
+  // are launched after that see the sum. It begins after all that was enqueued before this call. `data` must exist and
+  // no kernel may touch it until then. Several sums may be on their way, but no other collective may be called before
+  // all of them are waited for.
   virtual std::unique_ptr<PendingSum> start_all_reduce_sum(DeviceSpan data) = 0;
 
   // As in a HostCommunicator, but only enqueued.

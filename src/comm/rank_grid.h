@@ -8,7 +8,7 @@
 
 namespace roundtable {
 
-// rank = group * shards + shard: neighbours share a group, so that a group sits inside a node.
+// rank = group * shards + shard: neighbours share a group, so that a group is inside one node.
 class RankGrid {
  public:
   // Collective over `world`. `shards` must divide its size.

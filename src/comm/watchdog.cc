@@ -1,4 +1,4 @@
-// The watchdog's thread: signs of life over MPI messages that never block.
+// The watchdog's thread: signs of life travel as MPI messages that never block.
 #include "comm/watchdog.h"
 
 #include <algorithm>
@@ -6,6 +6,7 @@
 #include <chrono>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 #include "base/activity.h"
@@ -13,6 +14,7 @@
 #include "base/log.h"
 #include "comm/agree.h"
 #include "comm/mpi/mailbox.h"
+#include "comm/signs_of_life.h"
 
 namespace roundtable {
 namespace {
@@ -25,17 +27,13 @@ constexpr int kTag = 0;  // on a communicator of the watchdogs' own
 constexpr double kSignSeconds = 1;
 constexpr double kReportSeconds = 4;  // how long a failed rank gives rank 0 to report for it
 
-constexpr const char* kLaneNames[kLanes] = {"", "its coordinator ", "its reader ", "its writer "};
-
-// This process's state, as it is sent. Of a lane: {idle seconds, call in which it waits, name}.
-json own_sign(const char* type) {
-  json lanes = json::array();
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const Activity seen = activity(static_cast<Lane>(lane));
-    if (seen.watched) lanes.push_back({seen.idle_seconds, seen.waiting_in, kLaneNames[lane]});
-  }
-  return {{"type", type}, {"phase", present_phase()}, {"block", present_block()}, {"lanes", lanes}};
+// A message is {"type": "sign", ...to_json()}, {"type": "end"}, or {"type": "fault", "code", "line"}.
+std::string sign_message() {
+  json message = to_json(own_sign());
+  message["type"] = "sign";
+  return message.dump();
 }
+std::string end_message() { return json{{"type", "end"}}.dump(); }
 
 [[noreturn]] void wait_for_the_end() {
   while (true) std::this_thread::sleep_for(std::chrono::seconds(1));
@@ -49,7 +47,7 @@ json own_sign(const char* type) {
 
 }  // namespace
 
-// One text on its way to a rank. A rank that is stopped takes none: nothing here waits for it.
+// One text on its way to a rank. Nothing here waits for it to arrive: a rank that is stopped receives nothing.
 class Watchdog::Outbox {
  public:
   bool free() {
@@ -73,7 +71,11 @@ class Watchdog::Thread {
   explicit Thread(const MpiCommunicator& world)
       : comm_(world.duplicate()), rank_(world.rank()), size_(world.size()), outboxes_(static_cast<std::size_t>(size_)) {
     const std::vector<std::string> hosts = all_gather_text(*comm_, host_name());
-    for (const std::string& host : hosts) peers_.push_back({host, steady_seconds(), own_sign("sign")});
+    for (const std::string& host : hosts) {
+      SignOfLife& peer = peers_.emplace_back(own_sign());
+      peer.host = host;
+      peer.heard = steady_seconds();
+    }
     thread_ = std::thread([this] { run(); });
   }
 
@@ -87,17 +89,7 @@ class Watchdog::Thread {
 
   std::vector<SignOfLife> signs() const {
     const std::lock_guard lock(peers_mutex_);
-    std::vector<SignOfLife> signs;
-    for (int rank = 0; rank < size_; ++rank) {
-      const Peer& peer = peers_[static_cast<std::size_t>(rank)];
-      SignOfLife sign{peer.host, peer.sign["phase"], peer.sign["block"], silence(rank), 0, ""};
-      if (const json& lanes = peer.sign["lanes"]; !lanes.empty()) {
-        sign.idle_seconds = lanes[0][0];
-        sign.waiting_in = lanes[0][1];
-      }
-      signs.push_back(std::move(sign));
-    }
-    return signs;
+    return peers_;
   }
 
   [[noreturn]] void end_all(ExitCode code, const std::string& line) {
@@ -106,7 +98,9 @@ class Watchdog::Thread {
       try {
         Outbox box;
         box.post(*comm_, 0, json{{"type", "fault"}, {"code", static_cast<int>(code)}, {"line", line}}.dump());
-        for (const double start = steady_seconds(); steady_seconds() - start < kReportSeconds; box.free()) std::this_thread::sleep_for(kTick);
+        for (const double start = steady_seconds(); steady_seconds() - start < kReportSeconds; box.free()) {
+          std::this_thread::sleep_for(kTick);
+        }
       } catch (const Error&) {  // MPI is what failed: then we report ourselves
       }
     }
@@ -114,13 +108,6 @@ class Watchdog::Thread {
   }
 
  private:
-  struct Peer {
-    std::string host;
-    double heard = 0;
-    json sign;
-    bool left = false;
-  };
-
   void run() {
     try {
       last_look_ = steady_seconds();
@@ -135,16 +122,16 @@ class Watchdog::Thread {
     }
   }
 
-  // Whether this process was stopped since the last look, and perhaps the whole job (a batch system suspends some): that
-  // was nobody's fault, and all are given time. A stop can fall between any two lines, so that whoever finds another
-  // rank silent looks here again before it says so.
+  // Whether this process was stopped since the last look, and perhaps the whole job with it (some batch systems suspend
+  // jobs). Then no rank is at fault for its silence, and all are given time. A process can be stopped between any two
+  // lines: whoever finds a fault asks here again before it reports one.
   bool was_stopped() {
     const double now = steady_seconds();
     const bool stopped = now - last_look_ > 1;
     last_look_ = now;
     if (!stopped) return false;
     const std::lock_guard lock(peers_mutex_);
-    for (Peer& peer : peers_) peer.heard = now;
+    for (SignOfLife& peer : peers_) peer.heard = now;
     no_checks_before_ = now + limit_;
     return true;
   }
@@ -158,17 +145,15 @@ class Watchdog::Thread {
     while (const std::optional<Mail> mail = take_mail(*comm_, kTag)) handle(mail->source, json::parse(mail->text));
   }
 
-  void handle(int source, json mail) {
+  void handle(int source, const json& mail) {
     const std::string type = mail["type"];
     if (type == "fault") end_all(static_cast<ExitCode>(mail["code"].get<int>()), mail["line"]);
     const std::lock_guard lock(peers_mutex_);
-    Peer& peer = peers_[static_cast<std::size_t>(source)];
+    RT_CHECK(type == "sign" || type == "end");
+    SignOfLife& peer = peers_[static_cast<std::size_t>(source)];
     peer.heard = steady_seconds();
-    if (type == "end") {
-      peer.left = true;
-    } else {
-      peer.sign = std::move(mail);
-    }
+    peer.left = type == "end";
+    if (!peer.left) read_sign(mail, peer);
   }
 
   // ---- rank 0 ----
@@ -176,21 +161,21 @@ class Watchdog::Thread {
   void lead() {
     {
       const std::lock_guard lock(peers_mutex_);
+      read_sign(to_json(own_sign()), peers_[0]);
       peers_[0].heard = steady_seconds();
-      peers_[0].sign = own_sign("sign");
     }
     if (steady_seconds() - last_sent_ >= sign_seconds()) {
       last_sent_ = steady_seconds();
       for (int rank = 1; rank < size_; ++rank) {
-        if (outbox(rank).free()) outbox(rank).post(*comm_, rank, own_sign("sign").dump());
+        if (outbox(rank).free()) outbox(rank).post(*comm_, rank, sign_message());
       }
     }
     if (checks()) check_all();
-    const bool all_left = std::all_of(peers_.begin() + 1, peers_.end(), [](const Peer& peer) { return peer.left; });
+    const bool all_left = std::all_of(peers_.begin() + 1, peers_.end(), [](const auto& peer) { return peer.left; });
     if (!ending_ || !all_left) return;
     for (int rank = 1; rank < size_; ++rank) {
       while (!outbox(rank).free()) std::this_thread::yield();
-      outbox(rank).post(*comm_, rank, json{{"type", "end"}}.dump());
+      outbox(rank).post(*comm_, rank, end_message());
     }
     for (int rank = 1; rank < size_; ++rank) {
       while (!outbox(rank).free()) std::this_thread::yield();
@@ -199,61 +184,8 @@ class Watchdog::Thread {
   }
 
   void check_all() {
-    for (int rank = 0; rank < size_; ++rank) {
-      if (silence(rank) <= limit_ || left(rank)) continue;
-      if (was_stopped()) return;
-      end_all(ExitCode::kMachine, silence_line(rank));
-    }
-    double least_idle = 1e300;
-    bool all_wait = true;
-    for (int rank = 0; rank < size_; ++rank) {
-      if (left(rank)) continue;
-      for (const json& lane : peers_[static_cast<std::size_t>(rank)].sign["lanes"]) {
-        const double idle = lane[0].get<double>();  // when it last gave a sign: of a silent rank no more is known
-        const bool waits = !lane[1].get<std::string>().empty();
-        least_idle = std::min(least_idle, idle);
-        all_wait = all_wait && waits;
-        if (waits || idle <= limit_) continue;
-        if (was_stopped()) return;
-        end_for_hang(rank, lane[2], idle);
-      }
-    }
-    if (all_wait && least_idle > limit_ && !was_stopped()) end_for_deadlock(least_idle);
-  }
-
-  std::string silence_line(int rank) const {
-    return fmt::format("{}: no sign of life for {:.0f} s (run.time_limit): the process is stopped, its node is gone or it "
-                       "hangs inside MPI; the same command goes on",
-                       place_of(rank), silence(rank));
-  }
-
-  [[noreturn]] void end_for_hang(int rank, const std::string& lane, double idle) {
-    end_all(ExitCode::kMachine,
-            fmt::format("{}: {}hangs: no step for {:.0f} s (run.time_limit); look at its file system and device, or raise "
-                        "the limit; the same command goes on",
-                        place_of(rank), lane, idle));
-  }
-
-  [[noreturn]] void end_for_deadlock(double idle) {
-    std::string calls;
-    for (int rank = 0; rank < std::min(size_, 4); ++rank) {
-      const json& lanes = peers_[static_cast<std::size_t>(rank)].sign["lanes"];
-      if (!lanes.empty()) calls += fmt::format("{}rank {} in {}", calls.empty() ? "" : ", ", rank, lanes[0][1].get<std::string>());
-    }
-    end_all(ExitCode::kMachine, fmt::format("{}: all ranks wait for one another for {:.0f} s (run.time_limit), {}; the "
-                                            "same command goes on",
-                                            place_of(0), idle, calls));
-  }
-
-  bool left(int rank) const { return peers_[static_cast<std::size_t>(rank)].left; }
-  double silence(int rank) const { return steady_seconds() - peers_[static_cast<std::size_t>(rank)].heard; }
-
-  std::string place_of(int rank) const {
-    const Peer& peer = peers_[static_cast<std::size_t>(rank)];
-    const std::string phase = peer.sign["phase"];
-    const std::int64_t block = peer.sign["block"];
-    return fmt::format("rank {} on {}, {}{}", rank, peer.host, phase.empty() ? "plan" : phase,
-                       block >= 0 ? fmt::format(", block {}", block) : "");
+    const std::optional<std::string> fault = find_fault(peers_, steady_seconds(), limit_);
+    if (fault && !was_stopped()) end_all(ExitCode::kMachine, *fault);
   }
 
   // ---- the others ----
@@ -264,16 +196,17 @@ class Watchdog::Thread {
       ended_ = true;
       return;
     }
-    // One after the other, so that the first can end the job before the next reports the same.
+    // One rank after the other, so that the first ends the job before the next reports the same fault.
     const double patience = limit_ + 3 * std::min(rank_ - 1, 3);
-    if (checks() && silence(0) > patience && !was_stopped() && !failed_.exchange(true)) {
-      report_and_abort(ExitCode::kMachine, silence_line(0));
+    const double now = steady_seconds();
+    if (checks() && peers_[0].age(now) > patience && !was_stopped() && !failed_.exchange(true)) {
+      report_and_abort(ExitCode::kMachine, silence_line(0, peers_[0], now));
     }
     const bool due = ending_ || steady_seconds() - last_sent_ >= sign_seconds();
     if (said_goodbye_ || !due || !outbox(0).free()) return;
     last_sent_ = steady_seconds();
     said_goodbye_ = ending_;
-    outbox(0).post(*comm_, 0, said_goodbye_ ? json{{"type", "end"}}.dump() : own_sign("sign").dump());
+    outbox(0).post(*comm_, 0, said_goodbye_ ? end_message() : sign_message());
   }
 
   Outbox& outbox(int rank) { return outboxes_[static_cast<std::size_t>(rank)]; }
@@ -283,7 +216,7 @@ class Watchdog::Thread {
   int size_;
   std::vector<Outbox> outboxes_;
   mutable std::mutex peers_mutex_;  // for writing, and for reading from other threads
-  std::vector<Peer> peers_;
+  std::vector<SignOfLife> peers_;    // what this rank has heard: on rank 0 of all, on the others of rank 0
   std::atomic<double> limit_{0};
   std::atomic<bool> ending_{false};
   std::atomic<bool> failed_{false};

@@ -5,8 +5,8 @@ struct CUstream_st;  // CUDA's own name for what a cudaStream_t points to
 
 namespace roundtable {
 
-// A queue of a device's work: kernels and copies run in the order in which they were enqueued, while the host goes on. Owned
-// by whoever made it (LibTorch); a copy of this names the same stream.
+// A queue of a device's work: kernels and copies run in the order in which they were enqueued; the host does not wait
+// for them. LibTorch owns it; a copy of this names the same stream.
 class Stream {
  public:
   Stream(int device, CUstream_st* handle) : device_(device), handle_(handle) {}

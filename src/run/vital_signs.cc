@@ -3,6 +3,7 @@
 
 #include <chrono>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "rundir/events.h"
 #include "rundir/rank_status.h"
@@ -37,9 +38,9 @@ void VitalSigns::write() const {
     status.ranks.push_back({.host = sign.host,
                             .phase = sign.phase,
                             .block = sign.block,
-                            .age = sign.age,
-                            .idle = sign.idle_seconds,
-                            .waiting_in = sign.waiting_in});
+                            .age = sign.age(steady_seconds()),
+                            .idle = sign.idle_seconds(),
+                            .waiting_in = sign.waiting_in()});
   }
   try {
     write_rank_status(path_, status);

@@ -56,8 +56,8 @@ void BlockTuner::run_iterations() {
   learn(reports_->last());
 }
 
-// Leaves the gradients and the loss of a step, summed over the group, in the arena. Returns this rank's part of the loss;
-// undefined if it has no sample in this step. Collective.
+// Leaves the gradients and the loss of a step, summed over the group, in the arena. Returns this rank's part of the
+// loss; undefined if it has no sample in this step. Collective.
 torch::Tensor BlockTuner::sum_step(std::int64_t iteration) {
   torch::Tensor part;
   const auto add = [&](std::size_t first, std::size_t last) {
@@ -77,8 +77,9 @@ torch::Tensor BlockTuner::sum_step(std::int64_t iteration) {
   return part;
 }
 
-// Forward and backward over some rows of the samples; loss and gradients are added to the arena. Returns the loss: the sum
-// of squared errors over the number of output elements of the whole batch of all ranks (SignRound, equation 5), in fp32.
+// Forward and backward over some rows of the samples; loss and gradients are added to the arena. Returns the loss: the
+// sum of squared errors over the number of output elements of the whole batch of all ranks (SignRound, equation 5), in
+// fp32.
 torch::Tensor BlockTuner::run_rows(const torch::Tensor& rows) {
   const auto elements = static_cast<double>(rows_.batch()) * static_cast<double>(samples_.target[0].numel());
   const torch::Tensor input = samples_.input.index_select(0, rows).to(chain_.linear(0).weight.device());
@@ -125,11 +126,11 @@ bool BlockTuner::stalls() const {
 void BlockTuner::throw_broken_loss(const StepReport& report) const {
   const std::string layer = first_broken_layer();
   const bool own = report.own_part.defined() && !report.own_part.isfinite().item<bool>();
-  throw BrokenLoss(fmt::format("the loss is {} at iteration {}, beginning with {}; check the calibration tokens, or lower "
-                               "tuning.lr",
-                               report.loss, report.iteration,
-                               layer.empty() ? "the loss itself (the layers' outputs are finite)" : "layer " + layer),
-                   !layer.empty() || own);
+  throw BrokenLoss(
+      fmt::format("the loss is {} at iteration {}, beginning with {}; check the calibration tokens, or lower tuning.lr",
+                  report.loss, report.iteration,
+                  layer.empty() ? "the loss itself (the layers' outputs are finite)" : "layer " + layer),
+      !layer.empty() || own);
 }
 
 // The first linear layer, in the order of the data, whose output on this rank's samples is not finite; or empty.

@@ -13,11 +13,12 @@
 
 namespace roundtable {
 
-// Tunes one unit, once. Each iteration runs the blocks with fake-quantized weights on some samples, sums the gradients of
-// the squared error over the group, and takes a step; the integers of the least loss are kept.
+// Tunes one unit, once. Each iteration runs the blocks with fake-quantized weights on some samples, sums the gradients
+// of the squared error over the group, and takes a step; the integers of the least loss are kept.
 class BlockTuner {
  public:
-  // `unit.blocks` and the communicators of `group` must outlive the tuner; everything else is copied. Tensors are shared.
+  // `unit.blocks` and the communicators of `group` must outlive the tuner; everything else is copied. Tensors are
+  // shared.
   BlockTuner(const TuningUnit& unit, const BlockSamples& samples, const BlockContext& context, const Sampler& sampler,
              const TuneSettings& settings, const GradientGroup& group, const TuneObserver& observer = {});
   BlockTuner(const BlockTuner&) = delete;
@@ -25,9 +26,9 @@ class BlockTuner {
 
   // Runs all iterations. At the end the blocks' weights are the dequantized result, ready to run the quantized chain.
   //
-  // Collective over the group: loss and gradients are summed over its ranks before any decision, so that every rank takes
-  // the same steps and returns the same integers. Throws on all ranks of the group: BrokenLoss when a loss is not finite,
-  // AgreedError (kStartAgain) when the observer of any rank wants to leave.
+  // Collective over the group: loss and gradients are summed over its ranks before any decision, so that every rank
+  // takes the same steps and returns the same integers. Throws on all ranks of the group: BrokenLoss when a loss is not
+  // finite, AgreedError (kStartAgain) when the observer of any rank wants to leave.
   TunedBlock tune();
 
  private:

@@ -1,5 +1,5 @@
-// A step of one layer's rounding parameters: its direction, from their gradients, and its length. Rates and schedules are
-// those of auto-round 0.16.1 (algorithms/quantization/sign_round/config.py and quantizer.py).
+// A step of one layer's rounding parameters: its direction, from their gradients, and its length. Rates and schedules
+// are those of auto-round 0.16.1 (algorithms/quantization/sign_round/config.py and quantizer.py).
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@ class RoundingOptimizer {
  public:
   virtual ~RoundingOptimizer() = default;
 
-  // One step from `gradient` = dL/dWq, [out, in] fp32. min_scale and max_scale stay in [0, 1]; if size.minmax_lr is 0 they
-  // stay as they are. Called once per iteration, always with the same layer.
+  // One step from `gradient` = dL/dWq, [out, in] fp32. min_scale and max_scale stay in [0, 1]; if size.minmax_lr is 0
+  // they stay as they are. Called once per iteration, always with the same layer.
   virtual void step(const torch::Tensor& weight, RoundingParameters& parameters, const QuantScheme& scheme,
                     const torch::Tensor& gradient, const StepSize& size) = 0;
 };

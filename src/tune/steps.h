@@ -51,8 +51,8 @@ class StepReports {
  public:
   StepReports(const torch::Device& device, bool late);
 
-  // `tail` [2], fp32: the number of ranks that want to leave, and the loss. Returns the report that is due: that of this
-  // step; or, if late, that of the step before, of which there is none at first.
+  // `tail` [2], fp32: the number of ranks that want to leave, and the loss. Returns the report that is due: that of
+  // this step; or, if late, that of the step before, of which there is none at first.
   std::optional<StepReport> put(std::int64_t iteration, const torch::Tensor& tail, torch::Tensor own_part);
 
   // The last report, if put() has not returned it.

@@ -1,5 +1,5 @@
-// What changes while a unit is tuned: the rounding parameters of its quantized linear layers, their gradients, and the best
-// integers so far.
+// What changes while a unit is tuned: the rounding parameters of its quantized linear layers, their gradients, and the
+// best integers so far.
 #pragma once
 
 #include <torch/types.h>
@@ -39,7 +39,8 @@ class BlockChain {
   std::vector<Linear*> linears_;
 };
 
-// While it lives, the backward pass of a quantized layer puts its gradient into the arena and starts the sum over the group.
+// While it lives, the backward pass of a quantized layer puts its gradient into the arena and starts the sum over the
+// group.
 class TuningState {
  public:
   // `chain` is of `unit.blocks`; it and `settings` must outlive this. `importance` as in BlockSamples.
@@ -62,8 +63,8 @@ class TuningState {
   // Moves the parameters by the gradients in the arena.
   void step(std::int64_t iteration);
 
-  // Keeps the integers of the present parameters if their loss, in the arena, is the least so far. Where the weights are
-  // on a device, the device decides and the host does not wait.
+  // Keeps the integers of the present parameters if their loss, in the arena, is the least so far. Where the weights
+  // are on a device, the device decides and the host does not wait.
   void keep_if_best();
   // Keeps them in any case.
   void keep();

@@ -48,9 +48,9 @@ struct TuningUnit {
   BlockSchemes schemes;                 // how, in the same order
 };
 
-// A rank's part of the calibration data of a unit: its samples of the chain that enters, and of what the float blocks make
-// of them. Both [range.size(), seqlen, hidden] in the compute dtype, on the blocks' device or (low_gpu_mem_usage) on the
-// host, from where each micro-batch is copied when it is needed.
+// A rank's part of the calibration data of a unit: its samples of the chain that enters, and of what the float blocks
+// make of them. Both [range.size(), seqlen, hidden] in the compute dtype, on the blocks' device or (low_gpu_mem_usage)
+// on the host, from where each micro-batch is copied when it is needed.
 struct BlockSamples {
   torch::Tensor input;
   torch::Tensor target;
@@ -82,7 +82,8 @@ struct StepGradients {
 // A loss that is not finite. Every rank of the group throws it, each with what it has found on its own samples.
 class BrokenLoss : public AgreedError {
  public:
-  BrokenLoss(const std::string& line, bool found_here) : AgreedError(ExitCode::kNumeric, line), found_here_(found_here) {}
+  BrokenLoss(const std::string& line, bool found_here)
+      : AgreedError(ExitCode::kNumeric, line), found_here_(found_here) {}
   // The samples of this rank break the loss: the line names the first layer whose output is not finite.
   bool found_here() const { return found_here_; }
 
@@ -90,8 +91,8 @@ class BrokenLoss : public AgreedError {
   bool found_here_;
 };
 
-// What a caller wants to see, and to say, while a unit is tuned. Called on every rank in each step; wants_to_leave before
-// the reduction, the others after it.
+// What a caller wants to see, and to say, while a unit is tuned. Called on every rank in each step; wants_to_leave
+// before the reduction, the others after it.
 struct TuneObserver {
   std::function<bool()> wants_to_leave;  // true on any rank: all ranks throw AgreedError (kStartAgain)
   std::function<void(const StepGradients&)> on_gradients;  // before the sign step

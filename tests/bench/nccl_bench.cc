@@ -1,12 +1,12 @@
-// Bandwidth of NCCL as a run uses it: the sum of an arena of gradients over the ranks of a node, a GPU each.
+// Bandwidth of NCCL as a run uses it: the sum of an arena of gradients over the ranks of a node, one GPU each.
 //
 //   mpirun -n DEVICES nccl_bench [--blocks 1] [--json]
 //
 // The arena is that of so many blocks of Llama-3.1-8B's shape, fp32, on each device:
 //   all-reduce fp32, bf16   the whole arena in one call, in either type
-//   buckets fp32, bf16      a layer at a time, as at the end of a backward pass (tune/gradients/bucketed_sum.h): bf16 with the
-//                           roundings there and back
-//   exchange fp32           two ranks send each other the arena, as run.reproducible does; of an even number of ranks
+//   buckets fp32, bf16      layer by layer, as at the end of a backward pass (tune/gradients/bucketed_sum.h): bf16 with
+//                           the roundings there and back
+//   exchange fp32           two ranks send each other the arena, as run.reproducible does; for an even number of ranks
 // Bus bandwidth is what each rank's link carries whatever the number of ranks: bytes of the arena a second, times
 // 2 (n - 1) / n for a sum and 1 for an exchange (nccl-tests, doc/PERFORMANCE.md). One rank has no link: its sum in
 // place moves nothing, its buckets are not sent at all, and what is measured is the cost of the calls.
@@ -37,7 +37,7 @@ namespace {
 
 constexpr int kWarmUp = 3;
 constexpr int kSamples = 9;
-constexpr int kCalls = 5;  // a sample
+constexpr int kCalls = 5;  // per sample
 // q, k, v, o, gate, up, down of Llama-3.1-8B (tests/data/models/llama-3.1-8b/config.json).
 constexpr std::int64_t kLayers[] = {4096 * 4096,  1024 * 4096,  1024 * 4096, 4096 * 4096,
                                     14336 * 4096, 14336 * 4096, 4096 * 14336};
@@ -137,7 +137,7 @@ class Bench {
 };
 
 void print_rows(const nlohmann::json& rows, int ranks) {
-  fmt::print("{} rank{}, a GPU each\n", ranks, ranks > 1 ? "s" : "");
+  fmt::print("{} rank{}, one GPU each\n", ranks, ranks > 1 ? "s" : "");
   for (const nlohmann::json& row : rows) {
     fmt::print("{:16} {:8.1f} MB {:10.1f} us", row["what"].get<std::string>(), row["bytes"].get<double>() / 1e6,
                1e6 * row["seconds"].get<double>());
@@ -150,7 +150,8 @@ void run(MpiCommunicator& world, const Options& options) {
   run_on_all(world, [&] {
     const int devices = torch::cuda::is_available() ? static_cast<int>(torch::cuda::device_count()) : 0;
     if (devices < world.size()) {
-      throw machine_error("nccl_bench", fmt::format("{} ranks want a GPU each, there are {}", world.size(), devices),
+      throw machine_error("nccl_bench",
+                          fmt::format("{} ranks need one GPU each, and there are {}", world.size(), devices),
                           "start as many ranks as this node has GPUs");
     }
   });

@@ -1,4 +1,4 @@
-// Boundaries: written by any number of ranks, read by any other cut; damage and strangers are refused.
+// Boundaries: written by any number of ranks, read by any other cut; damaged files and files of other runs are refused.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -22,8 +22,8 @@ using testing::world;
 class Boundary : public ::testing::Test {
  protected:
   void SetUp() override {
-    const std::string mine = (std::filesystem::temp_directory_path() / ("boundary-" + std::to_string(getpid()))).string();
-    path_ = broadcast_text(world(), mine, 0) + ".h5";
+    const std::string name = "boundary-" + std::to_string(getpid()) + ".h5";
+    path_ = broadcast_text(world(), (std::filesystem::temp_directory_path() / name).string(), 0);
   }
   void TearDown() override {
     world().barrier();
@@ -78,7 +78,8 @@ TEST_F(Boundary, WhatAnotherJobHasPutThereStaysUnlessItIsToBeReplaced) {
 TEST_F(Boundary, IsLaidOutAsAskedFor) {
   const FileLayout layout{.alignment = 4096, .stripe_count = 4, .stripe_bytes = 1 << 20, .collective = true};
   const int writers = (world().size() + 1) / 2;  // the others have no samples, and take part
-  const SampleRange range = world().rank() < writers ? part_of(shape_.n_samples, writers, world().rank()) : SampleRange{};
+  SampleRange range;
+  if (world().rank() < writers) range = part_of(shape_.n_samples, writers, world().rank());
   {
     BoundaryWriter writer(world(), path_, shape_, 4, "print", layout);
     writer.write(range, values(range).data());
@@ -125,7 +126,7 @@ TEST_F(Boundary, AnotherRunsIsRefused) {
 TEST_F(Boundary, ADamagedSampleIsFound) {
   write();
   if (world().rank() == 0) {
-    // The value 31 (sample 5) stands once in the file; flip a bit of it.
+    // The value 31 (sample 5) is in the file once; flip a bit of it.
     std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
     std::string bytes((std::istreambuf_iterator<char>(file)), {});
     const float value = 31;

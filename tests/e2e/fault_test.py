@@ -58,6 +58,9 @@ class ErrorsTest(FaultCase):
         command = self.command("faulty")
         rank = lambda n, phase: f"rank {n} on {HOST}, {phase}"
         strike = lambda fault, code, *words: self.strike(fault, command, code, *words)
+        # A block that rank 1 reads for both: the ranks agree on the error, and the rank that read is named.
+        strike("1:read:6:EIO:model.safetensors", MACHINE, rank(1, "calibrate, block "), "model.safetensors",
+               "Input/output error")
         strike("1:write:1:EIO:boundary-", MACHINE, rank(1, "calibrate, block 0: "), "boundary-00000.h5",
                "file write failed")
         strike("1:MPI_Iallreduce:5:EIO", MACHINE, rank(1, "tune, block 0: "), "MPI_Iallreduce")

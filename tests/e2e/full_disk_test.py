@@ -15,7 +15,7 @@ from restart_disk_test import MACHINE, DiskCase
 
 FORMATS = ["auto_round:auto_gptq", "qdq", "gguf"]
 # HDF5 over MPI-IO does not say why it could not write.
-MEND = "free some space|look at the space"
+MEND = "free some space|check the space"
 
 
 def records(output):

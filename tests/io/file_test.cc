@@ -1,6 +1,7 @@
 // Reads that are whole or fail, and writes that are seen whole or not at all.
 #include "io/file.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -184,6 +185,47 @@ TEST(WriteFileAtomically, CleansUpWhenTheDiskTakesNoMore) {
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
   signal(SIGXFSZ, handler);
   EXPECT_THAT(folder.names(), IsEmpty());
+}
+
+TEST(CommitFile, GivesAFileItsName) {
+  const TemporaryFolder folder;
+  const std::string path = folder.put("a", "old");
+  commit_file(folder.put("a.tmp", "new"), path, /*replace=*/true);
+  EXPECT_EQ(content_of(path), "new");
+  EXPECT_THAT(folder.names(), ElementsAre("a"));
+}
+
+TEST(CommitFile, LeavesAFileThatIsNotToBeReplaced) {
+  const TemporaryFolder folder;
+  const std::string path = folder.put("a", "old");
+  commit_file(folder.put("a.tmp", "new"), path, /*replace=*/false);
+  EXPECT_EQ(content_of(path), "old");
+  EXPECT_THAT(folder.names(), ElementsAre("a"));
+  commit_file(folder.put("b.tmp", "new"), folder.path() + "/b", /*replace=*/false);
+  EXPECT_EQ(content_of(folder.path() + "/b"), "new");
+}
+
+std::ptrdiff_t open_files() {
+  const std::filesystem::directory_iterator all("/proc/self/fd");
+  return std::distance(begin(all), end(all));
+}
+
+TEST(CommitFile, ThatFailsNamesTheFileAndLeavesNothingOpen) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directory(folder.path() + "/a");
+  const std::string temporary = folder.put("a.tmp", "new");
+  const std::ptrdiff_t before = open_files();
+  EXPECT_BAD_INPUT(commit_file(temporary, folder.path() + "/a", true),
+                   AllOf(StartsWith(folder.path() + "/a: "), HasSubstr("cannot be put in place")));
+  EXPECT_BAD_INPUT(commit_file(folder.path() + "/gone", folder.path() + "/b", true), HasSubstr("cannot be opened"));
+  // A pipe cannot be synced: it stands for a disk that fails in that call.
+  const std::string pipe = folder.path() + "/pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const int writer = open(pipe.c_str(), O_RDWR);
+  EXPECT_THROW(commit_file(pipe, folder.path() + "/c", true), Error);
+  close(writer);
+  EXPECT_EQ(open_files(), before);
+  EXPECT_THAT(folder.names(), ::testing::UnorderedElementsAre("a", "a.tmp", "pipe"));
 }
 
 }  // namespace

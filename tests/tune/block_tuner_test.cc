@@ -22,7 +22,8 @@ TunedBlock tune(const TinyProblem& problem, const TuneSettings& settings, const 
   DecoderBlock block = problem.block();
   SelfCommunicator alone;
   const Sampler sampler(SamplerKind::kStrata, 8, batch, 42, 0);
-  return BlockTuner(problem.unit(block), problem.samples({0, 8}), problem.context, sampler, settings, alone, observer).tune();
+  return BlockTuner(problem.unit(block), problem.samples({0, 8}), problem.context, sampler, settings, alone, observer)
+      .tune();
 }
 
 double linear(std::int64_t i) { return 0.1 * (1 - static_cast<double>(i) / 10); }

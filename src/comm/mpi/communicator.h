@@ -34,7 +34,7 @@ class MpiCommunicator final : public HostCommunicator {
   std::unique_ptr<MpiCommunicator> split(int color, int key) const;
   // The ranks that share memory with this one (a node). Collective.
   std::unique_ptr<MpiCommunicator> split_by_node() const;
-  // The same ranks, apart from what goes on here: for messages of another kind, or for another thread. Collective.
+  // The same ranks, for messages of another kind or for another thread, which never meet those of this one. Collective.
   std::unique_ptr<MpiCommunicator> duplicate() const;
 
   // For parallel HDF5 and for messages.

@@ -12,9 +12,10 @@
 namespace roundtable {
 namespace {
 
-// The cores are the computing thread's: LibTorch would give each thread that uses it a team of its own.
+// All cores are for the thread that computes. LibTorch would give each thread that uses it a team of threads of its
+// own.
 void work_alone() {
-  at::get_num_threads();  // LibTorch sets a new thread's team up, once
+  at::get_num_threads();  // makes LibTorch set up the team of this thread, which it does once
   omp_set_num_threads(1);
 }
 
@@ -36,7 +37,7 @@ void BlockLoader::load_ahead(std::int64_t block, int root) {
   ahead_ = block;
 }
 
-// What nobody asked for is waited for all the same: the other ranks broadcast it, too.
+// A block that nobody asks for any more is waited for all the same: other ranks take part in its broadcast.
 void BlockLoader::drop() {
   if (std::exchange(ahead_, -1) >= 0) loaded_.wait();
 }

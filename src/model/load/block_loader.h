@@ -1,5 +1,5 @@
-// Blocks of a checkpoint on all ranks of a communicator, the next one read and broadcast while the present one is worked
-// on.
+// Blocks of a checkpoint on all ranks of a communicator. The next block is read and broadcast while the present one is
+// worked on.
 #pragma once
 
 #include <torch/types.h>
@@ -22,17 +22,17 @@ struct BlockWeights {
 
 class BlockLoader {
  public:
-  // All three outlive this. `source` is used on the reading ranks alone, from a second thread too, and `comm` for nothing
-  // else while a block is under way.
+  // All three must outlive this. `source` is used on the reading ranks only, also from a second thread. `comm` must be
+  // used for nothing else while a block is on its way.
   BlockLoader(const TensorSource& source, const ModelConfig& config, HostCommunicator& comm)
       : source_(source), config_(config), comm_(comm) {}
 
-  // Begins what load() does, in a thread of its own, for the load() that comes next. Collective over the communicator. An
-  // error shows in load().
+  // Starts load() of `block` in a thread of its own, for the call of load() that comes next, which throws its error.
+  // Does not block. Collective over the communicator.
   void load_ahead(std::int64_t block, int root);
 
-  // A block that rank `root` reads and broadcasts, so that the file system is asked once. Collective over the
-  // communicator; an Error on the root is thrown on all ranks.
+  // A block that rank `root` reads and broadcasts, so that each weight is read from the file system once. Collective
+  // over the communicator; an Error on the root is thrown on all ranks and names the root.
   BlockWeights load(std::int64_t block, int root);
 
  private:

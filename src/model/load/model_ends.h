@@ -1,4 +1,4 @@
-// What stands before the first block and behind the last: embeddings, the final norm and the head.
+// What comes before the first block and after the last: embeddings, the final norm and the head.
 #pragma once
 
 #include <torch/types.h>

@@ -17,9 +17,9 @@ class TensorSource {
  public:
   virtual ~TensorSource() = default;
 
-  // The whole tensor on the host in spec.shape, whatever way round the file has it: bf16 where the file has bf16, else
-  // fp32 (fp16 is widened). Throws Error (kBadInput) where it is missing, of another shape or type, or holds a value
-  // that is not finite.
+  // The whole tensor on the host in spec.shape, transposed if the file has it the other way round: bf16 if the file has
+  // bf16, else fp32 (fp16 is widened). Throws Error: kBadInput if it is missing or has another shape or type, kNumeric
+  // if it holds a value that is not finite.
   virtual torch::Tensor read(const ParameterSpec& spec) const = 0;
   virtual bool contains(const std::string& name) const = 0;
 };
@@ -28,10 +28,11 @@ class TensorSource {
 //   - Without the base model's prefix, where the file was saved from the model without its head: "h.0.ln_1.weight" for
 //     "transformer.h.0.ln_1.weight" (GPT-2's own checkpoints), "decoder.layers..." for "model.decoder.layers...".
 //   - GPT-NeoX's head is "embed_out" in published checkpoints and "lm_head" in transformers 5.
-// Where there is none of them, `name` itself, for the error that names it.
+// If the checkpoint has none of them, `name` itself, for the error that names it.
 std::string stored_name(const Checkpoint& checkpoint, const std::string& name);
 
-// A table that follows from config.json, which some published checkpoints carry: causal masks and RoPE frequencies.
+// Whether `name` is a table that follows from config.json and that some published checkpoints hold: causal masks and
+// RoPE frequencies.
 bool is_derived_table(const std::string& name);
 
 // A Hugging Face model directory with float weights. Opens files as they are needed; thread-safe.
@@ -50,9 +51,9 @@ class CheckpointSource : public TensorSource {
   Checkpoint checkpoint_;
 };
 
-// Reads tensors on rank `root` of `comm` and broadcasts them, so that each is read from the file system once; in the order
-// of `wanted`, in host memory. `source` is used on the root alone. Collective over `comm`: an Error on the root becomes an
-// AgreedError on all ranks, which names the root (comm/agree.h).
+// Reads tensors on rank `root` of `comm` and broadcasts them, so that each is read from the file system once; in the
+// order of `wanted`, in host memory. `source` is used on the root alone. Collective over `comm`: an Error on the root
+// becomes an AgreedError on all ranks, which names the root (comm/agree.h).
 std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
                                         HostCommunicator& comm, int root);
 

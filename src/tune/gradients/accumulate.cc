@@ -1,4 +1,4 @@
-// One pass over both.
+// Adding a bf16 product to an fp32 sum in one pass over memory.
 #include "tune/gradients/accumulate.h"
 
 #include <ATen/Parallel.h>
@@ -10,7 +10,7 @@
 namespace roundtable {
 namespace {
 
-constexpr std::int64_t kElementsAThread = 32768;  // at least
+constexpr std::int64_t kElementsPerThread = 32768;  // at least
 
 RT_SIMD_CLONES void add_run(const std::uint16_t* __restrict from, std::int64_t n, float* __restrict to) {
 #pragma omp simd
@@ -28,7 +28,7 @@ void accumulate(torch::Tensor sum, const torch::Tensor& product) {
            product.is_contiguous());
   const auto* from = static_cast<const std::uint16_t*>(product.const_data_ptr());
   auto* to = sum.data_ptr<float>();
-  at::parallel_for(0, sum.numel(), kElementsAThread,
+  at::parallel_for(0, sum.numel(), kElementsPerThread,
                    [&](std::int64_t begin, std::int64_t end) { add_run(from + begin, end - begin, to + begin); });
 }
 

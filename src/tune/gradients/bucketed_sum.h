@@ -1,5 +1,5 @@
-// The sum of an arena of gradients over a group, in buckets that are sent while the backward pass still works on the rest
-// (as PyTorch's DistributedDataParallel does).
+// The sum of an arena of gradients over a group, in buckets that are sent while the backward pass still works on the
+// rest (as PyTorch's DistributedDataParallel does).
 #pragma once
 
 #include <torch/types.h>
@@ -17,8 +17,8 @@ namespace roundtable {
 // Smaller buckets pay the latency of a reduction, larger ones start late.
 inline constexpr std::int64_t kBucketBytes = std::int64_t{4} << 20;
 
-// What the sums have cost this rank, all steps together, by the clock of its host. With NCCL it is the device that waits:
-// these figures do not show it.
+// What the sums have cost this rank, all steps together, by the clock of its host. With NCCL it is the device that
+// waits: these figures do not show it.
 struct ReductionFigures {
   std::int64_t bytes = 0;        // summed
   double seconds_under_way = 0;  // with a sum on its way
@@ -42,16 +42,16 @@ class BucketedSum {
   BucketedSum(const BucketedSum&) = delete;
   BucketedSum& operator=(const BucketedSum&) = delete;
 
-  // The last backward pass of a step begins on this rank. Before this, whole() does nothing: later micro-batches still add
-  // to every gradient.
+  // The last backward pass of a step begins on this rank. Before this, whole() does nothing: later micro-batches still
+  // add to every gradient.
   void begin();
 
-  // Layer `i` has its whole gradient on this rank. Starts every bucket whose turn has come: buckets leave in the same order
-  // on all ranks, whatever the order of the layers. Does not block.
+  // Layer `i` has its whole gradient on this rank. Starts every bucket whose turn has come: buckets leave in the same
+  // order on all ranks, whatever the order of the layers. Does not block.
   void whole(std::size_t i);
 
-  // Collective over the group: starts the buckets that are left, waits for all sums (PendingSum::wait()), and leaves them in
-  // the arena. The same bits on every rank.
+  // Collective over the group: starts the buckets that are left, waits for all sums (PendingSum::wait()), and leaves
+  // them in the arena. The same bits on every rank.
   void finish();
 
   const ReductionFigures& figures() const { return figures_; }

@@ -1,4 +1,4 @@
-// The first gradient of a sum is written and not added to zeros, which spares two ways through memory a step.
+// The first gradient of a sum is copied, not added to zeros: that saves two passes over memory per step.
 #include "tune/gradients/gradient_arena.h"
 
 #include "tune/gradients/accumulate.h"

@@ -12,14 +12,14 @@ class GradientArena {
  public:
   static constexpr std::int64_t kTail = 2;  // numbers behind the gradients: ranks that want to leave, and the loss
 
-  // Room for a gradient like each of `weights`, where they are, in fp32: [n + kTail].
+  // Has a gradient of the shape of each of `weights`, on their device, in fp32: [n + kTail] in all.
   explicit GradientArena(const std::vector<torch::Tensor>& weights);
 
-  // A sum begins: the tail is 0, and a layer's next gradient takes the place of what it has.
+  // A sum begins: the tail becomes 0, and the next gradient of each layer replaces what is there.
   void clear();
   // Adds a layer's gradient, fp32 or bf16.
   void take(std::size_t layer, const torch::Tensor& gradient);
-  // Before the sum is looked at: what no gradient was taken of is 0.
+  // Call before reading the sum. Sets the gradient of every layer that received none to zero.
   void settle();
 
   torch::Tensor& whole() { return whole_; }

@@ -7,7 +7,8 @@
 namespace roundtable {
 
 std::unique_ptr<PendingSum> GradientGroup::start_sum(const torch::Tensor& data) const {
-  return data.is_cpu() ? host_->start_all_reduce_sum(host_span(data)) : device().start_all_reduce_sum(device_span(data));
+  if (data.is_cpu()) return host_->start_all_reduce_sum(host_span(data));
+  return device().start_all_reduce_sum(device_span(data));
 }
 
 void GradientGroup::exchange(const torch::Tensor& mine, const torch::Tensor& theirs, int peer) const {

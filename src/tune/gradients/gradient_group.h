@@ -10,10 +10,10 @@
 namespace roundtable {
 
 // A handle on a group's communicators, which must outlive it; copies name the same group. The tensors below are
-// contiguous. Where one is decides which communicator carries it, so that no caller can choose the wrong one: the host's
-// calls block until the result is in the tensor; a device's calls only enqueue, and kernels that are launched later on
-// LibTorch's stream see the result. A tensor on a device in a group of several ranks that has no communicator for
-// devices is a bug of ours, and a fault.
+// contiguous. Where one is decides which communicator carries it, so that no caller can choose the wrong one: the
+// host's calls block until the result is in the tensor; a device's calls only enqueue, and kernels that are launched
+// later on LibTorch's stream see the result. A tensor on a device in a group of several ranks that has no communicator
+// for devices is a bug of ours, and a fault.
 class GradientGroup {
  public:
   // The group of blocks on the host. Implicit: such a group is its communicator, and nothing more.

@@ -16,9 +16,10 @@ namespace roundtable {
 using AddSamples = std::function<void(std::size_t first, std::size_t last)>;
 
 // Both below are given the same things and are collective over a group:
-//   arena    where the group moves data; overwritten
+//   arena    on the host or on a device; overwritten
 //   samples  how many of the step's samples this rank has
-// and leave the sum over all ranks' samples in `arena`, the same bits on every rank.
+// and leave the sum over all ranks' samples in `arena`, the same bits on every rank. On a device the sum is only
+// enqueued.
 
 // `width` samples at a time, then over the ranks by `sum`, which is of this arena. Which sums are formed depends on
 // `width` and on the number of ranks.
@@ -26,10 +27,11 @@ void sum_gradients(GradientArena& arena, std::size_t samples, std::size_t width,
                    BucketedSum& sum);
 
 // Over one fixed binary tree whose leaves are the step's samples in the order of their strata; a node over [a, b) adds
-// those over [a, m) and [m, b), m = a + (b - a) / 2. Where the number of ranks is a power of two that divides the
-// samples of a step, a rank's samples are one subtree, so that 1, 2, 4, ... ranks form the same sums. In a rank the
-// left sums that wait take up to ceil(log2(samples)) arenas; between ranks one more, and an exchange a level.
-void sum_gradients_by_tree(GradientArena& arena, std::size_t samples, const AddSamples& add, const GradientGroup& group);
+// those over [a, m) and [m, b), m = a + (b - a) / 2. If the number of ranks is a power of two that divides the samples
+// of a step, a rank's samples are one subtree, so that 1, 2, 4, ... ranks form the same sums. Within a rank the left
+// sums that wait take up to ceil(log2(samples)) arenas; between ranks one more, and one exchange per level.
+void sum_gradients_by_tree(GradientArena& arena, std::size_t samples, const AddSamples& add,
+                           const GradientGroup& group);
 
 // Arenas that sum_gradients_by_tree holds at once, its own included.
 std::size_t tree_arenas(std::size_t samples, int ranks);

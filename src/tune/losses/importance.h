@@ -21,8 +21,9 @@ class Importance {
   Importance(const Importance&) = delete;
   Importance& operator=(const Importance&) = delete;
 
-  // The sums over the ranks of the group, one [in] fp32 a layer, on the block's device, in the order of linears(); 0
-  // where no token came (an expert). Collective over `group`, which moves host memory.
+  // The sums over the ranks of the group, one [in] fp32 per layer, on the block's device, in the order of linears(); 0
+  // for an expert that no token reached. Call once, after the last pass. Collective over `group`; blocks: the sums
+  // travel in host memory, wherever the block is.
   std::vector<torch::Tensor> sum(HostCommunicator& group) const;
 
  private:
@@ -30,8 +31,8 @@ class Importance {
 
   DecoderBlock& block_;
   std::vector<std::int64_t> widths_;  // inputs of each layer
-  // Layers' sums one behind the other, fp64: 2^29 times finer than what they are rounded to, so that the order in which
-  // ranks are summed does not show.
+  // The sums of all layers, one after the other, in fp64: 2^29 times finer than the fp32 that they are rounded to, so
+  // that the order in which ranks are summed does not show.
   torch::Tensor sums_;
   std::vector<torch::Tensor> layers_;  // views of it
   torch::Tensor last_input_;           // q, k and v have one input, and so have gate and up

@@ -20,10 +20,10 @@ struct LayerError {
 };
 
 // Runs `block`, whose weights are the quantized ones, over `sample` [n, seqlen, hidden] and leaves its output there.
-// `original` and `schemes` as in tune_block(), on any device. Layers in 16 bits, and experts that no token reaches,
-// have no entry.
+// `original` and `schemes` as in TuningUnit, on any device. Layers in 16 bits, and experts that no token reaches, have
+// no entry.
 //
-// Collective over `group`, which moves host memory: sums over the samples of all its ranks.
+// Collective over `group`: sums over the samples of all its ranks. Blocks; the sums travel in host memory.
 std::vector<LayerError> layer_errors(DecoderBlock& block, const std::vector<torch::Tensor>& original,
                                      const BlockSchemes& schemes, torch::Tensor& sample, const BlockContext& context,
                                      HostCommunicator& group);

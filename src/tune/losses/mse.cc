@@ -74,7 +74,8 @@ SquaredError squared_error(const torch::Tensor& output, const torch::Tensor& tar
   RT_CHECK(target.is_contiguous() && rows.is_contiguous());
   SquaredError error{{}, torch::empty_like(y)};
   const auto kernel = y.scalar_type() == torch::kBFloat16 ? fused<std::uint16_t> : fused<float>;
-  error.loss = torch::tensor(scale * kernel(y, target, rows, static_cast<float>(2 * scale), error.gradient), torch::kFloat64);
+  const double sum = kernel(y, target, rows, static_cast<float>(2 * scale), error.gradient);
+  error.loss = torch::tensor(scale * sum, torch::kFloat64);
   return error;
 }
 

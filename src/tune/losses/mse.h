@@ -5,14 +5,15 @@
 
 namespace roundtable {
 
-// With y [n, ...] and the rows `rows` (int64 [n], where target is) of target [m, ...], both in one dtype, `target` on y's
-// device or on the host: loss = scale * sum((y - t)^2) in fp32, and gradient = 2 * scale * (y - t), rounded once to the
-// dtype. With all on one device nothing waits for it.
+// With y [n, ...] and the rows `rows` (int64 [n], where target is) of target [m, ...], both in one dtype, `target` on
+// y's device or on the host: loss = scale * sum((y - t)^2) in fp32, and gradient = 2 * scale * (y - t), rounded once to
+// the dtype. With all on one device nothing waits for it.
 struct SquaredError {
   torch::Tensor loss;  // one number, on y's device
   torch::Tensor gradient;
 };
 
-SquaredError squared_error(const torch::Tensor& y, const torch::Tensor& target, const torch::Tensor& rows, double scale);
+SquaredError squared_error(const torch::Tensor& y, const torch::Tensor& target, const torch::Tensor& rows,
+                           double scale);
 
 }  // namespace roundtable
