@@ -16,10 +16,10 @@
 #include "base/version.h"
 #include "comm/mpi/communicator.h"
 #include "comm/watchdog.h"
-#include "config/config.h"
 #include "commands/commands.h"
 #include "commands/start.h"
 #include "commands/status.h"
+#include "config/config.h"
 #include "io/json_fields.h"
 #include "rundir/events.h"
 
@@ -83,7 +83,8 @@ CLI::App* add_command(CLI::App& app, CommandLine& line, const char* name, const 
 void add_convert(CLI::App& app, CommandLine& line) {
   CLI::App* command = app.add_subcommand("convert", "make a quantized model in another format, without tuning");
   command->add_option("SOURCE", line.convert.source, "quantized model directory")->required();
-  command->add_option("--format", line.convert.format, "the new format, one of those that roundtable --help lists")->required();
+  command->add_option("--format", line.convert.format, "the new format, one of those that roundtable --help lists")
+      ->required();
   command->add_option("--output", line.convert.output, "directory for the new one")->required();
   command->add_option("--max-shard-size", line.convert.max_shard_size, "largest file of weights")
       ->default_val(OutputSection().max_shard_size.text());
@@ -165,13 +166,15 @@ int run(MpiRuntime& mpi, const CommandLine& line) {
 int main(int argc, char** argv) {
   using namespace roundtable;
   listen_for_stop_signals();
-  CLI::App app("Roundtable quantizes the weights of large language models on many ranks (SignRound, arXiv 2309.05516).");
+  CLI::App app(
+      "Roundtable quantizes the weights of large language models on many ranks (SignRound, arXiv 2309.05516).");
   app.set_version_flag("--version", fmt::format("roundtable {}", program_version()));
   app.require_subcommand(1);
   app.footer(footer);
   CommandLine line;
   add_command(app, line, "plan", "check everything and say what a run will take")
-      ->add_flag("--trial", line.trial, "also run a small part of everything on these ranks, and say what would be slow");
+      ->add_flag("--trial", line.trial,
+                 "also run a small part of everything on these ranks, and say what would be slow");
   add_command(app, line, "quantize", "quantize model.path into output.path");
   add_command(app, line, "eval", "perplexity of model.path on run.eval_tokens");
   add_convert(app, line);

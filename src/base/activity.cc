@@ -88,7 +88,8 @@ std::string host_name() {
 
 std::string where() {
   const bool coordinator = mine == &lanes[static_cast<int>(Lane::kCoordinator)];
-  std::string text = fmt::format("{}rank {} on {}", coordinator ? "the coordinator, " : "", rank_number.load(), host_name());
+  std::string text =
+      fmt::format("{}rank {} on {}", coordinator ? "the coordinator, " : "", rank_number.load(), host_name());
   const std::string phase = present_phase();
   text += ", " + (phase.empty() ? "plan" : phase);
   const std::int64_t block = block_index;

@@ -14,9 +14,9 @@ enum class Lane : int { kMain = 0, kCoordinator = 1, kReader = 2, kWriter = 3 };
 inline constexpr int kLanes = 4;
 
 struct Activity {
-  bool watched = false;      // a thread works in this lane
-  std::string waiting_in;    // the call in which it waits for other ranks; empty while it works itself
-  double idle_seconds = 0;   // since its last step, or since it began to wait
+  bool watched = false;     // a thread works in this lane
+  std::string waiting_in;   // the call in which it waits for other ranks; empty while it works itself
+  double idle_seconds = 0;  // since its last step, or since it began to wait
 };
 
 // Names this process in where(): "rank 3 on node07". Call it once, before other threads exist.

@@ -26,7 +26,8 @@ Cause cause_of(int number) {
     case EPERM:
       return {ExitCode::kBadInput, "check the permissions, or choose another path"};
     case EROFS:
-      return {ExitCode::kMachine, "choose another path, or make the file system writable and run the same command again"};
+      return {ExitCode::kMachine,
+              "choose another path, or make the file system writable and run the same command again"};
     case ENOSPC:
     case EDQUOT:
       return {ExitCode::kMachine, "free some space there and run the same command again"};

@@ -56,8 +56,8 @@ namespace detail {
 }  // namespace roundtable
 
 // For our own bugs only: a condition that no input may break.
-#define RT_CHECK(condition)                                                        \
-  do {                                                                             \
+#define RT_CHECK(condition)                                                               \
+  do {                                                                                    \
     if (!(condition)) ::roundtable::detail::check_failed(__FILE__, __LINE__, #condition); \
   } while (false)
 

@@ -10,7 +10,7 @@ namespace roundtable {
 namespace {
 
 constexpr std::size_t kMaxBytes = 4096;
-constexpr std::uint32_t kMaxSteps = 1'000'000;    // some 50 ms; a layer's name takes a few hundred
+constexpr std::uint32_t kMaxSteps = 1'000'000;  // some 50 ms; a layer's name takes a few hundred
 constexpr std::uint32_t kMaxHeapKibibytes = 65536;
 
 std::string message_of(int number) {
@@ -44,8 +44,8 @@ Pattern::Pattern(const std::string& text, const std::string& place) : place_(pla
                     "make it shorter, and counts such as {9} smaller");
   }
   if (!code) {
-    const Error error = bad_input(place, fmt::format("is not a regular expression: {} (byte {})", message_of(number),
-                                                     offset + 1));
+    const Error error =
+        bad_input(place, fmt::format("is not a regular expression: {} (byte {})", message_of(number), offset + 1));
     throw NotAPattern(error.code(), error.what());
   }
   code_ = std::shared_ptr<const void>(code, [](void* mine) { pcre2_code_free(static_cast<pcre2_code*>(mine)); });

@@ -1,4 +1,5 @@
-// Regular expressions that come from a file or an option: none of them takes the stack, the memory or the time of a run.
+// Regular expressions that come from a file or an option: none of them takes the stack, the memory or the time of a
+// run.
 #pragma once
 
 #include <memory>

@@ -20,9 +20,10 @@ std::string place_of(int rank, const SignOfLife& sign) {
 
 std::string hang_line(int rank, const SignOfLife& sign, const LaneSign& lane) {
   const std::string thread = lane.name.empty() ? "" : fmt::format("its {} ", lane.name);
-  return fmt::format("{}: {}hangs: no step for {:.0f} s (run.time_limit); check its file system and device, or raise "
-                     "the limit, and run the same command again: it resumes",
-                     place_of(rank, sign), thread, lane.idle_seconds);
+  return fmt::format(
+      "{}: {}hangs: no step for {:.0f} s (run.time_limit); check its file system and device, or raise "
+      "the limit, and run the same command again: it resumes",
+      place_of(rank, sign), thread, lane.idle_seconds);
 }
 
 std::string deadlock_line(const std::vector<SignOfLife>& ranks, double idle) {
@@ -31,9 +32,10 @@ std::string deadlock_line(const std::vector<SignOfLife>& ranks, double idle) {
     if (ranks[rank].left || ranks[rank].lanes.empty()) continue;
     calls += fmt::format("{}rank {} in {}", calls.empty() ? "" : ", ", rank, ranks[rank].waiting_in());
   }
-  return fmt::format("{}: all ranks have waited for each other for {:.0f} s (run.time_limit), {}; run the same command "
-                     "again: it resumes",
-                     place_of(0, ranks.front()), idle, calls);
+  return fmt::format(
+      "{}: all ranks have waited for each other for {:.0f} s (run.time_limit), {}; run the same command "
+      "again: it resumes",
+      place_of(0, ranks.front()), idle, calls);
 }
 
 }  // namespace
@@ -63,9 +65,10 @@ void read_sign(const nlohmann::json& json, SignOfLife& sign) {
 }
 
 std::string silence_line(int rank, const SignOfLife& sign, double now) {
-  return fmt::format("{}: no sign of life for {:.0f} s (run.time_limit): the process is stopped, its node is gone, or "
-                     "it hangs inside MPI; run the same command again: it resumes",
-                     place_of(rank, sign), sign.age(now));
+  return fmt::format(
+      "{}: no sign of life for {:.0f} s (run.time_limit): the process is stopped, its node is gone, or "
+      "it hangs inside MPI; run the same command again: it resumes",
+      place_of(rank, sign), sign.age(now));
 }
 
 std::optional<std::string> find_fault(const std::vector<SignOfLife>& ranks, double now, double limit) {

@@ -216,7 +216,7 @@ class Watchdog::Thread {
   int size_;
   std::vector<Outbox> outboxes_;
   mutable std::mutex peers_mutex_;  // for writing, and for reading from other threads
-  std::vector<SignOfLife> peers_;    // what this rank has heard: on rank 0 of all, on the others of rank 0
+  std::vector<SignOfLife> peers_;   // what this rank has heard: on rank 0 of all, on the others of rank 0
   std::atomic<double> limit_{0};
   std::atomic<bool> ending_{false};
   std::atomic<bool> failed_{false};

@@ -1,4 +1,6 @@
 // `roundtable convert`: a quantized model in another format.
+#include "convert/convert.h"
+
 #include <fmt/format.h>
 
 #include <optional>
@@ -7,7 +9,6 @@
 #include "base/text.h"
 #include "comm/agree.h"
 #include "commands/commands.h"
-#include "convert/convert.h"
 #include "device/process.h"
 #include "export/registry.h"
 
@@ -35,7 +36,8 @@ nlohmann::json run_convert(MpiCommunicator& world, const ConvertOptions& options
     fmt::print("{} in {}: {} in {} {}\n", options.format, options.output, human_bytes(converted.bytes), converted.files,
                converted.files == 1 ? "file" : "files");
   }
-  return {{"output", options.output}, {"format", options.format}, {"files", converted.files}, {"bytes", converted.bytes}};
+  return {
+      {"output", options.output}, {"format", options.format}, {"files", converted.files}, {"bytes", converted.bytes}};
 }
 
 }  // namespace roundtable

@@ -1,4 +1,6 @@
 // `roundtable plan`: checks everything, and says what a run will take.
+#include "plan/plan.h"
+
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -9,7 +11,6 @@
 #include "commands/start.h"
 #include "commands/trial.h"
 #include "io/checkpoint.h"
-#include "plan/plan.h"
 
 namespace roundtable {
 namespace {
@@ -57,7 +58,8 @@ nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial
   Plan plan;
   const std::string text = run_on_root(world, [&] {
     if (trial && config.cluster.nodes > 0) {
-      throw bad_input("--trial", "runs on the ranks of this job, and the config describes other ones", "leave --cluster out");
+      throw bad_input("--trial", "runs on the ranks of this job, and the config describes other ones",
+                      "leave --cluster out");
     }
     plan = make_plan_for(config, ranks);
     result = to_json(plan);

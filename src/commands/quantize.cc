@@ -165,13 +165,14 @@ class QuantizeRun {
   std::string words_of_leaving(const std::string& reason) {
     const std::string phase = present_phase().empty() ? "plan" : present_phase();
     if (!state_) {
-      return fmt::format("stopped early ({}) in plan, before this start did any work; run the same command again: it resumes",
-                         reason);
+      return fmt::format(
+          "stopped early ({}) in plan, before this start did any work; run the same command again: it resumes", reason);
     }
     const std::int64_t blocks = std::ssize(state_->blocks_on_record());
     if (events_) events_->append(event::Leave{reason, phase, blocks});
-    return fmt::format("stopped early ({}) in {}: {} of {} blocks are on disk in {}; run the same command again: it resumes",
-                       reason, phase, blocks, plan_.model.n_blocks, paths_.output);
+    return fmt::format(
+        "stopped early ({}) in {}: {} of {} blocks are on disk in {}; run the same command again: it resumes", reason,
+        phase, blocks, plan_.model.n_blocks, paths_.output);
   }
 
   MpiCommunicator& world_;

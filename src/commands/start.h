@@ -14,8 +14,8 @@ namespace roundtable {
 
 // Reads and checks the config on rank 0, with `cluster_file` over it if not empty, and gives every rank the same.
 // Collective. An Error there is thrown on all ranks as AgreedError.
-Config load_config_everywhere(MpiCommunicator& world, const std::string& path, const std::vector<std::string>& overrides,
-                              const std::string& cluster_file);
+Config load_config_everywhere(MpiCommunicator& world, const std::string& path,
+                              const std::vector<std::string>& overrides, const std::string& cluster_file);
 
 // Ranks of the world and of a node. Collective.
 World world_of(MpiCommunicator& world);

@@ -33,7 +33,8 @@ std::string run_directory_of(const std::string& path) {
   for (const std::string& directory : {path, path + ".run"}) {
     if (fs::exists(directory + "/journal")) return directory;
   }
-  throw bad_input(path, "no run is here: neither this folder nor the one of this name with .run at its end has a journal",
+  throw bad_input(path,
+                  "no run is here: neither this folder nor the one of this name with .run at its end has a journal",
                   "name the run directory (run.directory, or output.path + \".run\")");
 }
 
@@ -128,7 +129,8 @@ class Reader {
     return stages;
   }
 
-  // Blocks left, at the mean pace of this start's blocks, divided by the groups that are at work. Nothing while none is done.
+  // Blocks left, at the mean pace of this start's blocks, divided by the groups that are at work. Nothing while none is
+  // done.
   std::optional<double> seconds_left(std::int64_t all) const {
     const auto* phase = last_event<event::PhaseStart>();
     if (!at_work() || phase == nullptr || phase->phase != "tune") return std::nullopt;
@@ -192,7 +194,8 @@ std::string stage_lines(const RunStatus& status) {
     running += fmt::format("  stage {}  group {}  {} of {} blocks done\n", stage.stage, *stage.group, stage.done,
                            stage.last - stage.first);
   }
-  return fmt::format("stages   {} done, {} running, {} waiting\n{}", count["done"], count["running"], count["waiting"], running);
+  return fmt::format("stages   {} done, {} running, {} waiting\n{}", count["done"], count["running"], count["waiting"],
+                     running);
 }
 
 std::string loss_lines(const RunStatus& status) {
@@ -209,8 +212,9 @@ std::string loss_lines(const RunStatus& status) {
     }
   }
   if (n == 0) return "";
-  return fmt::format("losses   {:.1f} % lower than before the first step, as the mean of {} blocks; least in block {}: {:.1f} %\n",
-                     100 * sum / static_cast<double>(n), n, worst, 100 * least);
+  return fmt::format(
+      "losses   {:.1f} % lower than before the first step, as the mean of {} blocks; least in block {}: {:.1f} %\n",
+      100 * sum / static_cast<double>(n), n, worst, 100 * least);
 }
 
 std::string rank_lines(const RunStatus& status) {
@@ -218,8 +222,8 @@ std::string rank_lines(const RunStatus& status) {
   if (ranks.empty()) return "";
   const auto [newest, oldest] = std::minmax_element(
       ranks.begin(), ranks.end(), [](const auto& a, const auto& b) { return a.seconds_ago < b.seconds_ago; });
-  std::string text = fmt::format("ranks    {}, last heard of {:.0f} to {:.0f} s ago\n", ranks.size(), newest->seconds_ago,
-                                 oldest->seconds_ago);
+  std::string text = fmt::format("ranks    {}, last heard of {:.0f} to {:.0f} s ago\n", ranks.size(),
+                                 newest->seconds_ago, oldest->seconds_ago);
   constexpr std::size_t kMost = 16;
   for (std::size_t i = 0; i < std::min(ranks.size(), kMost); ++i) {
     const RunStatus::Rank& rank = ranks[i];

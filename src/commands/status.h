@@ -98,8 +98,9 @@ struct RunStatus {
   }
 };
 
-// Reads the journal, events.jsonl and ranks.json of `directory`, the run directory or the output that it belongs to; nothing
-// is written. `now`: seconds since 1970. Throws Error (kBadInput) where no run is, or where another version wrote it.
+// Reads the journal, events.jsonl and ranks.json of `directory`, the run directory or the output that it belongs to;
+// nothing is written. `now`: seconds since 1970. Throws Error (kBadInput) where no run is, or where another version
+// wrote it.
 RunStatus read_status(const std::string& directory, double now);
 
 // For people.

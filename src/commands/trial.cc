@@ -51,7 +51,8 @@ class BorrowedDirectory {
   }
   ~BorrowedDirectory() {
     std::error_code not_empty;
-    for (fs::path made = path_; !outermost_.empty() && fs::remove(made, not_empty) && made != outermost_;) made = made.parent_path();
+    for (fs::path made = path_; !outermost_.empty() && fs::remove(made, not_empty) && made != outermost_;)
+      made = made.parent_path();
   }
   BorrowedDirectory(const BorrowedDirectory&) = delete;
   BorrowedDirectory& operator=(const BorrowedDirectory&) = delete;
@@ -103,14 +104,18 @@ class Trial {
     });
     const double seconds = slowest(context_.ranks.world, watch.seconds());
     bytes = context_.ranks.world.sum(bytes);
-    return {{"shards", largest.size()}, {"bytes", bytes}, {"seconds", seconds}, {"rate", rate(static_cast<double>(bytes), seconds)}};
+    return {{"shards", largest.size()},
+            {"bytes", bytes},
+            {"seconds", seconds},
+            {"rate", rate(static_cast<double>(bytes), seconds)}};
   }
 
   // Up to eight samples per rank, as calibration writes them and tuning reads them.
   json pass_boundary() {
     const auto& calibration = context_.config.calibration;
     const std::int64_t samples = std::min<std::int64_t>(calibration.n_samples, 8 * context_.ranks.world.size());
-    const BoundaryShape shape{samples, calibration.seqlen, context_.plan.model.hidden_size, element_type_of(context_.ranks.dtype)};
+    const BoundaryShape shape{samples, calibration.seqlen, context_.plan.model.hidden_size,
+                              element_type_of(context_.ranks.dtype)};
     const SampleRange range = part_of(samples, context_.ranks.world.size(), context_.ranks.world.rank());
     const torch::Tensor states = torch::randn({range.size(), shape.seqlen, shape.hidden}).to(context_.ranks.dtype);
     torch::Tensor read = torch::empty_like(states);
@@ -119,7 +124,8 @@ class Trial {
     run_on_root(context_.ranks.world, [&] { directory.emplace(context_.boundaries.folder); });
     const Stopwatch writing;
     {
-      BoundaryWriter writer(context_.ranks.world, path, shape, 0, context_.boundaries.fingerprint, file_layout(context_.config));
+      BoundaryWriter writer(context_.ranks.world, path, shape, 0, context_.boundaries.fingerprint,
+                            file_layout(context_.config));
       writer.write(range, states.const_data_ptr());
       writer.finish();
     }
@@ -132,10 +138,14 @@ class Trial {
       fs::remove(path, ignored);
     });
     run_on_all(context_.ranks.world, [&] {
-      if (!torch::equal(states, read)) throw machine_error(path, "what was read is not what was written", "suspect the file system");
+      if (!torch::equal(states, read))
+        throw machine_error(path, "what was read is not what was written", "suspect the file system");
     });
     const double bytes = static_cast<double>(samples * shape.sample_bytes());
-    return {{"samples", samples}, {"bytes", samples * shape.sample_bytes()}, {"write_rate", rate(bytes, write_seconds)}, {"read_rate", rate(bytes, read_seconds)}};
+    return {{"samples", samples},
+            {"bytes", samples * shape.sample_bytes()},
+            {"write_rate", rate(bytes, write_seconds)},
+            {"read_rate", rate(bytes, read_seconds)}};
   }
 
   // Steps of the first block on embedded calibration samples; the first one warms up.
@@ -143,14 +153,15 @@ class Trial {
     enter_block(0);
     const auto& c = context_.config.calibration;
     const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, context_.plan.model.vocab_size);
-    const SampleRange range = shard_samples(c.n_samples, context_.plan.batch, context_.plan.shards, context_.ranks.grid.shard());
-    const BlockContext context = make_block_context(context_.plan.model, c.seqlen, context_.ranks.dtype, context_.ranks.device);
+    const SampleRange range =
+        shard_samples(c.n_samples, context_.plan.batch, context_.plan.shards, context_.ranks.grid.shard());
+    const BlockContext context =
+        make_block_context(context_.plan.model, c.seqlen, context_.ranks.dtype, context_.ranks.device);
     TuneSettings settings = tune_settings(context_.config, context_.plan.shards);
     settings.iters = 2;
 
     reset_peak_resident_bytes();
-    torch::Tensor hidden =
-        ForwardPass(context_.ranks, context_.plan.model, 0).embed_rows(source_, tokens, range);
+    torch::Tensor hidden = ForwardPass(context_.ranks, context_.plan.model, 0).embed_rows(source_, tokens, range);
     if (context_.config.tuning.low_gpu_mem_usage) hidden = hidden.cpu();
     const BlockWeights weights = BlockLoader(source_, context_.plan.model, context_.ranks.grid.group_comm()).load(0, 0);
     DecoderBlock block = make_block(context_.plan.model, weights, context_.ranks.dtype, context_.ranks.device);
@@ -167,8 +178,8 @@ class Trial {
         seconds[static_cast<std::size_t>(iteration)] = watch.seconds();
         watch = Stopwatch();
       };
-      BlockTuner({{&block}, original, context_.plan.schemes.front()}, {hidden, target, range}, context, sampler, how, group,
-                 observer)
+      BlockTuner({{&block}, original, context_.plan.schemes.front()}, {hidden, target, range}, context, sampler, how,
+                 group, observer)
           .tune();
     };
     // Alone first: what this rank computes, without waiting for its group, whose order of sums it need not keep then.
@@ -188,7 +199,8 @@ class Trial {
   // The gradients of a block over a group; the best of three.
   json reduce() {
     const std::int64_t count = count_block_parameters(context_.plan.model);
-    torch::Tensor arena = torch::zeros({count}, torch::TensorOptions().dtype(torch::kFloat32).device(context_.ranks.device));
+    torch::Tensor arena =
+        torch::zeros({count}, torch::TensorOptions().dtype(torch::kFloat32).device(context_.ranks.device));
     double best = 1e300;
     for (int i = 0; i < 3; ++i) {
       context_.ranks.grid.group_comm().barrier();
@@ -201,7 +213,10 @@ class Trial {
     const double shards = context_.plan.shards;
     const auto bytes = static_cast<double>(4 * count);
     // Bus bandwidth as nccl-tests has it: what a link carries in a ring.
-    return {{"bytes", 4 * count}, {"seconds", seconds}, {"rate", rate(bytes, seconds)}, {"bus_rate", rate(2 * (shards - 1) / shards * bytes, seconds)}};
+    return {{"bytes", 4 * count},
+            {"seconds", seconds},
+            {"rate", rate(bytes, seconds)},
+            {"bus_rate", rate(2 * (shards - 1) / shards * bytes, seconds)}};
   }
 
   json disk() const {
@@ -222,31 +237,39 @@ class Trial {
     const double median = sorted[(sorted.size() - 1) / 2];
     for (std::size_t rank = 0; rank < own.size(); ++rank) {
       if (own[rank] < 1.3 * median || own[rank] - median < 0.01) continue;
-      found.push_back(fmt::format("rank {} on {} takes {:.2f} s of work per step, the median is {:.2f} s: its group waits for it",
-                                  rank, result["step"]["hosts"][rank].get<std::string>(), own[rank], median));
+      found.push_back(
+          fmt::format("rank {} on {} takes {:.2f} s of work per step, the median is {:.2f} s: its group waits for it",
+                      rank, result["step"]["hosts"][rank].get<std::string>(), own[rank], median));
     }
     const double step = result["step"]["seconds"][0];
     const double reduction = result["all_reduce"]["seconds"];
     if (context_.plan.shards > 1 && reduction > 0.3 * step) {
-      found.push_back(fmt::format("the all-reduce takes {:.0f} % of a step: try fewer ranks per group (parallel.shards)", 100 * reduction / step));
+      found.push_back(
+          fmt::format("the all-reduce takes {:.0f} % of a step: try fewer ranks per group (parallel.shards)",
+                      100 * reduction / step));
     }
     const json& disk = result["disk"];
     if (disk["free"].is_number() && disk["free"] < disk["needed"]) {
-      found.push_back(fmt::format("{}: {} are free and the run takes {}: it would fail", disk["path"].get<std::string>(),
-                                  human_bytes(disk["free"]), human_bytes(disk["needed"])));
+      found.push_back(fmt::format("{}: {} are free and the run takes {}: it would fail",
+                                  disk["path"].get<std::string>(), human_bytes(disk["free"]),
+                                  human_bytes(disk["needed"])));
     }
     const double io = boundary_seconds(result["boundary"]);
     if (const double tune = tune_seconds(context_, step); io > 0.1 * tune) {
-      found.push_back(fmt::format("boundaries would take {:.0f} s, compared with {:.0f} s of tuning: use a faster file system for "
-                                  "them than that of {}", io, tune, context_.boundaries.folder));
+      found.push_back(
+          fmt::format("boundaries would take {:.0f} s, compared with {:.0f} s of tuning: use a faster file system for "
+                      "them than that of {}",
+                      io, tune, context_.boundaries.folder));
     }
     return found;
   }
 
   double boundary_seconds(const json& boundary) const {
     const auto& c = context_.config.calibration;
-    const BoundaryShape shape{c.n_samples, c.seqlen, context_.plan.model.hidden_size, element_type_of(context_.ranks.dtype)};
-    const auto bytes = static_cast<double>(c.n_samples * shape.sample_bytes()) * static_cast<double>(context_.plan.stages.size());
+    const BoundaryShape shape{c.n_samples, c.seqlen, context_.plan.model.hidden_size,
+                              element_type_of(context_.ranks.dtype)};
+    const auto bytes =
+        static_cast<double>(c.n_samples * shape.sample_bytes()) * static_cast<double>(context_.plan.stages.size());
     return bytes / boundary["write_rate"].get<double>() + bytes / boundary["read_rate"].get<double>();
   }
 
@@ -285,11 +308,14 @@ json run_trial(MpiCommunicator& world, const Config& config, const Plan& plan) {
 
 std::string describe_trial(const json& trial) {
   std::string text = "trial\n";
-  const auto line = [&](const char* what, const std::string& value) { text += fmt::format("  {:<12} {}\n", what, value); };
+  const auto line = [&](const char* what, const std::string& value) {
+    text += fmt::format("  {:<12} {}\n", what, value);
+  };
   const auto bytes = [](const json& value) { return human_bytes(static_cast<std::int64_t>(value.get<double>())); };
   const json& step = trial["step"];
-  line("read", fmt::format("the largest weight of each of {} shards: {} at {}/s", trial["read"]["shards"].get<std::size_t>(),
-                           bytes(trial["read"]["bytes"]), bytes(trial["read"]["rate"])));
+  line("read",
+       fmt::format("the largest weight of each of {} shards: {} at {}/s", trial["read"]["shards"].get<std::size_t>(),
+                   bytes(trial["read"]["bytes"]), bytes(trial["read"]["rate"])));
   line("boundary", fmt::format("{} samples in parallel HDF5: {}, written at {}/s, read at {}/s",
                                trial["boundary"]["samples"].get<std::int64_t>(), bytes(trial["boundary"]["bytes"]),
                                bytes(trial["boundary"]["write_rate"]), bytes(trial["boundary"]["read_rate"])));
@@ -300,9 +326,10 @@ std::string describe_trial(const json& trial) {
                            *std::min_element(own.begin(), own.end()), *std::max_element(own.begin(), own.end())));
   line("memory", fmt::format("peak {} per rank", human_bytes(*std::max_element(peaks.begin(), peaks.end()))));
   const json& reduction = trial["all_reduce"];
-  line("all-reduce", reduction["bus_rate"] == 0 ? "none: a group is one rank"
-                                                : fmt::format("{} in {:.1f} ms, bus bandwidth {}/s", bytes(reduction["bytes"]),
-                                                              1e3 * reduction["seconds"].get<double>(), bytes(reduction["bus_rate"])));
+  line("all-reduce", reduction["bus_rate"] == 0
+                         ? "none: a group is one rank"
+                         : fmt::format("{} in {:.1f} ms, bus bandwidth {}/s", bytes(reduction["bytes"]),
+                                       1e3 * reduction["seconds"].get<double>(), bytes(reduction["bus_rate"])));
   line("disk", fmt::format("{} needed, {} free in {}", bytes(trial["disk"]["needed"]),
                            trial["disk"]["free"].is_number() ? bytes(trial["disk"]["free"]) : "an unknown amount",
                            trial["disk"]["path"].get<std::string>()));

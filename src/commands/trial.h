@@ -10,9 +10,9 @@
 
 namespace roundtable {
 
-// Reads one weight of every shard of the model; writes and reads a small boundary in the run directory; runs a few steps
-// of the first block with the run's own batch, threads and memory; times an all-reduce of a block's gradients. Leaves
-// nothing behind. `plan` is the whole one on rank 0 and the layout elsewhere. Collective over `world`.
+// Reads one weight of every shard of the model; writes and reads a small boundary in the run directory; runs a few
+// steps of the first block with the run's own batch, threads and memory; times an all-reduce of a block's gradients.
+// Leaves nothing behind. `plan` is the whole one on rank 0 and the layout elsewhere. Collective over `world`.
 //
 // Returns on rank 0 {"read", "boundary", "step", "all_reduce", "disk", "warnings": [text]}: bytes, seconds and bytes a
 // second, and in "step" lists with one number per rank. What fails is thrown as in a run.

@@ -17,10 +17,15 @@ namespace {
 // ---- sizes -----------------------------------------------------------------------------------------------------
 
 std::optional<std::int64_t> bytes_of(std::string_view text) {
-  constexpr std::pair<std::string_view, std::int64_t> kUnits[] = {
-      {"KB", 1'000},          {"MB", 1'000'000},           {"GB", 1'000'000'000},
-      {"TB", 1'000'000'000'000}, {"KiB", std::int64_t{1} << 10}, {"MiB", std::int64_t{1} << 20},
-      {"GiB", std::int64_t{1} << 30}, {"TiB", std::int64_t{1} << 40}, {"B", 1}};
+  constexpr std::pair<std::string_view, std::int64_t> kUnits[] = {{"KB", 1'000},
+                                                                  {"MB", 1'000'000},
+                                                                  {"GB", 1'000'000'000},
+                                                                  {"TB", 1'000'000'000'000},
+                                                                  {"KiB", std::int64_t{1} << 10},
+                                                                  {"MiB", std::int64_t{1} << 20},
+                                                                  {"GiB", std::int64_t{1} << 30},
+                                                                  {"TiB", std::int64_t{1} << 40},
+                                                                  {"B", 1}};
   for (const auto& [unit, factor] : kUnits) {
     if (!text.ends_with(unit)) continue;
     const std::string_view digits = text.substr(0, text.size() - unit.size());
@@ -37,7 +42,8 @@ std::optional<std::int64_t> bytes_of(std::string_view text) {
 
 // Digits alone, at most nine of them.
 std::optional<std::int64_t> whole(std::string_view digits) {
-  if (digits.empty() || digits.size() > 9 || digits.find_first_not_of("0123456789") != std::string_view::npos) return {};
+  if (digits.empty() || digits.size() > 9 || digits.find_first_not_of("0123456789") != std::string_view::npos)
+    return {};
   std::int64_t value = 0;
   std::from_chars(digits.data(), digits.data() + digits.size(), value);
   return value;
@@ -54,8 +60,7 @@ std::string_view take_before(std::string_view& text, char mark) {
 
 std::optional<double> plain_seconds(std::string_view text) {
   double value = 0;
-  const auto [end, error] =
-      std::from_chars(text.data(), text.data() + text.size(), value, std::chars_format::fixed);
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, std::chars_format::fixed);
   if (error != std::errc() || end != text.data() + text.size() || !(value >= 0 && value < 1e9)) return {};
   return value;
 }
@@ -67,7 +72,8 @@ std::optional<double> seconds_of(std::string_view text) {
   const auto hours = whole(take_before(text, ':'));
   const auto minutes = whole(take_before(text, ':'));
   const auto seconds = whole(text);
-  if (!days || !hours || !minutes || !seconds || *minutes > 59 || *seconds > 59 || (with_days && *hours > 23)) return {};
+  if (!days || !hours || !minutes || !seconds || *minutes > 59 || *seconds > 59 || (with_days && *hours > 23))
+    return {};
   return static_cast<double>(((*days * 24 + *hours) * 60 + *minutes) * 60 + *seconds);
 }
 

@@ -11,10 +11,10 @@
 namespace roundtable {
 
 struct Conversion {
-  std::string source;   // a quantized model directory, in a format that holds integers
+  std::string source;  // a quantized model directory, in a format that holds integers
   const CheckpointFormat* format = nullptr;
-  std::string output;   // directory
-  std::string record;   // directory for the journal, which tells our output from somebody else's
+  std::string output;  // directory
+  std::string record;  // directory for the journal, which tells our output from somebody else's
   std::int64_t max_shard_size = 0;
 };
 
@@ -28,6 +28,7 @@ struct Converted {
 // configs come last. Throws Error (kBadInput) for a source that cannot be read, for what the format cannot hold (naming
 // formats that can), and for an output directory with somebody else's files. Collective; `on_file` is called on each
 // rank after each of its files. Throws AgreedError (kStartAgain) between files when a rank is asked to leave.
-Converted convert_checkpoint(HostCommunicator& world, const Conversion& conversion, const std::function<void()>& on_file);
+Converted convert_checkpoint(HostCommunicator& world, const Conversion& conversion,
+                             const std::function<void()>& on_file);
 
 }  // namespace roundtable

@@ -131,7 +131,9 @@ class GgufOutput final : public ConversionOutput {
     if (item.tensor.name == kRopeFactors) return gguf_rope_factors(source_.model());
     const std::string name = item.layer ? item.layer->name + ".weight" : item.stored.name;
     const torch::Tensor order = gguf_row_order(source_.model(), name.substr(0, name.rfind('.')));
-    const auto ordered = [&](const torch::Tensor& rows) { return order.defined() ? rows.index_select(0, order) : rows; };
+    const auto ordered = [&](const torch::Tensor& rows) {
+      return order.defined() ? rows.index_select(0, order) : rows;
+    };
     if (!item.layer) return ordered(source_.read_plain(item.stored).to(type_of_plain(item.stored)));
     const QuantizedWeight weight = source_.read_layer(*item.layer);
     return gguf_blocks({weight.scheme, ordered(weight.q), ordered(weight.scale), ordered(weight.zero_point)});

@@ -6,9 +6,9 @@
 #include <numeric>
 #include <optional>
 
-#include "io/json_file.h"
-#include "export/checkpoint_files.h"
 #include "convert/output.h"
+#include "export/checkpoint_files.h"
+#include "io/json_file.h"
 
 namespace roundtable {
 namespace {
@@ -70,9 +70,9 @@ class SafetensorsOutput final : public ConversionOutput {
     for (const std::size_t index : files_[static_cast<std::size_t>(file)]) {
       const Unit& unit = units_[index];
       tensors += unit.tensors.size();
-      const bool same = unit.layer ? format_.holds(reader, *unit.layer, source_.read_layer(*unit.layer),
-                                                   source_.float_type())
-                                   : same_bytes(reader.read_tensor(unit.tensors.front()), tensors_of(unit).front().tensor);
+      const bool same = unit.layer
+                            ? format_.holds(reader, *unit.layer, source_.read_layer(*unit.layer), source_.float_type())
+                            : same_bytes(reader.read_tensor(unit.tensors.front()), tensors_of(unit).front().tensor);
       if (!same) return false;
     }
     return tensors == written.tensors().size();

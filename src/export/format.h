@@ -18,16 +18,16 @@ namespace roundtable {
 
 // A layer, and how it is quantized. Without a scheme it stays in 16 bits.
 struct LayerScheme {
-  LinearSpec linear;                  // its name is the full one
+  LinearSpec linear;  // its name is the full one
   std::optional<QuantScheme> scheme;
-  bool outside_blocks = false;        // lm_head
+  bool outside_blocks = false;  // lm_head
 };
 
 // A checkpoint as a whole.
 struct CheckpointScheme {
-  QuantScheme common;                 // what most layers have
-  std::int64_t iters = 0;             // of tuning
-  std::vector<LayerScheme> layers;    // every linear layer of every block, and lm_head where it is quantized
+  QuantScheme common;               // what most layers have
+  std::int64_t iters = 0;           // of tuning
+  std::vector<LayerScheme> layers;  // every linear layer of every block, and lm_head where it is quantized
 };
 
 // The scheme of a quantized layer, as a checkpoint's config gives it.

@@ -39,11 +39,10 @@ TensorReader reader_of(const SafetensorsFile& file) {
 }
 
 TensorReader reader_of(const Checkpoint& checkpoint, const std::string& named) {
-  return {[&checkpoint](const std::string& name) {
-            return checkpoint.contains(name) ? &checkpoint.info(name) : nullptr;
-          },
-          [&checkpoint](const TensorInfo& info, void* data) { checkpoint.read(info.name, data); },
-          checkpoint.contains(named) ? checkpoint.file_of(named) : "config.json"};
+  return {
+      [&checkpoint](const std::string& name) { return checkpoint.contains(name) ? &checkpoint.info(name) : nullptr; },
+      [&checkpoint](const TensorInfo& info, void* data) { checkpoint.read(info.name, data); },
+      checkpoint.contains(named) ? checkpoint.file_of(named) : "config.json"};
 }
 
 }  // namespace roundtable

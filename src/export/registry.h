@@ -7,8 +7,8 @@
 
 #include "export/format.h"
 
-// The formats, one line each: the name that output.formats takes, and the function of formats/ or gguf/ that returns the
-// format. Messages and --help name them in this order.
+// The formats, one line each: the name that output.formats takes, and the function of formats/ or gguf/ that returns
+// the format. Messages and --help name them in this order.
 #define ROUNDTABLE_FORMATS(FORMAT)                           \
   FORMAT("auto_round:auto_gptq", auto_round_auto_gptq_format) \
   FORMAT("auto_round", auto_round_format)                     \

@@ -7,9 +7,9 @@
 //     void fields(Fields& f) { f("x", x); f("name", name); }
 //   };
 //
-// Every field is written, an empty optional as null. Reading is strict: a missing key, or a value of another type, is an
-// Error (kBadInput) that names the key; keys that the struct does not know are passed over. A number that is not finite
-// is null in JSON and is read back as NaN.
+// Every field is written, an empty optional as null. Reading is strict: a missing key, or a value of another type, is
+// an Error (kBadInput) that names the key; keys that the struct does not know are passed over. A number that is not
+// finite is null in JSON and is read back as NaN.
 //
 // A set of such structs, each with its `kType`, is read as a std::variant: see tagged_json() and read_tagged().
 #pragma once
@@ -34,7 +34,9 @@ class JsonFieldWriter;
 class JsonFieldReader;
 
 template <class T>
-concept HasFields = requires(T value, JsonFieldWriter& writer) { value.fields(writer); };
+concept HasFields = requires(T value, JsonFieldWriter& writer) {
+  value.fields(writer);
+};
 
 // The value as JSON. A struct is taken by its fields.
 template <class T>
@@ -140,8 +142,9 @@ class JsonFieldReader {
 
   template <class T>
   T whole(const std::string& key, const nlohmann::json& json) const {
-    const bool fits = json.is_number_unsigned() ? std::in_range<T>(json.get<std::uint64_t>())
-                                                : json.is_number_integer() && std::in_range<T>(json.get<std::int64_t>());
+    const bool fits = json.is_number_unsigned()
+                          ? std::in_range<T>(json.get<std::uint64_t>())
+                          : json.is_number_integer() && std::in_range<T>(json.get<std::int64_t>());
     check(key, fits, fmt::format("a whole number of at most {}", std::numeric_limits<T>::max()));
     return json.get<T>();
   }
@@ -154,7 +157,8 @@ class JsonFieldReader {
   std::string place_;
 };
 
-// The struct that `object` holds. Throws Error (kBadInput), opened by `place`, where a key is missing or of another type.
+// The struct that `object` holds. Throws Error (kBadInput), opened by `place`, where a key is missing or of another
+// type.
 template <HasFields T>
 T read_fields(const nlohmann::json& object, const std::string& place) {
   if (!object.is_object()) throw bad_input(place, "is not a JSON object");
@@ -188,7 +192,8 @@ std::optional<Variant> read_tagged(const nlohmann::json& object, const char* tag
   };
   [&]<std::size_t... I>(std::index_sequence<I...>) {
     (try_type.template operator()<std::variant_alternative_t<I, Variant>>(), ...);
-  }(std::make_index_sequence<std::variant_size_v<Variant>>());
+  }
+  (std::make_index_sequence<std::variant_size_v<Variant>>());
   return value;
 }
 

@@ -20,10 +20,10 @@ constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the reference's limit
 
 constexpr std::pair<ElementType, std::string_view> kDtypes[] = {
-    {ElementType::kF64, "F64"}, {ElementType::kF32, "F32"},   {ElementType::kF16, "F16"}, {ElementType::kBF16, "BF16"},
-    {ElementType::kI64, "I64"}, {ElementType::kI32, "I32"},   {ElementType::kI16, "I16"}, {ElementType::kI8, "I8"},
-    {ElementType::kU8, "U8"},   {ElementType::kBool, "BOOL"},
-    {ElementType::kF8E4M3, "F8_E4M3"},
+    {ElementType::kF64, "F64"},   {ElementType::kF32, "F32"},        {ElementType::kF16, "F16"},
+    {ElementType::kBF16, "BF16"}, {ElementType::kI64, "I64"},        {ElementType::kI32, "I32"},
+    {ElementType::kI16, "I16"},   {ElementType::kI8, "I8"},          {ElementType::kU8, "U8"},
+    {ElementType::kBool, "BOOL"}, {ElementType::kF8E4M3, "F8_E4M3"},
 };
 
 SafetensorsHeader read_header(const InputFile& file) {

@@ -8,9 +8,9 @@
 
 #include "base/error.h"
 #include "comm/agree.h"
+#include "export/checkpoint_files.h"
 #include "io/checkpoint.h"
 #include "io/json_file.h"
-#include "export/checkpoint_files.h"
 #include "plan/layer_schemes.h"
 #include "run/stop.h"
 

@@ -1,4 +1,5 @@
-// Phase assemble: the files of the blocks become a checkpoint. What no block holds, the configs and the index are added.
+// Phase assemble: the files of the blocks become a checkpoint. What no block holds, the configs and the index are
+// added.
 #pragma once
 
 #include <string>
@@ -7,10 +8,10 @@
 
 namespace roundtable {
 
-// On rank 0, when every block's file is in the tuned checkpoint: writes the files of what no block holds (embeddings, norm,
-// head: as they are), copies the tokenizer, the generation config and the other files next to the model, writes config.json
-// and last the index, so that a checkpoint with an index is complete. Appends the journal's records. Collective over the
-// world. Throws AgreedError, (kStartAgain) between files when rank 0 is asked to leave.
+// On rank 0, when every block's file is in the tuned checkpoint: writes the files of what no block holds (embeddings,
+// norm, head: as they are), copies the tokenizer, the generation config and the other files next to the model, writes
+// config.json and last the index, so that a checkpoint with an index is complete. Appends the journal's records.
+// Collective over the world. Throws AgreedError, (kStartAgain) between files when rank 0 is asked to leave.
 void assemble(RunContext& context);
 
 // Bytes of all safetensors files of a model directory.

@@ -55,8 +55,8 @@ bool can_be_taken(const RunContext& context, const BoundaryShape& shape, std::in
   torch::Tensor states = torch::empty({range.size(), shape.seqlen, shape.hidden}, context.ranks.dtype);
   try {
     run_on_all(context.ranks.world, [&] {
-      read_boundary(context.ranks.world, context.boundaries.boundary(block), shape, block, context.boundaries.fingerprint, range,
-                    states.data_ptr());
+      read_boundary(context.ranks.world, context.boundaries.boundary(block), shape, block,
+                    context.boundaries.fingerprint, range, states.data_ptr());
     });
   } catch (const AgreedError&) {
     return false;
@@ -76,8 +76,8 @@ nlohmann::json states_fingerprint(const nlohmann::json& print, const Config& con
   // The ranks cut the samples, and so the last pass of each, whose shape may choose another kernel. With one sample a
   // pass they do not, except where the embedding multiplies all samples of a rank at once.
   if (width != 1 || !model.names.project_in.empty()) states["ranks"] = devices.size();
-  for (const char* part :
-       {"model.path", "calibration.tokens", "calibration.n_samples", "calibration.seqlen", "calibration.estimate", "tuning.amp"}) {
+  for (const char* part : {"model.path", "calibration.tokens", "calibration.n_samples", "calibration.seqlen",
+                           "calibration.estimate", "tuning.amp"}) {
     states[part] = print.at(part);
   }
   return states;

@@ -6,9 +6,9 @@
 //     boundary-00016.h5.tmp-<run>   being written by that run, or left by a start of it that was killed
 //
 // A file gets its name when it is complete and on disk, so the journal does not mention it. A run compares it with its
-// checksums before it uses the file, and once more when it tunes. There are no locks: runs that start together each make the
-// boundaries, under temporary names of their own, and from equal fingerprints come equal states. A run removes nothing
-// here but its own temporary files.
+// checksums before it uses the file, and once more when it tunes. There are no locks: runs that start together each
+// make the boundaries, under temporary names of their own, and from equal fingerprints come equal states. A run removes
+// nothing here but its own temporary files.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +26,8 @@ namespace roundtable {
 nlohmann::json states_fingerprint(const nlohmann::json& print, const Config& config, const ModelConfig& model,
                                   const std::vector<std::string>& devices);
 
-// Where this run's boundaries are: in `directory`, the run's own, or in a folder of calibration.cache. `print` (on rank 0) is
-// the run's fingerprint. Collective over the world.
+// Where this run's boundaries are: in `directory`, the run's own, or in a folder of calibration.cache. `print` (on rank
+// 0) is the run's fingerprint. Collective over the world.
 BoundaryPlace place_boundaries(const RankContext& ranks, const Config& config, const ModelConfig& model,
                                const std::string& directory, const nlohmann::json& print);
 
@@ -37,8 +37,8 @@ struct BoundaryToMake {
   bool replace = true;  // a file of this name, if there is one by then
 };
 
-// Those of `needed` (first blocks of stages, the same on every rank) that have no complete file in context.boundaries, a
-// shared place. Logs how many have one, and warns of files that cannot be used. Collective over the world. Throws
+// Those of `needed` (first blocks of stages, the same on every rank) that have no complete file in context.boundaries,
+// a shared place. Logs how many have one, and warns of files that cannot be used. Collective over the world. Throws
 // AgreedError where the folder cannot be made or written to, and (kStartAgain) when a rank is asked to leave.
 std::vector<BoundaryToMake> shared_boundaries_to_make(const RunContext& context, const BoundaryShape& shape,
                                                       const std::vector<std::int64_t>& needed);

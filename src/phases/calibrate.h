@@ -5,9 +5,9 @@
 
 namespace roundtable {
 
-// Makes the boundaries that are missing, each written while the blocks after it are computed. Complete ones are used again,
-// and the pass goes only as far as the last missing one. Collective over the world. Throws AgreedError (kStartAgain)
-// between blocks when a rank is asked to leave.
+// Makes the boundaries that are missing, each written while the blocks after it are computed. Complete ones are used
+// again, and the pass goes only as far as the last missing one. Collective over the world. Throws AgreedError
+// (kStartAgain) between blocks when a rank is asked to leave.
 void calibrate(RunContext& context);
 
 }  // namespace roundtable

@@ -34,12 +34,10 @@ record::Perplexity measure(RunContext& context, const std::string& which, const 
     return *known;
   }
   const ForwardPass forward(context.ranks, context.plan.model, pass_width_of(context.config));
-  const Perplexity result = forward.measure_perplexity(directory, context.config.run.eval_tokens, "",
-                                                       [&] { context.progress.advance(1); });
+  const Perplexity result =
+      forward.measure_perplexity(directory, context.config.run.eval_tokens, "", [&] { context.progress.advance(1); });
   const record::Perplexity record{which, token_digest, result.value, result.tokens};
-  run_on_root(context.ranks.world, [&] {
-    context.state->journal().append(record);
-  });
+  run_on_root(context.ranks.world, [&] { context.state->journal().append(record); });
   return record;
 }
 

@@ -6,8 +6,8 @@
 
 namespace roundtable {
 
-// Measures both models on run.eval_tokens. What an earlier start of this run has measured on the same tokens is taken from
-// the journal. The same on every rank. Collective over the world. Throws as ForwardPass::measure_perplexity().
+// Measures both models on run.eval_tokens. What an earlier start of this run has measured on the same tokens is taken
+// from the journal. The same on every rank. Collective over the world. Throws as ForwardPass::measure_perplexity().
 PerplexityPair evaluate(RunContext& context);
 
 }  // namespace roundtable

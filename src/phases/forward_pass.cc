@@ -70,8 +70,7 @@ torch::Tensor ForwardPass::run_blocks(
     before_block(block, hidden);
     const BlockWeights weights = loader.load(block, reader(block));
     if (block + 1 < last) loader.load_ahead(block + 1, reader(block + 1));
-    hidden = run_block(make_block(model_, weights, ranks_.dtype, ranks_.device), hidden, context,
-                       width_);
+    hidden = run_block(make_block(model_, weights, ranks_.dtype, ranks_.device), hidden, context, width_);
   }
   enter_block(-1);
   before_block(last, hidden);
@@ -106,7 +105,8 @@ Perplexity ForwardPass::measure_perplexity(const std::string& directory, const s
   if (logits.defined()) write_logits(logits_path, logits);
   sum = ranks_.world.sum(sum);
   if (!std::isfinite(sum)) {
-    throw AgreedError(ExitCode::kNumeric, located(fmt::format("the perplexity of {} on {} is not finite", directory, token_path)));
+    throw AgreedError(ExitCode::kNumeric,
+                      located(fmt::format("the perplexity of {} on {} is not finite", directory, token_path)));
   }
   const std::int64_t predicted = tokens.rows * (tokens.seqlen - 1);
   return {std::exp(sum / static_cast<double>(predicted)), predicted};

@@ -35,13 +35,14 @@ class ForwardPass {
   // Runs `hidden` through blocks [0, last); `before_block(block, hidden)` sees what enters each block, and what leaves
   // the last one as (last, hidden). Collective over the world. Returns the last hidden states. Throws AgreedError
   // (kStartAgain) between blocks when a rank is asked to leave, as measure_perplexity() does.
-  torch::Tensor run_blocks(const TensorSource& source, torch::Tensor hidden, std::int64_t last,
-                           const std::function<void(std::int64_t block, const torch::Tensor& hidden)>& before_block) const;
+  torch::Tensor run_blocks(
+      const TensorSource& source, torch::Tensor hidden, std::int64_t last,
+      const std::function<void(std::int64_t block, const torch::Tensor& hidden)>& before_block) const;
 
-  // Measures the model of `directory` (float, or quantized in a layout that we read) on a token set. If `logits_path` is
-  // not empty (one rank only), the logits of all rows are written there as safetensors, `logits` [rows, seqlen, vocab].
-  // `on_block` is called after each block. Collective over the world. Throws AgreedError (kNumeric) where the perplexity
-  // is not finite.
+  // Measures the model of `directory` (float, or quantized in a layout that we read) on a token set. If `logits_path`
+  // is not empty (one rank only), the logits of all rows are written there as safetensors, `logits` [rows, seqlen,
+  // vocab]. `on_block` is called after each block. Collective over the world. Throws AgreedError (kNumeric) where the
+  // perplexity is not finite.
   Perplexity measure_perplexity(const std::string& directory, const std::string& token_path,
                                 const std::string& logits_path, const std::function<void()>& on_block) const;
 

@@ -49,12 +49,15 @@ std::string settings_rows(const Config& config, const Plan& plan) {
   for (const WeightRule& rule : config.quantization.weight_config) {
     rows += fmt::format("| layers `{}` | settings of their own |\n", rule.layers);
   }
-  if (plan.head) rows += fmt::format("| {} | {}, rounded to nearest |\n", plan.model.names.head, scheme_text(*plan.head));
+  if (plan.head)
+    rows += fmt::format("| {} | {}, rounded to nearest |\n", plan.model.names.head, scheme_text(*plan.head));
   for (const std::string& reason : plan.float_reasons) rows += fmt::format("| 16 bits | {} |\n", reason);
   if (t.init_scale == InitScale::kSearch) rows += "| scales | from a search, weighed by the layers' inputs |\n";
   if (t.iters == 0) return rows + "| rounding | to nearest |\n";
-  rows += fmt::format("| tuning | {}, {} iterations a block, {} samples a step |\n", word_of(t.optimizer), t.iters, plan.batch);
-  rows += fmt::format("| calibration | {} samples of {} tokens |\n", config.calibration.n_samples, config.calibration.seqlen);
+  rows += fmt::format("| tuning | {}, {} iterations a block, {} samples a step |\n", word_of(t.optimizer), t.iters,
+                      plan.batch);
+  rows += fmt::format("| calibration | {} samples of {} tokens |\n", config.calibration.n_samples,
+                      config.calibration.seqlen);
   return rows + fmt::format("| stages | {} of up to {} blocks |\n", plan.stages.size(), plan.stages.front().size());
 }
 
@@ -63,11 +66,14 @@ std::string settings_rows(const Config& config, const Plan& plan) {
 void write_model_card(const std::string& directory, const Config& config, const Plan& plan,
                       const std::optional<PerplexityPair>& perplexity) {
   const std::string base = base_model(config.model.path);
-  std::string text = fmt::format("---\nbase_model: {}\nbase_model_relation: quantized\n{}tags:\n- quantized\n- signround\n---\n\n",
-                                 base, kept_metadata(config.model.path));
+  std::string text =
+      fmt::format("---\nbase_model: {}\nbase_model_relation: quantized\n{}tags:\n- quantized\n- signround\n---\n\n",
+                  base, kept_metadata(config.model.path));
   text += fmt::format("# {}, quantized\n\n", base);
-  text += "The linear layers of this model are quantized with Roundtable: rounding tuned by signed gradient descent\n"
-          "(SignRound, [arXiv 2309.05516](https://arxiv.org/abs/2309.05516)). What is not named is as the base model has it.\n\n";
+  text +=
+      "The linear layers of this model are quantized with Roundtable: rounding tuned by signed gradient descent\n"
+      "(SignRound, [arXiv 2309.05516](https://arxiv.org/abs/2309.05516)). What is not named is as the base model has "
+      "it.\n\n";
   text += "| | |\n|---|---|\n" + settings_rows(config, plan);
   if (perplexity) {
     text += fmt::format("\nPerplexity on {} held-out tokens: {:.3f} before, {:.3f} after.\n", perplexity->tokens,

@@ -10,8 +10,9 @@
 
 namespace roundtable {
 
-// Writes it atomically. `perplexity` is empty where none was measured. The licence and the base model's name are taken from the model's own card and config.json. Says nothing of time and place,
-// so that the same run writes the same bytes.
+// Writes it atomically. `perplexity` is empty where none was measured. The licence and the base model's name are taken
+// from the model's own card and config.json. Says nothing of time and place, so that the same run writes the same
+// bytes.
 void write_model_card(const std::string& directory, const Config& config, const Plan& plan,
                       const std::optional<PerplexityPair>& perplexity);
 

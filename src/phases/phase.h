@@ -1,5 +1,5 @@
-// The phases of a run as a list. One loop applies to all of them what every phase needs: it skips what an earlier start has
-// finished, leaves between phases when a rank is asked to, measures time and memory, and writes the events.
+// The phases of a run as a list. One loop applies to all of them what every phase needs: it skips what an earlier start
+// has finished, leaves between phases when a rank is asked to, measures time and memory, and writes the events.
 #pragma once
 
 #include <functional>

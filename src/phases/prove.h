@@ -5,8 +5,8 @@
 
 namespace roundtable {
 
-// Every rank reads its share of the checkpoint's files and compares their digests with the journal's. Collective over the
-// world. Throws AgreedError (kMachine) naming a file that differs, and (kStartAgain) when a rank is asked to leave.
+// Every rank reads its share of the checkpoint's files and compares their digests with the journal's. Collective over
+// the world. Throws AgreedError (kMachine) naming a file that differs, and (kStartAgain) when a rank is asked to leave.
 void prove(const RunContext& context);
 
 }  // namespace roundtable

@@ -45,15 +45,17 @@ void check_samples(const Config& config, const Plan& plan) {
 
 void check_shards(const Config& config, const Plan& plan) {
   if (plan.world.ranks % plan.shards != 0) {
-    throw bad_input("parallel.shards", fmt::format("{} does not divide the {} ranks of this run", plan.shards, plan.world.ranks),
+    throw bad_input("parallel.shards",
+                    fmt::format("{} does not divide the {} ranks of this run", plan.shards, plan.world.ranks),
                     "start a multiple of it, or leave it at 0");
   }
   const std::int64_t strata = sharded_strata(config, plan.batch);
   if (strata % plan.shards != 0) {
-    throw bad_input("parallel.shards",
-                    fmt::format("{} does not divide the {} strata (tuning.batch_size * tuning.gradient_accumulate_steps)",
-                                plan.shards, strata),
-                    "choose a divisor of it, or leave it at 0");
+    throw bad_input(
+        "parallel.shards",
+        fmt::format("{} does not divide the {} strata (tuning.batch_size * tuning.gradient_accumulate_steps)",
+                    plan.shards, strata),
+        "choose a divisor of it, or leave it at 0");
   }
 }
 
@@ -66,8 +68,8 @@ void check_votes(const Config& config, const Plan& plan) {
 
 void check_stages(const Config& config, const Plan& plan) {
   if (!config.tuning.use_quant_input || config.parallel.stages <= plan.model.n_blocks) return;
-  throw bad_input("parallel.stages", fmt::format("{} stages are more than the model's {} blocks", config.parallel.stages,
-                                                 plan.model.n_blocks));
+  throw bad_input("parallel.stages", fmt::format("{} stages are more than the model's {} blocks",
+                                                 config.parallel.stages, plan.model.n_blocks));
 }
 
 void check_memory(const Config& config, const Plan& plan) {
@@ -156,8 +158,9 @@ std::int64_t check_tokens(const Config& config, const Plan& plan) {
 
 void check_length(const ModelConfig& model, std::int64_t seqlen, const std::string& place) {
   if (model.names.positions.empty() || seqlen <= model.max_position_embeddings) return;
-  throw bad_input(place, fmt::format("{} tokens are more than the {} positions that the model has learned", seqlen,
-                                     model.max_position_embeddings),
+  throw bad_input(place,
+                  fmt::format("{} tokens are more than the {} positions that the model has learned", seqlen,
+                              model.max_position_embeddings),
                   "make the token set with a smaller --seqlen");
 }
 

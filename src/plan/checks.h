@@ -12,12 +12,14 @@
 namespace roundtable {
 
 // All refusals that follow from the config, config.json and the decisions of `plan`:
-// - run.reproducible cannot be promised: parallel.shards that are no power of two, a sampler other than strata, gradients
+// - run.reproducible cannot be promised: parallel.shards that are no power of two, a sampler other than strata,
+// gradients
 //   that are not summed in fp32;
 // - an output format cannot hold the schemes or the model;
 // - parallel.shards does not divide the ranks and the strata; no layout fits the memory of a described device;
 // - a group is too large for parallel.gradient_dtype: a vote (sign) is counted in a byte;
-// - there are more stages than blocks, fewer samples than a step takes, or a momentum that the optimizer has no use for.
+// - there are more stages than blocks, fewer samples than a step takes, or a momentum that the optimizer has no use
+// for.
 void check_settings(const Config& config, const Plan& plan);
 
 // All refusals that need files. Reads the headers of the model's files and the token sets whole:

@@ -59,8 +59,8 @@ std::string describe(const Plan& plan, const Config& config) {
   line("ranks", fmt::format("{} = {} groups x {} shards, {} per node", plan.world.ranks, plan.groups, plan.shards,
                             plan.world.ranks_a_node));
   line("stages", fmt::format("{} of up to {} blocks", plan.stages.size(), plan.stages.front().size()));
-  line("steps", fmt::format("{} iterations per block, {} samples per step of {} tokens", config.tuning.iters, plan.batch,
-                            config.calibration.seqlen));
+  line("steps", fmt::format("{} iterations per block, {} samples per step of {} tokens", config.tuning.iters,
+                            plan.batch, config.calibration.seqlen));
   const Forecast& f = plan.forecast;
   line("memory", fmt::format("about {} per rank: {}", human_bytes(f.memory_bytes()), listed(f.memory)));
   line("disk", listed(f.disk) + "; " + place_of_boundaries(config, plan));

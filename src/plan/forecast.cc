@@ -76,8 +76,7 @@ BlockCost count_block(const ModelConfig& m, const std::vector<BlockSchemes>& sch
   count_schemes(linears, schemes, cost);
   const auto hidden = static_cast<double>(m.hidden_size);
   const auto width = static_cast<double>(m.n_heads * m.head_dim);
-  const auto intermediate =
-      static_cast<double>(m.intermediate_size * std::max<std::int64_t>(1, m.experts_per_token));
+  const auto intermediate = static_cast<double>(m.intermediate_size * std::max<std::int64_t>(1, m.experts_per_token));
   // Inputs of the layers: two norms' outputs, attention's output, the gated activation; the residual; rotated q and k.
   cost.kept += 3 * hidden + 2 * width + intermediate + static_cast<double>(m.n_kv_heads * m.head_dim);
   // Plain operations on capped scores keep several copies of them.
@@ -91,15 +90,15 @@ BlockCost count_block(const ModelConfig& m, const std::vector<BlockSchemes>& sch
 
 // Numbers that all parts below use.
 struct Sizes {
-  double element;       // bytes of an activation
-  double samples;       // a rank's calibration samples
-  double tokens;        // of the calibration set
-  double state;         // bytes of a sample's hidden states
-  double boundaries;    // bytes of the samples' states at the start of each stage
-  double on_disk;       // bytes of these in their files
-  double in_step;       // samples of a rank in a step
-  double in_pass;       // samples of a rank in a forward pass
-  double table;         // bytes of what is outside the blocks: the embedding, and the head if it is not tied
+  double element;     // bytes of an activation
+  double samples;     // a rank's calibration samples
+  double tokens;      // of the calibration set
+  double state;       // bytes of a sample's hidden states
+  double boundaries;  // bytes of the samples' states at the start of each stage
+  double on_disk;     // bytes of these in their files
+  double in_step;     // samples of a rank in a step
+  double in_pass;     // samples of a rank in a forward pass
+  double table;       // bytes of what is outside the blocks: the embedding, and the head if it is not tied
 };
 
 double ceil_div(double a, double b) { return std::ceil(a / b); }
@@ -120,14 +119,15 @@ Sizes count_sizes(const Config& config, const ModelConfig& m, const Layout& layo
   s.state = seqlen * static_cast<double>(m.hidden_size) * s.element;
   s.boundaries = static_cast<double>(layout.stages) * n * s.state;
   s.on_disk = static_cast<double>(layout.stages) * n * aligned(config, s.state);
-  s.in_step = ceil_div(static_cast<double>(config.tuning.batch_size * config.tuning.gradient_accumulate_steps),
-                       layout.shards);
+  s.in_step =
+      ceil_div(static_cast<double>(config.tuning.batch_size * config.tuning.gradient_accumulate_steps), layout.shards);
   s.in_pass = std::min(static_cast<double>(micro_batch_of(config, layout.shards)), s.in_step);
   for (const ParameterSpec& spec : outside_parameters(m)) s.table += element_count(spec) * 2;
   return s;
 }
 
-// Bytes per weight that an optimizer keeps between steps in addition to v, and of the gradient of v, which it needs separately.
+// Bytes per weight that an optimizer keeps between steps in addition to v, and of the gradient of v, which it needs
+// separately.
 double optimizer_bytes(const TuningSection& tuning) {
   switch (tuning.optimizer) {
     case OptimizerKind::kAdamW:
@@ -166,23 +166,24 @@ double gradient_bytes(const Config& config, const Sizes& s, const Layout& layout
 std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfig& m, const BlockCost& block,
                                           const Sizes& s, const Layout& layout) {
   const auto seqlen = static_cast<double>(config.calibration.seqlen);
-  const auto kept_scores = static_cast<double>(kept_attention_bytes(
-      static_cast<std::int64_t>(s.in_pass), m.n_heads, config.calibration.seqlen, m.sliding_window,
-      static_cast<std::int64_t>(s.element)));
+  const auto kept_scores = static_cast<double>(kept_attention_bytes(static_cast<std::int64_t>(s.in_pass), m.n_heads,
+                                                                    config.calibration.seqlen, m.sliding_window,
+                                                                    static_cast<std::int64_t>(s.element)));
   const auto joint = static_cast<double>(std::min(config.tuning.n_blocks, m.n_blocks));
   const auto bytes = [](double x) { return static_cast<std::int64_t>(x); };
-  return {{"program", kProgramBytes},
-          // Original and fake-quantized weight.
-          {"weights of a block", bytes(joint * block.parameters * 2 * s.element)},
-          {"next block", bytes(m.n_blocks > 1 ? block.parameters * 2 : 0)},  // read ahead, on one rank of a group
-          // v in fp32; the best iterate's integers; ranges, scales, zeros.
-          {"rounding",
-           bytes(joint * (block.parameters * (4 + 1 + optimizer_bytes(config.tuning)) + block.groups * 24))},
-          // And a layer's product before it is added to its sum.
-          {"gradients", bytes(joint * block.parameters * gradient_bytes(config, s, layout) + block.largest * s.element)},
-          // Float chain, quantized chain, target.
-          {"samples", bytes(3 * s.samples * s.state)},
-          {"activations", bytes(kSlack * joint * (s.in_pass * seqlen * (block.kept + block.spare) * s.element + kept_scores))}};
+  return {
+      {"program", kProgramBytes},
+      // Original and fake-quantized weight.
+      {"weights of a block", bytes(joint * block.parameters * 2 * s.element)},
+      {"next block", bytes(m.n_blocks > 1 ? block.parameters * 2 : 0)},  // read ahead, on one rank of a group
+      // v in fp32; the best iterate's integers; ranges, scales, zeros.
+      {"rounding", bytes(joint * (block.parameters * (4 + 1 + optimizer_bytes(config.tuning)) + block.groups * 24))},
+      // And a layer's product before it is added to its sum.
+      {"gradients", bytes(joint * block.parameters * gradient_bytes(config, s, layout) + block.largest * s.element)},
+      // Float chain, quantized chain, target.
+      {"samples", bytes(3 * s.samples * s.state)},
+      {"activations",
+       bytes(kSlack * joint * (s.in_pass * seqlen * (block.kept + block.spare) * s.element + kept_scores))}};
 }
 
 std::vector<Forecast::Bytes> count_disk(const ModelConfig& m, const BlockCost& block, const Sizes& s) {
@@ -245,8 +246,8 @@ class Clockwork {
     step(terms, steps);
     // Target and quantized chain; weights in, checkpoint out, and read back for the proof; all groups at once.
     forward(terms, 2 * blocks * s_.samples * seqlen());
-    terms.add("file system", blocks * layout_.groups() * (block_.parameters * 2 + 2 * block_.packed_bytes) /
-                                 file_system());
+    terms.add("file system",
+              blocks * layout_.groups() * (block_.parameters * 2 + 2 * block_.packed_bytes) / file_system());
     if (layout_.shards > 1) {
       terms.add(wire_name(group()), blocks * block_.parameters * s_.element / wire(group()));
     }
@@ -284,7 +285,8 @@ class Clockwork {
  private:
   // What a rank sends in one reduction of the gradients: a ring's part, or the whole in each round of exchanges.
   double reduced_bytes() const {
-    if (config_.run.reproducible) return block_.parameters * 4 * std::bit_width(static_cast<unsigned>(layout_.shards - 1));
+    if (config_.run.reproducible)
+      return block_.parameters * 4 * std::bit_width(static_cast<unsigned>(layout_.shards - 1));
     return ring_bytes(block_.parameters * static_cast<double>(size_of(gradient_type(config_))), layout_.shards);
   }
   double seqlen() const { return static_cast<double>(config_.calibration.seqlen); }
@@ -292,9 +294,7 @@ class Clockwork {
   double file_system() const { return cluster_.file_system_bandwidth * kGiga; }
   bool group() const { return layout_.shards > layout_.ranks_a_node; }  // crosses nodes
   bool world() const { return layout_.ranks > layout_.ranks_a_node; }
-  double wire(bool crosses) const {
-    return (crosses ? cluster_.network_bandwidth : cluster_.link_bandwidth) * kGiga;
-  }
+  double wire(bool crosses) const { return (crosses ? cluster_.network_bandwidth : cluster_.link_bandwidth) * kGiga; }
   static const char* wire_name(bool crosses) { return crosses ? "network" : "links"; }
 
   // Forward passes of one block over `tokens` tokens.

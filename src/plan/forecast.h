@@ -1,7 +1,8 @@
 // What a run will need on given ranks: memory, disk, traffic, and on a described cluster also time.
 //
 // Nothing but config.json is needed. The model is deliberately plain: counts of operations and bytes over the rates of
-// the cluster section, summed where the program does one after the other. tests/bench/forecast.py compares it with runs.
+// the cluster section, summed where the program does one after the other. tests/bench/forecast.py compares it with
+// runs.
 #pragma once
 
 #include <cstdint>

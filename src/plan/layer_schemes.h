@@ -26,18 +26,17 @@ using Formats = std::vector<const CheckpointFormat*>;
 // The scheme of the section itself, on a grid that all of `formats` can hold.
 QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats);
 
-// Precedence: 1. ignore_layers, 2. a weight_config rule with the exact layer name, 3. the last weight_config pattern that
-// matches. lm_head is quantized if quant_lm_head asks for it or a rule has its exact name.
-// A layer that one of the formats cannot hold stays in 16 bits in all of them.
-// Throws Error (kBadInput) for a rule that matches no layer, for a tied head that is to be quantized, and where no
-// layer at all would be.
+// Precedence: 1. ignore_layers, 2. a weight_config rule with the exact layer name, 3. the last weight_config pattern
+// that matches. lm_head is quantized if quant_lm_head asks for it or a rule has its exact name. A layer that one of the
+// formats cannot hold stays in 16 bits in all of them. Throws Error (kBadInput) for a rule that matches no layer, for a
+// tied head that is to be quantized, and where no layer at all would be.
 LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConfig& model, const Formats& formats);
 
 // "4 bits, sym, groups of 128"
 std::string scheme_text(const QuantScheme& scheme);
 
-// How a layer is quantized; nothing where it stays in 16 bits. `linear` has its full name; `block` is -1 and `place` 0 for
-// lm_head, else `place` is the layer's among the block's linears.
+// How a layer is quantized; nothing where it stays in 16 bits. `linear` has its full name; `block` is -1 and `place` 0
+// for lm_head, else `place` is the layer's among the block's linears.
 using SchemeAt =
     std::function<std::optional<QuantScheme>(const LinearSpec& linear, std::int64_t block, std::size_t place)>;
 

@@ -36,8 +36,7 @@ LayoutChoice choose_layout(const Config& config, const ModelConfig& model, const
     if (config.parallel.shards > 0 && shards != config.parallel.shards) continue;
     const std::int64_t stages =
         config.tuning.use_quant_input ? count_stages(config, model.n_blocks, world.ranks / shards) : model.n_blocks;
-    const Forecast one =
-        make_forecast(config, model, schemes, {world.ranks, world.ranks_a_node, shards, stages}, 0);
+    const Forecast one = make_forecast(config, model, schemes, {world.ranks, world.ranks_a_node, shards, stages}, 0);
     if (!smallest || one.memory_bytes() < smallest->memory_bytes()) smallest = one;
     if (one.memory_bytes() <= capacity && (!fastest || one.seconds() < fastest->seconds())) fastest = one;
   }

@@ -1,5 +1,5 @@
-// How the ranks are divided into groups x shards, and the blocks into stages. Pure decisions: plan/checks.h refuses those that
-// cannot be carried out.
+// How the ranks are divided into groups x shards, and the blocks into stages. Pure decisions: plan/checks.h refuses
+// those that cannot be carried out.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ struct LayoutChoice {
   std::int64_t least_bytes = 0;  // memory per rank of the layout that needs least
 };
 
-// The layout with the least time on the described cluster whose memory fits a device; parallel.shards and parallel.stages
-// are kept if they are set. If none fits, the one that needs least memory.
+// The layout with the least time on the described cluster whose memory fits a device; parallel.shards and
+// parallel.stages are kept if they are set. If none fits, the one that needs least memory.
 LayoutChoice choose_layout(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes,
                            const World& world);
 

@@ -1,6 +1,4 @@
 // Planning in four steps: decide, check, warn, forecast.
-#include "plan/plan.h"
-
 #include <algorithm>
 
 #include "export/checkpoint_files.h"
@@ -9,6 +7,7 @@
 #include "plan/checks.h"
 #include "plan/layer_schemes.h"
 #include "plan/layout.h"
+#include "plan/plan.h"
 #include "plan/warnings.h"
 
 namespace roundtable {
@@ -61,7 +60,8 @@ std::uint64_t largest_block(const Plan& plan, std::int64_t element) {
         bytes += bytes_of(linears[i].weight(), element);
         continue;
       }
-      for (const TensorSpec& tensor : plan.tuned->layout(linears[i], *schemes[i], torch::kFloat32)) bytes += tensor.bytes();
+      for (const TensorSpec& tensor : plan.tuned->layout(linears[i], *schemes[i], torch::kFloat32))
+        bytes += tensor.bytes();
     }
     for (const ParameterSpec& norm : block_norms(plan.model)) bytes += bytes_of(norm, element);
     largest = std::max(largest, bytes);
@@ -69,8 +69,8 @@ std::uint64_t largest_block(const Plan& plan, std::int64_t element) {
   return largest;
 }
 
-// Which files there will be. Groups write one file per block while they tune. If one would be too large, or a run cannot
-// resume from the first output format, the output is made from what the groups wrote, as convert does it.
+// Which files there will be. Groups write one file per block while they tune. If one would be too large, or a run
+// cannot resume from the first output format, the output is made from what the groups wrote, as convert does it.
 void decide_files(const Config& config, Plan& plan) {
   const std::int64_t limit = config.output.max_shard_size.bytes();
   const std::int64_t element = float_bytes(config.model.path);
@@ -85,8 +85,8 @@ void decide_files(const Config& config, Plan& plan) {
   }
 }
 
-// Everything that the config, config.json and the ranks decide. Throws Error (kBadInput) only for what cannot be decided:
-// an unknown model or format, and rules that contradict the model.
+// Everything that the config, config.json and the ranks decide. Throws Error (kBadInput) only for what cannot be
+// decided: an unknown model or format, and rules that contradict the model.
 Plan decide(const Config& config, const World& world) {
   Plan plan;
   plan.model = load_model_config(config.model.path);

@@ -19,18 +19,18 @@ namespace roundtable {
 struct Plan {
   ModelConfig model;
   World world;
-  std::vector<const CheckpointFormat*> formats;  // of the output
-  const PackedFormat* tuned = nullptr;           // the one of them (or of all) that the groups write
-  bool tuned_in_place = true;                    // it is the first output format; else that is made from it
+  std::vector<const CheckpointFormat*> formats;           // of the output
+  const PackedFormat* tuned = nullptr;                    // the one of them (or of all) that the groups write
+  bool tuned_in_place = true;                             // it is the first output format; else that is made from it
   std::vector<std::vector<ParameterSpec>> outside_files;  // what no block holds, file by file
   int shards = 1;
   int groups = 1;
   std::vector<Stage> stages;
-  std::int64_t batch = 0;                   // strata: samples per step
-  std::int64_t joint_blocks = 1;            // consecutive blocks of a stage that are tuned as one
-  std::vector<BlockSchemes> schemes;        // [block], by linear layer
-  std::optional<QuantScheme> head;          // of lm_head, where it is quantized
-  std::vector<std::string> float_reasons;   // "mlp.down_proj stays in 16 bits: ..."
+  std::int64_t batch = 0;                  // strata: samples per step
+  std::int64_t joint_blocks = 1;           // consecutive blocks of a stage that are tuned as one
+  std::vector<BlockSchemes> schemes;       // [block], by linear layer
+  std::optional<QuantScheme> head;         // of lm_head, where it is quantized
+  std::vector<std::string> float_reasons;  // "mlp.down_proj stays in 16 bits: ..."
   std::vector<std::string> warnings;
 
   Forecast forecast;
@@ -39,12 +39,13 @@ struct Plan {
   std::int64_t files() const { return model.n_blocks + static_cast<std::int64_t>(outside_files.size()); }
 };
 
-// Decides, checks everything that can be checked, collects the warnings and makes the forecast, in that order. Reads the
-// model's headers and the token sets. Throws Error (kBadInput) with the place and the fix. Not collective.
+// Decides, checks everything that can be checked, collects the warnings and makes the forecast, in that order. Reads
+// the model's headers and the token sets. Throws Error (kBadInput) with the place and the fix. Not collective.
 Plan make_plan(const Config& config, const World& world);
 
 // The same without files other than config.json: what needs the model's tensors or token sets is not checked, and the
-// forecast knows no held-out tokens. All decisions are those of make_plan(), so that every rank can make them by itself.
+// forecast knows no held-out tokens. All decisions are those of make_plan(), so that every rank can make them by
+// itself.
 Plan lay_out(const Config& config, const World& world);
 
 // The output's layers, for formats.

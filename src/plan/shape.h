@@ -1,5 +1,5 @@
-// The shape of a run that follows from its config alone: samples per pass, strata, stages. The other files of this folder
-// count with it, and the phases work by it.
+// The shape of a run that follows from its config alone: samples per pass, strata, stages. The other files of this
+// folder count with it, and the phases work by it.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +39,8 @@ std::int64_t micro_batch_of(const Config& config, int shards);
 // The same for passes without gradients; 0 leaves it to run_block().
 std::int64_t pass_width_of(const Config& config);
 
-// The number that the shards of a group must divide: a step's samples; if the run is to be reproducible, the largest power
-// of two in them (sum_gradients_by_tree).
+// The number that the shards of a group must divide: a step's samples; if the run is to be reproducible, the largest
+// power of two in them (sum_gradients_by_tree).
 std::int64_t sharded_strata(const Config& config, std::int64_t strata);
 
 // Stages of a chain of `blocks` blocks: parallel.stages, or one per group. On a described cluster none is shorter than

@@ -25,7 +25,8 @@ void warn_of_second_copy(const Plan& plan, std::vector<std::string>& warnings) {
   if (plan.tuned_in_place) return;
   const bool packed = plan.tuned == plan.formats.front();
   warnings.push_back(fmt::format(
-      "{}: the tuned blocks are written to the run directory as {}, and the output is made from them: both need disk space",
+      "{}: the tuned blocks are written to the run directory as {}, and the output is made from them: both need disk "
+      "space",
       packed ? "a block is larger than output.max_shard_size"
              : fmt::format("a run cannot resume from {}, which holds no integers", plan.formats.front()->name()),
       plan.tuned->name()));
@@ -47,8 +48,8 @@ void warn_of_tensor_parallel(const Plan& plan, std::vector<std::string>& warning
     }
   }
   for (const auto& [layer, of_layer] : sizes) {
-    warnings.push_back(fmt::format("tensor parallelism over {} devices would cut a group of {}",
-                                        fmt::join(of_layer, " or "), layer));
+    warnings.push_back(
+        fmt::format("tensor parallelism over {} devices would cut a group of {}", fmt::join(of_layer, " or "), layer));
   }
 }
 
@@ -73,9 +74,10 @@ void warn_of_stages(const Config& config, const Plan& plan, std::vector<std::str
         fmt::format("{} groups for {} stages: some ranks will have no work", plan.groups, plan.stages.size()));
   }
   if (config.run.reproducible && config.parallel.stages == 0 && config.tuning.use_quant_input) {
-    warnings.push_back(fmt::format("run.reproducible: the number of stages ({}) follows the number of groups; set "
-                                   "parallel.stages to keep the bytes on other numbers of groups",
-                                   plan.stages.size()));
+    warnings.push_back(
+        fmt::format("run.reproducible: the number of stages ({}) follows the number of groups; set "
+                    "parallel.stages to keep the bytes on other numbers of groups",
+                    plan.stages.size()));
   }
   if (!config.calibration.estimate.empty() && plan.stages.size() == 1) {
     warnings.push_back("calibration.estimate changes nothing: the only stage starts from the embeddings");

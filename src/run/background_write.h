@@ -16,7 +16,8 @@ class WriteBehind {
   // all ranks agreed on waits for finish(), which they come to together.
   void check() const;
 
-  // Waits for the work's end, where there is any, and throws its error: an AgreedError as it is, another one as check().
+  // Waits for the work's end, where there is any, and throws its error: an AgreedError as it is, another one as
+  // check().
   void finish();
 
  private:

@@ -32,7 +32,8 @@ class RunState::DirectoryLock {
     const bool taken = fd_ >= 0 && ::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
     if (!taken) return;
     ::close(fd_);
-    throw bad_input(path, "another job is at work in this output directory", "wait for it, or choose another output.path");
+    throw bad_input(path, "another job is at work in this output directory",
+                    "wait for it, or choose another output.path");
   }
   ~DirectoryLock() {
     if (fd_ >= 0) ::close(fd_);
@@ -101,8 +102,9 @@ void RunState::find_finished_blocks() {
       leave_here_if_asked();
       const record::Block& record = *blocks.at(block);
       if (is_intact(record.file, record.digest)) continue;
-      log_warning(fmt::format("{}/{} is missing or was changed: block {} and the blocks after it in its stage are tuned again",
-                              paths_.tuned, record.file, block));
+      log_warning(
+          fmt::format("{}/{} is missing or was changed: block {} and the blocks after it in its stage are tuned again",
+                      paths_.tuned, record.file, block));
       break;
     }
     // Blocks that are tuned together are done together or not at all.
@@ -117,7 +119,8 @@ std::int64_t RunState::finished_blocks() const {
 
 std::map<std::int64_t, const record::Block*> RunState::blocks_on_record() const {
   std::map<std::int64_t, const record::Block*> blocks;
-  for_each_record<record::Block>(journal_->records(), [&](const record::Block& block) { blocks[block.block] = &block; });
+  for_each_record<record::Block>(journal_->records(),
+                                 [&](const record::Block& block) { blocks[block.block] = &block; });
   return blocks;
 }
 
@@ -131,7 +134,8 @@ std::vector<std::int64_t> RunState::needed_boundaries() const {
 
 std::vector<std::int64_t> RunState::missing_boundaries() const {
   std::map<std::int64_t, std::uintmax_t> written;
-  for_each_record<record::Boundary>(journal_->records(), [&](const auto& boundary) { written[boundary.block] = boundary.bytes; });
+  for_each_record<record::Boundary>(journal_->records(),
+                                    [&](const auto& boundary) { written[boundary.block] = boundary.bytes; });
   const auto whole = [&](std::int64_t block) {
     std::error_code missing;
     return written.contains(block) && fs::file_size(paths_.boundary(block), missing) == written[block] && !missing;
@@ -152,8 +156,10 @@ std::map<std::string, std::string> RunState::file_digests() const {
 bool RunState::is_complete() const {
   if (finished_blocks() != plan_.model.n_blocks || journal_->last<record::Assembled>() == nullptr) return false;
   std::map<std::string, std::string> outside;  // an earlier start may have written a file too: its last record counts
-  for_each_record<record::Outside>(journal_->records(), [&](const auto& record) { outside[record.file] = record.digest; });
-  return std::all_of(outside.begin(), outside.end(), [&](const auto& file) { return is_intact(file.first, file.second); });
+  for_each_record<record::Outside>(journal_->records(),
+                                   [&](const auto& record) { outside[record.file] = record.digest; });
+  return std::all_of(outside.begin(), outside.end(),
+                     [&](const auto& file) { return is_intact(file.first, file.second); });
 }
 
 }  // namespace roundtable

@@ -16,9 +16,9 @@ namespace roundtable {
 
 class RunState {
  public:
-  // Makes the directories, locks the output as long as this lives, opens the journal, compares `print` with the one in it
-  // and removes temporary files of dead jobs. Throws Error (kBadInput), having changed nothing, when the output directory
-  // holds another run or somebody else's files, or another job is at work in it. `plan` must outlive this.
+  // Makes the directories, locks the output as long as this lives, opens the journal, compares `print` with the one in
+  // it and removes temporary files of dead jobs. Throws Error (kBadInput), having changed nothing, when the output
+  // directory holds another run or somebody else's files, or another job is at work in it. `plan` must outlive this.
   RunState(const RunPaths& paths, const nlohmann::json& print, const Plan& plan);
   ~RunState();
   RunState(const RunState&) = delete;

@@ -1,5 +1,5 @@
-// What the phases of a run share: the ranks and the device, the config and the plan, the places on disk, and on rank 0 what
-// is already done.
+// What the phases of a run share: the ranks and the device, the config and the plan, the places on disk, and on rank 0
+// what is already done.
 #pragma once
 
 #include <torch/types.h>
@@ -29,14 +29,15 @@ struct BoundaryPlace {
   std::string boundary(std::int64_t first) const { return boundary_in(folder, first); }
 };
 
-// The ranks of this job as one of them sees them, and what this rank computes on. Complete for a command that has no run,
-// such as eval.
+// The ranks of this job as one of them sees them, and what this rank computes on. Complete for a command that has no
+// run, such as eval.
 struct RankContext {
   MpiCommunicator& world;
   RankGrid grid;
   torch::Device device;
-  torch::ScalarType dtype;                     // of activations: bf16 with tuning.amp, else fp32
-  std::unique_ptr<DeviceCommunicator> device_group;  // the same ranks as grid.group_comm(); null: blocks are on the host
+  torch::ScalarType dtype;  // of activations: bf16 with tuning.amp, else fp32
+  std::unique_ptr<DeviceCommunicator>
+      device_group;  // the same ranks as grid.group_comm(); null: blocks are on the host
 
   // The ranks that tune a block together.
   GradientGroup gradient_group() { return {grid.group_comm(), device_group.get()}; }

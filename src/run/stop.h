@@ -1,5 +1,5 @@
-// Stopping early: when SIGUSR1, SIGTERM or run.max_time asks for it (base/stop_signal.h), a run ends at the next place where
-// everything that is finished is on disk, with ExitCode::kStartAgain.
+// Stopping early: when SIGUSR1, SIGTERM or run.max_time asks for it (base/stop_signal.h), a run ends at the next place
+// where everything that is finished is on disk, with ExitCode::kStartAgain.
 #pragma once
 
 #include "comm/communicator.h"

@@ -11,8 +11,8 @@
 
 namespace roundtable {
 
-// On rank 0: writes the file every few seconds as long as this lives. A file that cannot be written is no fault, because no
-// decision depends on it.
+// On rank 0: writes the file every few seconds as long as this lives. A file that cannot be written is no fault,
+// because no decision depends on it.
 class VitalSigns {
  public:
   VitalSigns(const Watchdog& watchdog, const std::string& path);

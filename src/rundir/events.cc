@@ -73,7 +73,8 @@ std::vector<TimedEvent> events_of_last_start(const std::string& path) {
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
     const auto object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!object.is_object() || !object.contains("event") || !object.contains("time") || !object["time"].is_number()) continue;
+    if (!object.is_object() || !object.contains("event") || !object.contains("time") || !object["time"].is_number())
+      continue;
     if (object["event"] == event::Start::kType) {
       events.clear();
       if (object.contains("version")) version = "roundtable " + object["version"].dump();

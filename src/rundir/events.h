@@ -44,8 +44,8 @@ struct TimedEvent {
 };
 
 // The events since the last start of the run; none where there is no file. A last line that is still being written, and
-// lines that are damaged, are passed over. Throws Error (kBadInput) for an event that this version does not know or cannot
-// read; the line names the version that wrote it.
+// lines that are damaged, are passed over. Throws Error (kBadInput) for an event that this version does not know or
+// cannot read; the line names the version that wrote it.
 std::vector<TimedEvent> events_of_last_start(const std::string& path);
 
 }  // namespace roundtable

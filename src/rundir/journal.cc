@@ -18,7 +18,8 @@ namespace roundtable {
 namespace {
 
 constexpr std::uint32_t kMaxRecord = 64u << 20;
-constexpr const char* kDamaged = "the file was damaged; remove the run directory and the output, and start the run again";
+constexpr const char* kDamaged =
+    "the file was damaged; remove the run directory and the output, and start the run again";
 constexpr std::uint64_t kMaxJournal = std::uint64_t{1} << 30;
 
 struct Head {
@@ -74,8 +75,7 @@ bool journal_is_held(const std::string& path) {
   return fd.is_open() && ::fcntl(fd.get(), F_OFD_GETLK, &probe) == 0 && probe.l_type != F_UNLCK;
 }
 
-Journal::Journal(const std::string& path)
-    : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
+Journal::Journal(const std::string& path) : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
   if (!fd_.is_open()) throw call_error(path, "cannot be opened", errno);
   lock();
   JournalContent content = read_journal(path);
@@ -90,7 +90,8 @@ void Journal::lock() {
   locked_ = ::fcntl(fd_.get(), F_OFD_SETLK, &whole) == 0;
   if (locked_) return;
   if (errno == EACCES || errno == EAGAIN) {
-    throw bad_input(path_, "another job is at work in this run directory", "wait for it, or choose another output.path");
+    throw bad_input(path_, "another job is at work in this run directory",
+                    "wait for it, or choose another output.path");
   }
   // A file system without locks (some Lustre mounts): work without one.
 }

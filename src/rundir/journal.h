@@ -40,8 +40,8 @@ void for_each_record(const std::vector<Record>& records, const Visit& visit) {
   }
 }
 
-// The records of `path`, up to a torn last one; the file is not changed, and another job may be writing it. Throws Error as
-// Journal() does, also for a record that this version does not know (record_from_json).
+// The records of `path`, up to a torn last one; the file is not changed, and another job may be writing it. Throws
+// Error as Journal() does, also for a record that this version does not know (record_from_json).
 JournalContent read_journal(const std::string& path);
 
 // Whether a process holds the journal `path` at this moment. False too where the file system knows no locks.

@@ -65,7 +65,9 @@ struct RunPaths {
   }
   // The run's own, not a shared one.
   std::string boundary(std::int64_t first) const { return boundary_in(directory, first); }
-  std::string gradients(std::int64_t block) const { return fmt::format("{}/gradients-{:05d}.safetensors", directory, block); }
+  std::string gradients(std::int64_t block) const {
+    return fmt::format("{}/gradients-{:05d}.safetensors", directory, block);
+  }
 };
 
 }  // namespace roundtable

@@ -13,8 +13,8 @@ Record record_from_json(const nlohmann::json& object, const std::string& version
   const std::string writer = version.empty() ? "another version of this program" : "roundtable " + version;
   const auto refuse = [&](const std::string& problem) {
     return bad_input(place, problem,
-                     fmt::format("it was written by {}, and this is roundtable {}: use the version that wrote it", writer,
-                                 program_version()));
+                     fmt::format("it was written by {}, and this is roundtable {}: use the version that wrote it",
+                                 writer, program_version()));
   };
   try {
     if (std::optional<Record> record = read_tagged<Record>(object, "type", "record")) return *std::move(record);

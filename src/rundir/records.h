@@ -1,4 +1,5 @@
-// What the files of a run directory hold, one struct per kind of entry: the journal's records and the event log's events.
+// What the files of a run directory contain, one struct per kind of entry: the records of the journal and the events of
+// the event log.
 // This is their only schema. Restart, `roundtable status` and the run itself use these structs; launch/report_record.py
 // reads the same names, and tests/launch/records_test.py compares the two.
 //
@@ -145,7 +146,8 @@ struct Boundary {
   }
 };
 
-// The file of a tuned block is on disk and was proven. A block that was tuned again has several records: the last counts.
+// The file of a tuned block is on disk and was proven. A block that was tuned again has several records: the last one
+// counts.
 struct Block {
   static constexpr const char* kType = "block";
   std::int64_t stage = 0;

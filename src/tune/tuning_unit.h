@@ -24,7 +24,7 @@ struct TuneSettings {
   double lr = 0;                 // 0: default_lr() of each layer
   double minmax_lr = 0;          // 0: the layer's lr
   bool enable_minmax_tuning = true;
-  bool not_use_mse = false;      // keep the last parameters instead of those of the least loss
+  bool not_use_mse = false;  // keep the last parameters instead of those of the least loss
   OptimizerKind optimizer = OptimizerKind::kSignRound;
   double momentum = 0;  // signround only
   LrScheduler lr_scheduler = LrScheduler::kLinear;

@@ -13,14 +13,13 @@ TEST(Error, StaysOnItsLine) {
   EXPECT_STREQ(error.what(), "config.json: key 'a': 'b\\x0aerror: \\x1b[2J' is not supported; write\\x09c");
 }
 
-TEST(Error, LeavesOtherLettersAlone) {
-  EXPECT_STREQ(machine_error("größe.h5", "fehlt").what(), "größe.h5: fehlt");
-}
+TEST(Error, LeavesOtherLettersAlone) { EXPECT_STREQ(machine_error("größe.h5", "fehlt").what(), "größe.h5: fehlt"); }
 
 TEST(Error, OfASystemCallSaysWhatToDo) {
   const Error full = call_error("a.h5", "cannot be written", ENOSPC);
-  EXPECT_STREQ(full.what(), "a.h5: cannot be written: No space left on device; free some space there and run the same "
-                            "command again");
+  EXPECT_STREQ(full.what(),
+               "a.h5: cannot be written: No space left on device; free some space there and run the same "
+               "command again");
   EXPECT_EQ(full.code(), ExitCode::kMachine);
   const Error missing = call_error("a.h5", "cannot be opened", ENOENT);
   EXPECT_STREQ(missing.what(), "a.h5: cannot be opened: No such file or directory; check the path");

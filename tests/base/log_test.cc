@@ -14,8 +14,7 @@ TEST(Log, OneLineWithLevelAndPrefix) {
   log_error("d");
   set_log_prefix("");
   log_error("e");
-  EXPECT_EQ(testing::internal::GetCapturedStderr(),
-            "info: a {} b\nwarning: rank 3: c\nerror: rank 3: d\nerror: e\n");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "info: a {} b\nwarning: rank 3: c\nerror: rank 3: d\nerror: e\n");
 }
 
 }  // namespace

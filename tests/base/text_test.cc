@@ -26,9 +26,7 @@ TEST(Text, PrintableTextIsEscapedAndCut) {
   EXPECT_EQ(printable(std::string(1000, 'x')), std::string(160, 'x') + "...");
 }
 
-TEST(Text, QuotedTextIsEscaped) {
-  EXPECT_EQ(quoted("say \"a\\b\"\t\x7f"), R"("say \"a\\b\"\x09\x7f")");
-}
+TEST(Text, QuotedTextIsEscaped) { EXPECT_EQ(quoted("say \"a\\b\"\t\x7f"), R"("say \"a\\b\"\x09\x7f")"); }
 
 TEST(Text, NearestWord) {
   const std::vector<std::string> keys = {"iters", "seed", "lr"};

@@ -35,8 +35,9 @@ TEST(Agree, ResultsOfTheRootAreEverybodys) {
     // Bytes of a file's name need not be UTF-8, as JSON would have it.
     EXPECT_EQ(run_on_root(world(), root, [] { return std::string("\xff\0 name", 7); }), std::string("\xff\0 name", 7));
     EXPECT_EQ(run_on_root(world(), root, [&] { return world().rank() == root; }), true);
-    const std::vector<std::int64_t> list =
-        run_on_root(world(), root, [&] { return std::vector<std::int64_t>{world().rank(), 7}; });
+    const std::vector<std::int64_t> list = run_on_root(world(), root, [&] {
+      return std::vector<std::int64_t>{world().rank(), 7};
+    });
     EXPECT_EQ(list, (std::vector<std::int64_t>{root, 7}));
     const nlohmann::json object = run_on_root(world(), root, [&] { return nlohmann::json{{"rank", world().rank()}}; });
     EXPECT_EQ(object, (nlohmann::json{{"rank", root}}));

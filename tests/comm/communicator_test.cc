@@ -66,13 +66,21 @@ TEST(Communicator, CarriesValues) {
 
 // What a communicator accepts. These hold when this file compiles.
 template <class Comm, class S>
-concept Sums = requires(Comm& comm, S span) { comm.all_reduce_sum(span); };
+concept Sums = requires(Comm& comm, S span) {
+  comm.all_reduce_sum(span);
+};
 template <class Comm, class S>
-concept StartsSums = requires(Comm& comm, S span) { comm.start_all_reduce_sum(span); };
+concept StartsSums = requires(Comm& comm, S span) {
+  comm.start_all_reduce_sum(span);
+};
 template <class Comm, class S>
-concept Exchanges = requires(Comm& comm, S span) { comm.exchange(span, span, 0); };
+concept Exchanges = requires(Comm& comm, S span) {
+  comm.exchange(span, span, 0);
+};
 template <class Comm, class S>
-concept Broadcasts = requires(Comm& comm, S span) { comm.broadcast(span, 0); };
+concept Broadcasts = requires(Comm& comm, S span) {
+  comm.broadcast(span, 0);
+};
 template <class Comm, class T>
 concept CarriesValuesOf = requires(Comm& comm, T value) {
   comm.broadcast_value(value, 0);

@@ -1,10 +1,11 @@
 // NCCL over the ranks of a node, one GPU each.
+#include "comm/nccl/nccl.h"
+
 #include <gtest/gtest.h>
 #include <torch/cuda.h>
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "comm/nccl/nccl.h"
 #include "device/device.h"
 #include "model/load/tensor_span.h"
 #include "tests/comm/sum_check.h"

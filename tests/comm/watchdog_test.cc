@@ -15,10 +15,10 @@
 namespace roundtable {
 namespace {
 
-using testing::world;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
+using testing::world;
 
 constexpr double kNow = 1000, kLimit = 60;
 

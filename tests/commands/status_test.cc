@@ -43,7 +43,9 @@ class Status : public ::testing::Test {
   // The job is gone: nobody holds the journal.
   void end_job() { journal_.reset(); }
 
-  void log(double time, const Event& event) { EventLog(directory_ + "/events.jsonl", [time] { return time; }).append(event); }
+  void log(double time, const Event& event) {
+    EventLog(directory_ + "/events.jsonl", [time] { return time; }).append(event);
+  }
   void start(double time, bool locked = true) {
     event::Start start;
     start.locked = locked;
@@ -93,7 +95,8 @@ TEST_F(Status, OfAJobThatTunes) {
   EXPECT_THAT(words, HasSubstr("phase    tune, for 0:14:50, about 0:00:15 left\n"));
   EXPECT_THAT(words, HasSubstr("blocks   3 of 6 done\n"));
   EXPECT_THAT(words, HasSubstr("stages   1 done, 1 running, 1 waiting\n  stage 1  group 1  1 of 2 blocks done\n"));
-  EXPECT_THAT(words, HasSubstr("45.0 % lower than before the first step, as the mean of 3 blocks; least in block 2: 40.0 %"));
+  EXPECT_THAT(words,
+              HasSubstr("45.0 % lower than before the first step, as the mean of 3 blocks; least in block 2: 40.0 %"));
   EXPECT_THAT(words, HasSubstr("ranks    2, last heard of 11 to 12 s ago\n"));
   EXPECT_THAT(words, HasSubstr("rank 1 on node2  12 s ago  block 4  waits in MPI_Iallreduce for 30 s\n"));
 }
@@ -164,7 +167,8 @@ TEST_F(Status, IsFoundByTheNameOfTheOutputAndNowhereElse) {
 TEST_F(Status, OfAnotherVersionIsRefusedByName) {
   journal();
   end_job();
-  folder_.put("events.jsonl", R"({"time": 1, "event": "start", "version": "9.9"})" "\n");
+  folder_.put("events.jsonl", R"({"time": 1, "event": "start", "version": "9.9"})"
+                              "\n");
   EXPECT_BAD_INPUT(status(), AllOf(HasSubstr("events.jsonl"), HasSubstr("9.9")));
 }
 

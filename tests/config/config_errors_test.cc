@@ -132,27 +132,28 @@ const std::string kFormatList = "expected a list of different items, each text t
 
 INSTANTIATE_TEST_SUITE_P(
     Other, ConfigBadValue,
-    testing::Values(
-        BadValue{"tuning.amp", "yes", "expected true or false, found 'yes'"},
-        BadValue{"tuning.amp", "True", "expected true or false, found 'True'"},
-        BadValue{"tuning.amp", "1", "expected true or false, found '1'"},
-        BadValue{"tuning.amp", "'true'", "expected true or false, found the text 'true'"},
-        BadValue{"tuning.sampler", "random", "expected strata or rand, found 'random'"},
-        BadValue{"quantization.scheme", "SYM", "expected sym or asym, found 'SYM'"},
-        BadValue{"quantization.scale_dtype", "bf16", "expected fp16, found 'bf16'"},
-        BadValue{"quantization.data_type", "fp8", "expected int, mx_fp or nv_fp, found 'fp8'"},
-        BadValue{"parallel.backend", "gloo", "expected auto, mpi or nccl, found 'gloo'"},
-        BadValue{"output.max_shard_size", "5", "expected a size such as 5GB or 500MB, found '5'"},
-        BadValue{"output.max_shard_size", "0GB", "expected a size such as 5GB or 500MB, found '0GB'"},
-        BadValue{"output.max_shard_size", "99999999999TB", "expected a size such as 5GB or 500MB, found '99999999999TB'"},
-        BadValue{"output.path", "[a]", "expected text, found ['a']"},
-        BadValue{"output.path", "~", "expected text, found nothing; write \"\" for an empty text"},
-        BadValue{"output.path", "", "expected text, found nothing; write \"\" for an empty text"},
-        // Which names there are is for export/ to say: tests/export/format_test.cc.
-        BadValue{"output.formats", "auto_round:auto_gptq", kFormatList + "'auto_round:auto_gptq'"},
-        BadValue{"output.formats", "[]", kFormatList + "[]"}, BadValue{"output.formats", "['']", kFormatList + "[the text '']"},
-        BadValue{"output.formats", "[[a]]", kFormatList + "[a list]"},
-        BadValue{"output.formats", "[gguf, gguf]", kFormatList + "['gguf', 'gguf']"}));
+    testing::Values(BadValue{"tuning.amp", "yes", "expected true or false, found 'yes'"},
+                    BadValue{"tuning.amp", "True", "expected true or false, found 'True'"},
+                    BadValue{"tuning.amp", "1", "expected true or false, found '1'"},
+                    BadValue{"tuning.amp", "'true'", "expected true or false, found the text 'true'"},
+                    BadValue{"tuning.sampler", "random", "expected strata or rand, found 'random'"},
+                    BadValue{"quantization.scheme", "SYM", "expected sym or asym, found 'SYM'"},
+                    BadValue{"quantization.scale_dtype", "bf16", "expected fp16, found 'bf16'"},
+                    BadValue{"quantization.data_type", "fp8", "expected int, mx_fp or nv_fp, found 'fp8'"},
+                    BadValue{"parallel.backend", "gloo", "expected auto, mpi or nccl, found 'gloo'"},
+                    BadValue{"output.max_shard_size", "5", "expected a size such as 5GB or 500MB, found '5'"},
+                    BadValue{"output.max_shard_size", "0GB", "expected a size such as 5GB or 500MB, found '0GB'"},
+                    BadValue{"output.max_shard_size", "99999999999TB",
+                             "expected a size such as 5GB or 500MB, found '99999999999TB'"},
+                    BadValue{"output.path", "[a]", "expected text, found ['a']"},
+                    BadValue{"output.path", "~", "expected text, found nothing; write \"\" for an empty text"},
+                    BadValue{"output.path", "", "expected text, found nothing; write \"\" for an empty text"},
+                    // Which names there are is for export/ to say: tests/export/format_test.cc.
+                    BadValue{"output.formats", "auto_round:auto_gptq", kFormatList + "'auto_round:auto_gptq'"},
+                    BadValue{"output.formats", "[]", kFormatList + "[]"},
+                    BadValue{"output.formats", "['']", kFormatList + "[the text '']"},
+                    BadValue{"output.formats", "[[a]]", kFormatList + "[a list]"},
+                    BadValue{"output.formats", "[gguf, gguf]", kFormatList + "['gguf', 'gguf']"}));
 
 TEST(ConfigErrors, ALongListIsCutInTheMessage) {
   std::string text = kModel + "output: {formats: [a";

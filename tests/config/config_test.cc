@@ -195,7 +195,9 @@ static_assert(ConfigVisitor<Strict> && ConfigVisitor<Changer> && ConfigVisitor<K
 static_assert(!ConfigVisitor<Careless>);
 
 template <class Section, class Visitor>
-concept Takes = requires(Section section, Visitor visitor) { section.visit(visitor); };
+concept Takes = requires(Section section, Visitor visitor) {
+  section.visit(visitor);
+};
 static_assert(Takes<TuningSection, Strict> && !Takes<TuningSection, Careless>);
 static_assert(Takes<RunSection, Strict> && !Takes<RunSection, Careless>);
 
@@ -209,7 +211,8 @@ constexpr bool has_distinct_words() {
 static_assert(has_distinct_words<Symmetry>() && has_distinct_words<WeightType>() && has_distinct_words<RuleType>() &&
               has_distinct_words<ScaleDtype>() && has_distinct_words<Recipe>() && has_distinct_words<LrScheduler>() &&
               has_distinct_words<OptimizerKind>() && has_distinct_words<InitScale>() &&
-              has_distinct_words<SamplerKind>() && has_distinct_words<Backend>() && has_distinct_words<GradientDtype>());
+              has_distinct_words<SamplerKind>() && has_distinct_words<Backend>() &&
+              has_distinct_words<GradientDtype>());
 static_assert(!IsChoice<Effect> && !IsChoice<int>);
 
 TEST(Config, AWordInQuotesIsTheSameWord) {

@@ -38,7 +38,8 @@ TEST(TimeSpan, KeysThatHoldOne) {
   EXPECT_EQ(parse(kModel + "run:\n  max_time: 3600\n").run.max_time, TimeSpan("3600"));
   EXPECT_EQ(parse(kModel + "run:\n  max_time: 1-00:00:00\n").run.max_time.seconds(), 86400);
   EXPECT_TRUE(parse(kModel, {"run.time_limit="}).run.time_limit.empty());
-  EXPECT_THAT(set_error("run.max_time=soon"), AllOf(HasSubstr("run.max_time"), HasSubstr("D-HH:MM:SS"), HasSubstr("'soon'")));
+  EXPECT_THAT(set_error("run.max_time=soon"),
+              AllOf(HasSubstr("run.max_time"), HasSubstr("D-HH:MM:SS"), HasSubstr("'soon'")));
   EXPECT_THAT(set_error("run.time_limit=0"), HasSubstr("run.time_limit"));
   EXPECT_THAT(parse_error(kModel + "run: {max_time: }"), HasSubstr("found nothing; write \"\" for an empty text"));
 }

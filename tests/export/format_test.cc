@@ -1,7 +1,5 @@
 // Every format against itself: what it packs it reads back, and what it writes of schemes it reads again. Against its
 // readers it is held in tests/peer.
-#include "export/registry.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/types.h>
@@ -12,6 +10,7 @@
 
 #include "base/error.h"
 #include "config/config.h"
+#include "export/registry.h"
 #include "tests/io/temporary_folder.h"
 #include "tests/model/tiny_llama.h"
 
@@ -27,7 +26,8 @@ QuantizedWeight random_weight(const LinearSpec& linear, const QuantScheme& schem
   const std::int64_t groups = scheme.groups(linear.in);
   if (scheme.type != WeightType::kInt) {
     const torch::Tensor bits = torch::randint(0, 15, {linear.out, linear.in}, torch::kUInt8);
-    const torch::Tensor scale = torch::ldexp(torch::ones({linear.out, groups}), torch::randint(-9, 4, {linear.out, groups}));
+    const torch::Tensor scale =
+        torch::ldexp(torch::ones({linear.out, groups}), torch::randint(-9, 4, {linear.out, groups}));
     return {scheme, bits.add(bits.eq(8)), scale, torch::zeros({linear.out, groups}, torch::kUInt8)};  // no -0
   }
   const int levels = 1 << scheme.bits;
@@ -105,7 +105,9 @@ TEST(Formats, WhatIsPackedHasTheLayoutAndIsReadBack) {
     if (!format) continue;
     for (const LinearSpec& linear : {LinearSpec{"a.b", 96, 64}, LinearSpec{"a.b", 32, 192}}) {
       for (const QuantScheme& scheme : schemes()) {
-        if (!format->has_place_for(scheme.type) || format->scheme_obstacle(scheme) || format->layer_obstacle(linear, scheme)) continue;
+        if (!format->has_place_for(scheme.type) || format->scheme_obstacle(scheme) ||
+            format->layer_obstacle(linear, scheme))
+          continue;
         ++held;
         QuantizedWeight weight = random_weight(linear, scheme, format->min_zero_point());
         const auto specs = format->layout(linear, scheme, torch::kBFloat16);
@@ -135,8 +137,8 @@ TEST(Formats, WhatIsPackedHasTheLayoutAndIsReadBack) {
 
 TEST(Formats, SchemesAreReadAsTheyWereWritten) {
   const QuantScheme w4{.bits = 4, .group_size = 32}, w8{.bits = 8, .group_size = -1},
-      w3{.bits = 3, .group_size = 64, .symmetric = false},
-      mx{.bits = 4, .group_size = 32, .type = WeightType::kMxFp4}, nv{.bits = 4, .group_size = 16, .type = WeightType::kNvFp4};
+      w3{.bits = 3, .group_size = 64, .symmetric = false}, mx{.bits = 4, .group_size = 32, .type = WeightType::kMxFp4},
+      nv{.bits = 4, .group_size = 16, .type = WeightType::kNvFp4};
   std::set<std::string_view> held;
   for (const PackedFormat* format : packed_formats()) {
     for (const auto& mixed : {std::vector{w4}, {w4, w8, w3}, {mx}, {nv}}) {
@@ -184,12 +186,14 @@ TEST(Formats, AnObstacleNamesWhoHasNone) {
     return "";
   };
   const CheckpointScheme w3 = mixture({{.bits = 3, .group_size = 32}});
-  EXPECT_THAT(line("auto_awq", w3), HasSubstr("here: auto_awq cannot hold this: model.layers.0.self_attn.q_proj: it holds "
-                                              "only 4 bits, not 3; formats that can: auto_round:auto_gptq, "));
+  EXPECT_THAT(line("auto_awq", w3),
+              HasSubstr("here: auto_awq cannot hold this: model.layers.0.self_attn.q_proj: it holds "
+                        "only 4 bits, not 3; formats that can: auto_round:auto_gptq, "));
   EXPECT_THAT(line("gguf", w3), HasSubstr("multiple of 256"));
   EXPECT_EQ(line("auto_gptq", w3), "");
   const CheckpointScheme mx = mixture({{.bits = 4, .group_size = 32, .type = WeightType::kMxFp4}});
-  EXPECT_THAT(line("llm_compressor", mx), HasSubstr("no place for weights of data_type mx_fp; formats that can: mxfp4, qdq"));
+  EXPECT_THAT(line("llm_compressor", mx),
+              HasSubstr("no place for weights of data_type mx_fp; formats that can: mxfp4, qdq"));
   EXPECT_THAT(line("nvfp4", mx), HasSubstr("no place for weights of data_type mx_fp"));
   EXPECT_THAT(line("mxfp4", w3), HasSubstr("no place for weights of data_type int"));
   const CheckpointScheme mixed = mixture({{.bits = 4, .group_size = 32}, {.bits = 4, .group_size = 64}});

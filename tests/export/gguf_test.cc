@@ -87,11 +87,10 @@ TEST(Gguf, BlocksHoldTheDequantizedWeights) {
   for (const Case& one : cases) {
     const std::int64_t out = 3, in = 512, groups = one.scheme.groups(in);
     const int levels = 1 << one.scheme.bits;
-    const QuantizedWeight weight{
-        one.scheme, torch::randint(0, levels, {out, in}, torch::kUInt8),
-        torch::randn({out, groups}).to(torch::kFloat16).to(torch::kFloat32),
-        one.scheme.symmetric ? torch::full({out, groups}, levels / 2, torch::kUInt8)
-                             : torch::randint(0, levels, {out, groups}, torch::kUInt8)};
+    const QuantizedWeight weight{one.scheme, torch::randint(0, levels, {out, in}, torch::kUInt8),
+                                 torch::randn({out, groups}).to(torch::kFloat16).to(torch::kFloat32),
+                                 one.scheme.symmetric ? torch::full({out, groups}, levels / 2, torch::kUInt8)
+                                                      : torch::randint(0, levels, {out, groups}, torch::kUInt8)};
     ASSERT_EQ(gguf_type(one.scheme, in), one.type);
     ASSERT_FALSE(gguf_scheme_obstacle(one.scheme));
     const torch::Tensor blocks = gguf_blocks(weight);

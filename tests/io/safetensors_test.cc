@@ -310,10 +310,10 @@ TEST(SafetensorsDtype, NamesEveryType) {
     const char* name;
     std::size_t bytes;
   } kSpecification[] = {
-      {ElementType::kBool, "BOOL", 1}, {ElementType::kU8, "U8", 1},   {ElementType::kI8, "I8", 1},
+      {ElementType::kBool, "BOOL", 1},      {ElementType::kU8, "U8", 1},   {ElementType::kI8, "I8", 1},
       {ElementType::kF8E4M3, "F8_E4M3", 1}, {ElementType::kI16, "I16", 2}, {ElementType::kF16, "F16", 2},
-      {ElementType::kBF16, "BF16", 2}, {ElementType::kI32, "I32", 4}, {ElementType::kF32, "F32", 4},
-      {ElementType::kF64, "F64", 8},   {ElementType::kI64, "I64", 8},
+      {ElementType::kBF16, "BF16", 2},      {ElementType::kI32, "I32", 4}, {ElementType::kF32, "F32", 4},
+      {ElementType::kF64, "F64", 8},        {ElementType::kI64, "I64", 8},
   };
   for (const auto& [type, name, bytes] : kSpecification) {
     EXPECT_EQ(safetensors_dtype(type), name);

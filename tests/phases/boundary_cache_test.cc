@@ -11,9 +11,17 @@ const std::vector<std::string> kTwoRanks = {"cpu, 2 threads", "cpu, 2 threads"};
 
 // As fingerprint() has it: what states hang on, and something of what they do not.
 nlohmann::json run_print() {
-  return {{"model.path", "m"},    {"calibration.tokens", "t"}, {"calibration.n_samples", 128}, {"calibration.seqlen", 256},
-          {"tuning.amp", true},   {"quantization.bits", 4},    {"tuning.iters", 200},          {"number of stages", 2},
-          {"tuning.n_blocks", 1}, {"version", 2},              {"calibration.estimate", ""}};
+  return {{"model.path", "m"},
+          {"calibration.tokens", "t"},
+          {"calibration.n_samples", 128},
+          {"calibration.seqlen", 256},
+          {"tuning.amp", true},
+          {"quantization.bits", 4},
+          {"tuning.iters", 200},
+          {"number of stages", 2},
+          {"tuning.n_blocks", 1},
+          {"version", 2},
+          {"calibration.estimate", ""}};
 }
 
 nlohmann::json states_of(const nlohmann::json& print, const Config& config = {},

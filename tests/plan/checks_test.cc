@@ -38,7 +38,8 @@ class PlanChecks : public ::testing::Test {
   }
 
   using Change = std::function<void(Config&)>;
-  Plan plan(const Change& change = [](Config&) {}, const World& world = {1, 1}) const {
+  Plan plan(
+      const Change& change = [](Config&) {}, const World& world = {1, 1}) const {
     Config changed = config_;
     change(changed);
     return lay_out(changed, world);
@@ -66,12 +67,17 @@ TEST_F(PlanChecks, EachRefusalNamesItsKey) {
   const std::vector<Case> cases = {
       {"parallel.shards", "does not divide the 4 ranks", [](Config& c) { c.parallel.shards = 3; }, {4, 4}},
       {"parallel.shards", "does not divide the 1 ranks", [](Config& c) { c.parallel.shards = 2; }},
-      {"parallel.shards", "does not divide the 6 strata",
-       [](Config& c) { c.parallel.shards = 4, c.tuning.batch_size = 6; }, {8, 8}},
-      {"parallel.shards", "no power of two",
-       [](Config& c) { c.parallel.shards = 3, c.run.reproducible = true; }, {3, 3}},
+      {"parallel.shards",
+       "does not divide the 6 strata",
+       [](Config& c) { c.parallel.shards = 4, c.tuning.batch_size = 6; },
+       {8, 8}},
+      {"parallel.shards",
+       "no power of two",
+       [](Config& c) { c.parallel.shards = 3, c.run.reproducible = true; },
+       {3, 3}},
       {"parallel.stages", "more than the model's 4 blocks", [](Config& c) { c.parallel.stages = 5; }},
-      {"parallel.gradient_dtype", "votes of 127 ranks",
+      {"parallel.gradient_dtype",
+       "votes of 127 ranks",
        [](Config& c) {
          c.parallel.gradient_dtype = GradientDtype::kSign;
          c.parallel.shards = c.tuning.batch_size = c.calibration.n_samples = 128;
@@ -83,13 +89,18 @@ TEST_F(PlanChecks, EachRefusalNamesItsKey) {
       {"tuning.momentum", "signround",
        [](Config& c) { c.tuning.momentum = 0.5, c.tuning.optimizer = OptimizerKind::kAdamW; }},
       {"calibration.n_samples", "cannot fill a batch of 32", [](Config& c) { c.tuning.gradient_accumulate_steps = 4; }},
-      {"output.formats", "cannot hold this", [](Config& c) { c.output.formats = {"auto_awq"}, c.quantization.bits = 3; }},
+      {"output.formats", "cannot hold this",
+       [](Config& c) { c.output.formats = {"auto_awq"}, c.quantization.bits = 3; }},
       {"output.formats", "is not a format", [](Config& c) { c.output.formats = {"no such"}; }},
-      {"cluster.device_memory", "the smallest layout needs",
-       [](Config& c) { c.cluster.nodes = 1, c.cluster.devices_a_node = 4, c.cluster.device_memory = 1e-3; }, {4, 4}},
+      {"cluster.device_memory",
+       "the smallest layout needs",
+       [](Config& c) { c.cluster.nodes = 1, c.cluster.devices_a_node = 4, c.cluster.device_memory = 1e-3; },
+       {4, 4}},
       // A setting that divides nothing is named before the memory that no layout with it could have.
-      {"parallel.shards", "does not divide the 4 ranks",
-       [](Config& c) { c.cluster.nodes = 1, c.cluster.devices_a_node = 4, c.parallel.shards = 3; }, {4, 4}},
+      {"parallel.shards",
+       "does not divide the 4 ranks",
+       [](Config& c) { c.cluster.nodes = 1, c.cluster.devices_a_node = 4, c.parallel.shards = 3; },
+       {4, 4}},
   };
   for (const Case& one : cases) {
     EXPECT_BAD_INPUT(plan(one.change, one.world), AllOf(HasSubstr(one.key), HasSubstr(one.problem)));

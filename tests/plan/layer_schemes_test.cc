@@ -48,9 +48,9 @@ TEST(LayerSchemes, WithoutRulesAllAreAlike) {
 
 TEST(LayerSchemes, TheVeryNameGoesFirstThenTheLastThatMatches) {
   const LayerSchemes schemes = resolved(section({{"model.layers.1.mlp.up_proj", 8, {}, {}, {}},
-                                                        {"up_proj", 3, {}, {}, {}},
-                                                        {"layers.1", {}, 64, {}, {}},
-                                                        {".*q_proj", {}, -1, Symmetry::kAsym, {}}}));
+                                                 {"up_proj", 3, {}, {}, {}},
+                                                 {"layers.1", {}, 64, {}, {}},
+                                                 {".*q_proj", {}, -1, Symmetry::kAsym, {}}}));
   EXPECT_EQ(scheme_at(schemes, 1, "mlp.up_proj"), "8 bits, sym, groups of 32");
   EXPECT_EQ(scheme_at(schemes, 0, "mlp.up_proj"), "3 bits, sym, groups of 32");
   EXPECT_EQ(scheme_at(schemes, 1, "self_attn.k_proj"), "4 bits, sym, groups of 64");
@@ -61,7 +61,7 @@ TEST(LayerSchemes, TheVeryNameGoesFirstThenTheLastThatMatches) {
 TEST(LayerSchemes, IgnoredLayersStayWhateverTheRulesSay) {
   const LayerSchemes schemes =
       resolved(section({{"v_proj", 8, {}, {}, {}}, {"layers.[4-6].*o_proj", 16, {}, {}, RuleType::kFloat}},
-                              {"layers.0.self_attn", "down"}));
+                       {"layers.0.self_attn", "down"}));
   EXPECT_EQ(scheme_at(schemes, 0, "self_attn.v_proj"), "16");
   EXPECT_EQ(scheme_at(schemes, 1, "self_attn.v_proj"), "8 bits, sym, groups of 32");
   EXPECT_THAT(
@@ -75,8 +75,7 @@ TEST(LayerSchemes, IgnoredLayersStayWhateverTheRulesSay) {
 }
 
 TEST(LayerSchemes, ALayerThatTheFormatCannotHoldStays) {
-  const LayerSchemes schemes =
-      resolved(section({{"layers.[07]$|layers.[07].mlp.down", {}, 64, {}, {}}}));
+  const LayerSchemes schemes = resolved(section({{"layers.[07]$|layers.[07].mlp.down", {}, 64, {}, {}}}));
   EXPECT_EQ(scheme_at(schemes, 7, "mlp.down_proj"), "16");
   ASSERT_EQ(schemes.float_reasons.size(), 1u);
   EXPECT_THAT(schemes.float_reasons[0],
@@ -102,8 +101,9 @@ TEST(LayerSchemes, FloatsOfFourBitsHaveOneLayout) {
   floats.weight_config.erase(floats.weight_config.begin());  // the other rule keeps a layer
   EXPECT_EQ(line(floats), "");
   floats.data_type = WeightType::kNvFp4;
-  EXPECT_THAT(line(floats), HasSubstr("quantization.data_type: weights of data_type nv_fp are sym, of 4 bits, in groups of 16; "
-                                      "set bits: 4, group_size: 16 and scheme: sym"));
+  EXPECT_THAT(line(floats),
+              HasSubstr("quantization.data_type: weights of data_type nv_fp are sym, of 4 bits, in groups of 16; "
+                        "set bits: 4, group_size: 16 and scheme: sym"));
 }
 
 TEST(LayerSchemes, ARuleThatMatchesNothingIsRefused) {

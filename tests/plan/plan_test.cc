@@ -1,7 +1,7 @@
 // Layout: how blocks are cut into stages.
-#include "plan/layout.h"
-
 #include <gtest/gtest.h>
+
+#include "plan/layout.h"
 
 namespace roundtable {
 namespace {

@@ -135,7 +135,8 @@ TEST_F(Resume, ARunIsCompleteWithAllItsFiles) {
 
 TEST_F(Resume, TemporaryFilesOfADeadJobAreRemovedAndNoOthers) {
   open();
-  const std::vector<std::string> dead = {"out/model.tmp-node1-123", "out.run/boundary-00002.h5.tmp", "out.run/trial.h5.tmp"};
+  const std::vector<std::string> dead = {"out/model.tmp-node1-123", "out.run/boundary-00002.h5.tmp",
+                                         "out.run/trial.h5.tmp"};
   const std::vector<std::string> kept = {"out/model.tmp", "out.run/boundary-2.txt"};
   for (const std::string& name : dead) run_.folder.put(name, "x");
   for (const std::string& name : kept) run_.folder.put(name, "x");

@@ -86,9 +86,10 @@ std::string error_of(ExitCode code, const std::function<void()>& call) {
 
 TEST_F(EventLogTest, AFullDiskIsAnError) {
   EventLog log("/dev/full");
-  EXPECT_EQ(error_of(ExitCode::kMachine, [&] { log.append(event::StageEnd{1}); }),
-            "/dev/full: cannot be written and ends with half a line: No space left on device; free some space there and "
-            "run the same command again");
+  EXPECT_EQ(
+      error_of(ExitCode::kMachine, [&] { log.append(event::StageEnd{1}); }),
+      "/dev/full: cannot be written and ends with half a line: No space left on device; free some space there and "
+      "run the same command again");
 }
 
 TEST_F(EventLogTest, AFileThatCannotBeOpenedIsAnError) {

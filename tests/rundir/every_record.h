@@ -71,7 +71,8 @@ std::vector<Variant> one_of_each() {
   };
   [&]<std::size_t... I>(std::index_sequence<I...>) {
     (add.template operator()<std::variant_alternative_t<I, Variant>>(), ...);
-  }(std::make_index_sequence<std::variant_size_v<Variant>>());
+  }
+  (std::make_index_sequence<std::variant_size_v<Variant>>());
   return all;
 }
 

@@ -62,15 +62,15 @@ TEST(Records, WhatIsMissingOrOfAnotherTypeIsRefusedByName) {
       if (key == "type") continue;
       nlohmann::json object = whole;
       object.erase(key);
-      EXPECT_BAD_INPUT(record_from_json(object, "9.9.9", "journal: record at byte 16"),
-                       AllOf(HasSubstr("journal: record at byte 16: "), HasSubstr("'" + key + "' is missing"),
-                             HasSubstr("written by roundtable 9.9.9, and this is roundtable " +
-                                       std::string(program_version()))));
+      EXPECT_BAD_INPUT(
+          record_from_json(object, "9.9.9", "journal: record at byte 16"),
+          AllOf(HasSubstr("journal: record at byte 16: "), HasSubstr("'" + key + "' is missing"),
+                HasSubstr("written by roundtable 9.9.9, and this is roundtable " + std::string(program_version()))));
       if (key == "fingerprint") continue;  // any JSON
       object[key] = nlohmann::json::array({nlohmann::json::object()});
-      EXPECT_BAD_INPUT(record_from_json(object, "", "here"),
-                       AllOf(AnyOf(HasSubstr("'" + key), HasSubstr(": " + key)), AnyOf(HasSubstr("must be"), HasSubstr("is missing")),
-                             HasSubstr("another version of this program")));
+      EXPECT_BAD_INPUT(record_from_json(object, "", "here"), AllOf(AnyOf(HasSubstr("'" + key), HasSubstr(": " + key)),
+                                                                   AnyOf(HasSubstr("must be"), HasSubstr("is missing")),
+                                                                   HasSubstr("another version of this program")));
       ++refused;
     }
   }
@@ -151,9 +151,11 @@ TEST_F(RunFiles, EventsOfTheLastStart) {
 }
 
 TEST_F(RunFiles, AnUnknownEventNamesItsVersion) {
-  folder_.put("events.jsonl", R"({"time": 1, "event": "teapot"})" "\n");
+  folder_.put("events.jsonl", R"({"time": 1, "event": "teapot"})"
+                              "\n");
   EXPECT_BAD_INPUT(events_of_last_start(events_), AllOf(HasSubstr("teapot"), HasSubstr("unknown to this version")));
-  folder_.put("events.jsonl", R"({"time": 1, "event": "start", "version": "8.8"})" "\n");
+  folder_.put("events.jsonl", R"({"time": 1, "event": "start", "version": "8.8"})"
+                              "\n");
   EXPECT_BAD_INPUT(events_of_last_start(events_), AllOf(HasSubstr("8.8"), HasSubstr("'ranks' is missing")));
 }
 

@@ -32,9 +32,8 @@ double linear(std::int64_t i) { return 0.1 * (1 - static_cast<double>(i) / 10); 
 void expect_plain_losses(const TuneSettings& settings, const testing::PlainSettings& plain) {
   const TinyProblem problem;
   const TunedBlock tuned = tune(problem, settings);
-  const auto expected =
-      testing::plain_losses({&problem}, problem.input, problem.target, Sampler(SamplerKind::kStrata, 8, 4, 42, 0),
-                            plain);
+  const auto expected = testing::plain_losses({&problem}, problem.input, problem.target,
+                                              Sampler(SamplerKind::kStrata, 8, 4, 42, 0), plain);
   ASSERT_EQ(tuned.losses.size(), expected.size());
   // The first steps are the same to rounding; later a sign that depends on the last bit moves a weight by a whole step.
   for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(tuned.losses[i], expected[i], 1e-5 * expected[i]) << i;

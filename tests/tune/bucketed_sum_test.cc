@@ -14,9 +14,9 @@
 namespace roundtable {
 namespace {
 
-using testing::world;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+using testing::world;
 
 // Two ranks, of which the other has nothing to add.
 class PairCommunicator : public HostCommunicator {

@@ -1,5 +1,5 @@
-// Which communicator of a group carries a tensor: that of the memory where the tensor is. No GPU is needed: the tensor on a
-// device is one in name, and nobody looks into it.
+// Which communicator of a group carries a tensor: that of the memory where the tensor is. No GPU is needed: the tensor
+// on a device is one in name, and nobody looks into it.
 #include "tune/gradients/gradient_group.h"
 
 #include <gmock/gmock.h>

@@ -42,9 +42,9 @@ TEST(JointBlocks, FollowThePlainLoopOverBoth) {
   const TwoBlocks two;
   std::vector<DecoderBlock> blocks = two.blocks();
   const TunedBlock tuned = two.tune(blocks, {.iters = 6});
-  const auto expected =
-      testing::plain_losses({&two.first, &two.second}, two.first.input, two.target, Sampler(SamplerKind::kStrata, 8, 8, 42, 0),
-                            {.iters = 6, .lr = [](std::int64_t i) { return (1 - i / 6.0) / 6; }});
+  const auto expected = testing::plain_losses({&two.first, &two.second}, two.first.input, two.target,
+                                              Sampler(SamplerKind::kStrata, 8, 8, 42, 0),
+                                              {.iters = 6, .lr = [](std::int64_t i) { return (1 - i / 6.0) / 6; }});
   ASSERT_EQ(tuned.losses.size(), expected.size());
   for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(tuned.losses[i], expected[i], 1e-5 * expected[i]) << i;
   for (std::size_t i = 3; i < 6; ++i) EXPECT_NEAR(tuned.losses[i], expected[i], 2e-2 * expected[i]) << i;

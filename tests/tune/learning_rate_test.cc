@@ -1,7 +1,7 @@
 // Schedules against torch.optim.lr_scheduler's formulas by hand, and auto-round's default rates.
-#include "tune/optimizer.h"
-
 #include <gtest/gtest.h>
+
+#include "tune/optimizer.h"
 
 namespace roundtable {
 namespace {

@@ -1,5 +1,5 @@
-// Shards of a group, from two ranks on: the gradients and losses of the plain loop and of one rank, and the same integers
-// on every rank.
+// Shards of a group, from two ranks on: the gradients and losses of the plain loop and of one rank, and the same
+// integers on every rank.
 #include <gtest/gtest.h>
 #include <torch/types.h>
 
@@ -96,8 +96,7 @@ TEST_P(Shards, GradientsAndLossEqualOneRanks) {
 TEST_P(Shards, EveryRankEndsWithTheSameIntegers) {
   const TinyProblem problem;
   FirstStep ignored;
-  const TunedBlock tuned =
-      tune(problem, own_samples(), world(), ignored, GetParam());
+  const TunedBlock tuned = tune(problem, own_samples(), world(), ignored, GetParam());
   for (const auto& weight : tuned.weights) {
     torch::Tensor sum = weight->q.to(torch::kInt64);
     torch::Tensor mine = sum.clone();
@@ -112,8 +111,7 @@ TEST(Reproducible, EveryNumberOfRanksFormsTheSameSums) {
   SelfCommunicator alone;
   TuneSettings settings = twelve_steps();
   settings.reproducible = true;
-  const TunedBlock many =
-      tune(problem, own_samples(), world(), together, SamplerKind::kStrata, settings);
+  const TunedBlock many = tune(problem, own_samples(), world(), together, SamplerKind::kStrata, settings);
   const TunedBlock one = tune(problem, {0, 8}, alone, single, SamplerKind::kStrata, settings);
   EXPECT_EQ(many.losses, one.losses);
   for (std::size_t i = 0; i < single.gradients.size(); ++i) {

@@ -5,15 +5,15 @@
 #include <torch/utils.h>
 
 #include "model/load/block_loader.h"
-#include "tune/block_tuner.h"
 #include "tests/model/tiny_llama.h"
+#include "tune/block_tuner.h"
 
 namespace roundtable::testing {
 
 struct TinyProblem {
   ModelConfig config = tiny_llama(1);
   BlockWeights weights;
-  torch::Tensor input;   // [8, 16, 64]
+  torch::Tensor input;  // [8, 16, 64]
   torch::Tensor target;
   BlockContext context;
   BlockSchemes schemes;

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "base/activity.h"
-#include "base/simd/bf16_bits.h"
 #include "base/error.h"
+#include "base/simd/bf16_bits.h"
 
 namespace roundtable {
 namespace {

@@ -99,8 +99,8 @@ class NcclCommunicator final : public DeviceCommunicator {
     produced.record(stream_);
     produced.hold_back(sums_);
     auto sum = std::make_unique<NcclSum>(stream_);
-    check_nccl(ncclAllReduce(data.data, data.data, static_cast<std::size_t>(data.count), nccl_type_of(data.type), ncclSum,
-                             comm_, sums_),
+    check_nccl(ncclAllReduce(data.data, data.data, static_cast<std::size_t>(data.count), nccl_type_of(data.type),
+                             ncclSum, comm_, sums_),
                "ncclAllReduce");
     sum->enqueued(sums_);
     poll();

@@ -25,8 +25,8 @@ class AutoAwq final : public AwqFormat {
   }
 
   nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const ModelConfig& model) const override {
-    nlohmann::json config = {{"quant_method", "awq"}, {"version", "gemm"}, {"zero_point", true},
-                             {"provider", "roundtable"}};
+    nlohmann::json config = {
+        {"quant_method", "awq"}, {"version", "gemm"}, {"zero_point", true}, {"provider", "roundtable"}};
     config.update(scheme_json(checkpoint.common));
     config["modules_to_not_convert"] = nlohmann::json::array({model.names.head});
     for (const LayerScheme& layer : checkpoint.layers) {

@@ -57,11 +57,10 @@ class AutoGptq final : public GptqFormat {
   }
 
   nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const ModelConfig&) const override {
-    nlohmann::json config = {{"quant_method", "gptq"},     {"checkpoint_format", "gptq"},
-                             {"pack_dtype", "int32"},      {"desc_act", false},
-                             {"static_groups", false},     {"true_sequential", false},
-                             {"damp_percent", 0.01},       {"lm_head", false},
-                             {"provider", "roundtable"}};
+    nlohmann::json config = {
+        {"quant_method", "gptq"},  {"checkpoint_format", "gptq"}, {"pack_dtype", "int32"}, {"desc_act", false},
+        {"static_groups", false},  {"true_sequential", false},    {"damp_percent", 0.01},  {"lm_head", false},
+        {"provider", "roundtable"}};
     config.update(scheme_json(checkpoint.common));
     for (const LayerScheme& layer : checkpoint.layers) {
       const std::string regex = regex_for(layer.linear.name);
@@ -89,7 +88,8 @@ class AutoGptq final : public GptqFormat {
       for (const auto& [key, keys] : dynamic.json().items()) {
         if (key.starts_with("-:")) continue;
         const std::string regex = key.starts_with("+:") ? key.substr(2) : key;
-        settings->add(key, regex.starts_with("^") ? regex : "^(?:" + regex + ")", read_scheme(dynamic.get_object(key), common));
+        settings->add(key, regex.starts_with("^") ? regex : "^(?:" + regex + ")",
+                      read_scheme(dynamic.get_object(key), common));
       }
     }
     return [settings](const std::string& layer) { return settings->of(layer); };

@@ -19,7 +19,8 @@ nlohmann::json auto_round_config(std::string_view packing_format, const Checkpoi
   config.update(scheme_json(checkpoint.common));
   for (const LayerScheme& layer : checkpoint.layers) {
     nlohmann::json keys = {{"bits", 16}, {"data_type", "float"}};
-    if (layer.scheme) keys = layer.outside_blocks ? scheme_json(*layer.scheme) : differing(*layer.scheme, checkpoint.common);
+    if (layer.scheme)
+      keys = layer.outside_blocks ? scheme_json(*layer.scheme) : differing(*layer.scheme, checkpoint.common);
     if (layer.outside_blocks) keys["data_type"] = "int";
     if (!keys.empty()) config["extra_config"][layer.linear.name] = keys;
   }

@@ -1,7 +1,7 @@
 // llm_compressor: compressed-tensors' pack-quantized, which vLLM, SGLang and transformers read.
 //
-// Source: compressed-tensors 0.20.0, compressors/pack_quantized/base.py and helpers.py (pack_to_int32, a dense stream of
-// bits). Per linear layer [out, in]:
+// Source: compressed-tensors 0.20.0, compressors/pack_quantized/base.py and helpers.py (pack_to_int32, a dense stream
+// of bits). Per linear layer [out, in]:
 //
 //   NAME.weight_packed      int32 [out, in * bits / 32]      the integers, packed along the input dimension
 //   NAME.weight_scale       fp16  [out, groups]
@@ -38,8 +38,8 @@ class LlmCompressor final : public CompressedTensorsFormat {
         {linear.name + ".weight_scale", torch::kFloat16, {linear.out, groups}},
         {linear.name + ".weight_shape", torch::kInt64, {2}}};
     if (!scheme.symmetric) {
-      specs.push_back({linear.name + ".weight_zero_point", torch::kInt32,
-                       {packed_words(linear.out, scheme.bits), groups}});
+      specs.push_back(
+          {linear.name + ".weight_zero_point", torch::kInt32, {packed_words(linear.out, scheme.bits), groups}});
     }
     return specs;
   }
@@ -65,24 +65,28 @@ class LlmCompressor final : public CompressedTensorsFormat {
       throw bad_input(fmt::format("{}: tensor '{}'", reader.place, specs[2].name), "is not the layer's shape");
     }
     const std::int64_t groups = scheme.groups(linear.in);
-    const torch::Tensor zeros =
-        scheme.symmetric ? torch::full({linear.out, groups}, 1 << (scheme.bits - 1), torch::kUInt8)
-                         : unpack_rows(reader.read_tensor(specs[3]), scheme.bits, linear.out);
+    const torch::Tensor zeros = scheme.symmetric
+                                    ? torch::full({linear.out, groups}, 1 << (scheme.bits - 1), torch::kUInt8)
+                                    : unpack_rows(reader.read_tensor(specs[3]), scheme.bits, linear.out);
     return {scheme, unpack_rows(packed.t(), scheme.bits, linear.in).t().contiguous(), read_scales(reader, specs[1]),
             zeros};
   }
 
  protected:
   nlohmann::json weights_json(const QuantScheme& scheme) const override {
-    nlohmann::json weights = {{"num_bits", scheme.bits}, {"type", "int"}, {"symmetric", scheme.symmetric},
-                              {"strategy", scheme.group_size < 0 ? "channel" : "group"}, {"dynamic", false}};
+    nlohmann::json weights = {{"num_bits", scheme.bits},
+                              {"type", "int"},
+                              {"symmetric", scheme.symmetric},
+                              {"strategy", scheme.group_size < 0 ? "channel" : "group"},
+                              {"dynamic", false}};
     if (scheme.group_size > 0) weights["group_size"] = scheme.group_size;
     return weights;
   }
   QuantScheme read_weights(const JsonObject& weights) const override {
     if (weights.get_string_or("type", "int") != "int") weights.fail("type", "is not int");
     nlohmann::json keys = {{"bits", weights.get_int("num_bits", 2, 8)},
-                           {"sym", weights.get_bool_or("symmetric", true)}, {"group_size", -1}};
+                           {"sym", weights.get_bool_or("symmetric", true)},
+                           {"group_size", -1}};
     const std::string strategy = weights.get_string("strategy");
     if (strategy == "group") {
       keys["group_size"] = weights.get_int("group_size", 1, 1 << 24);

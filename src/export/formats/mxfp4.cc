@@ -1,7 +1,8 @@
 // mxfp4: compressed-tensors' mxfp4-pack-quantized with activations in 16 bits, which vLLM reads.
 //
-// Source: compressed-tensors 0.20.0, compressors/mxfp4/base.py and mx_utils.py (compress_mx_scale, decompress_mx_scale),
-// quantization/quant_scheme.py (MXFP4A16); OCP Microscaling Formats 1.0, section 5.3. layouts/float4.h has the rest.
+// Source: compressed-tensors 0.20.0, compressors/mxfp4/base.py and mx_utils.py (compress_mx_scale,
+// decompress_mx_scale), quantization/quant_scheme.py (MXFP4A16); OCP Microscaling Formats 1.0, section 5.3.
+// layouts/float4.h has the rest.
 //
 //   NAME.weight_scale  uint8 [out, groups]   the power of two's exponent, plus 127 (E8M0)
 #include <fmt/format.h>
@@ -21,8 +22,13 @@ class MxFp4 final : public Float4Format {
  public:
   MxFp4()
       : Float4Format("mxfp4-pack-quantized", WeightType::kMxFp4, torch::kUInt8,
-                     {{"num_bits", 4}, {"type", "float"}, {"strategy", "group"}, {"group_size", group_size_of(WeightType::kMxFp4)},
-                      {"symmetric", true}, {"dynamic", false}, {"scale_dtype", "torch.uint8"},
+                     {{"num_bits", 4},
+                      {"type", "float"},
+                      {"strategy", "group"},
+                      {"group_size", group_size_of(WeightType::kMxFp4)},
+                      {"symmetric", true},
+                      {"dynamic", false},
+                      {"scale_dtype", "torch.uint8"},
                       {"zp_dtype", "torch.uint8"}}) {}
 
   std::vector<NamedTensor> pack(const LinearSpec& linear, const QuantizedWeight& weight,

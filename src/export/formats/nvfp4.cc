@@ -22,8 +22,13 @@ class NvFp4 final : public Float4Format {
  public:
   NvFp4()
       : Float4Format("nvfp4-pack-quantized", WeightType::kNvFp4, torch::kFloat8_e4m3fn,
-                     {{"num_bits", 4}, {"type", "float"}, {"strategy", "tensor_group"}, {"group_size", group_size_of(WeightType::kNvFp4)},
-                      {"symmetric", true}, {"dynamic", false}, {"scale_dtype", "torch.float8_e4m3fn"},
+                     {{"num_bits", 4},
+                      {"type", "float"},
+                      {"strategy", "tensor_group"},
+                      {"group_size", group_size_of(WeightType::kNvFp4)},
+                      {"symmetric", true},
+                      {"dynamic", false},
+                      {"scale_dtype", "torch.float8_e4m3fn"},
                       {"zp_dtype", "torch.float8_e4m3fn"}}) {}
 
   std::vector<TensorSpec> layout(const LinearSpec& linear, const QuantScheme& scheme,

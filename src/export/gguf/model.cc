@@ -59,10 +59,12 @@ std::optional<std::string> gguf_model_obstacle(const ModelConfig& model) {
   }
   if (model.sliding_window > 0 && model.sliding_window < model.max_position_embeddings) {
     // llama.cpp's llama-model.cpp reads attention.sliding_window for other architectures only.
-    return fmt::format("llama.cpp gives this model all of its context, not its window of {} tokens", model.sliding_window);
+    return fmt::format("llama.cpp gives this model all of its context, not its window of {} tokens",
+                       model.sliding_window);
   }
   const std::string& rope = model.rope.type;
-  if (rope != "default" && rope != "linear" && rope != "llama3") return fmt::format("RoPE of type '{}' is not written", rope);
+  if (rope != "default" && rope != "linear" && rope != "llama3")
+    return fmt::format("RoPE of type '{}' is not written", rope);
   return std::nullopt;
 }
 
@@ -106,10 +108,17 @@ std::string gguf_name(const ModelConfig& model, const std::string& name) {
   if (end == std::string::npos || last <= end) return "";
   const BlockNames& parts = model.block_names;
   const std::string part = name.substr(end + 1, last - end - 1);
-  for (const auto& [ours, theirs] :
-       {std::pair{&parts.q, "attn_q"}, {&parts.k, "attn_k"}, {&parts.v, "attn_v"}, {&parts.o, "attn_output"},
-        {&parts.gate, "ffn_gate"}, {&parts.up, "ffn_up"}, {&parts.down, "ffn_down"}, {&parts.attention_norm, "attn_norm"},
-        {&parts.mlp_norm, "ffn_norm"}, {&parts.q_norm, "attn_q_norm"}, {&parts.k_norm, "attn_k_norm"}}) {
+  for (const auto& [ours, theirs] : {std::pair{&parts.q, "attn_q"},
+                                     {&parts.k, "attn_k"},
+                                     {&parts.v, "attn_v"},
+                                     {&parts.o, "attn_output"},
+                                     {&parts.gate, "ffn_gate"},
+                                     {&parts.up, "ffn_up"},
+                                     {&parts.down, "ffn_down"},
+                                     {&parts.attention_norm, "attn_norm"},
+                                     {&parts.mlp_norm, "ffn_norm"},
+                                     {&parts.q_norm, "attn_q_norm"},
+                                     {&parts.k_norm, "attn_k_norm"}}) {
     if (!ours->empty() && part == *ours) {
       return fmt::format("blk.{}.{}{}", name.substr(prefix.size(), end - prefix.size()), theirs, name.substr(last));
     }

@@ -33,7 +33,8 @@ const nlohmann::json& member(const nlohmann::json& object, const char* key) {
 std::string pre_tokenizer_name(const nlohmann::json& pre) {
   nlohmann::json steps = member(pre, "pretokenizers");
   if (!steps.is_array()) steps = nlohmann::json::array({pre});
-  if (steps.empty() || member(steps.back(), "type") != "ByteLevel" || member(steps.back(), "add_prefix_space") == true) {
+  if (steps.empty() || member(steps.back(), "type") != "ByteLevel" ||
+      member(steps.back(), "add_prefix_space") == true) {
     return "";
   }
   const bool own_rules = member(steps.back(), "use_regex") != false;
@@ -115,8 +116,8 @@ void add_special_tokens(GgufEntries& entries, const std::vector<Token>& tokens, 
                         const nlohmann::json& config) {
   std::map<std::string, std::uint32_t> ids;
   for (std::size_t i = 0; i < tokens.size(); ++i) ids.emplace(tokens[i].text, static_cast<std::uint32_t>(i));
-  for (const auto& [key, name] : {std::pair{"bos_token", "bos"}, {"eos_token", "eos"}, {"unk_token", "unknown"},
-                                  {"pad_token", "padding"}}) {
+  for (const auto& [key, name] :
+       {std::pair{"bos_token", "bos"}, {"eos_token", "eos"}, {"unk_token", "unknown"}, {"pad_token", "padding"}}) {
     const auto found = ids.find(text_of(member(config, key)));
     if (found != ids.end()) entries.add(fmt::format("tokenizer.ggml.{}_token_id", name), found->second);
   }

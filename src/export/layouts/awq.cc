@@ -44,7 +44,8 @@ std::optional<std::string> AwqFormat::layer_obstacle(const LinearSpec& linear, c
   return group_size_obstacle(linear, scheme);
 }
 
-std::vector<TensorSpec> AwqFormat::layout(const LinearSpec& linear, const QuantScheme& scheme, torch::ScalarType) const {
+std::vector<TensorSpec> AwqFormat::layout(const LinearSpec& linear, const QuantScheme& scheme,
+                                          torch::ScalarType) const {
   const std::int64_t groups = scheme.groups(linear.in);
   return {{linear.name + ".qweight", torch::kInt32, {linear.in, linear.out / kWord}},
           {linear.name + ".qzeros", torch::kInt32, {groups, linear.out / kWord}},

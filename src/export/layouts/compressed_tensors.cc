@@ -28,7 +28,7 @@ std::optional<std::string> CompressedTensorsFormat::checkpoint_obstacle(const Mo
 }
 
 nlohmann::json CompressedTensorsFormat::quantization_config(const CheckpointScheme& checkpoint,
-                                                        const ModelConfig& model) const {
+                                                            const ModelConfig& model) const {
   std::map<std::string, std::pair<QuantScheme, nlohmann::json>> groups;  // by the scheme's keys
   nlohmann::json ignore = nlohmann::json::array();
   bool head = false;
@@ -53,8 +53,10 @@ nlohmann::json CompressedTensorsFormat::quantization_config(const CheckpointSche
     const std::string name = fmt::format("group_{}", config.value("config_groups", nlohmann::json::object()).size());
     const nlohmann::json all = nlohmann::json::array({kClass});
     config["config_groups"][name] = {{"targets", groups.size() == 1 ? all : group.second},
-                                     {"weights", weights_json(group.first)}, {"input_activations", nullptr},
-                                     {"output_activations", nullptr}, {"format", format_}};
+                                     {"weights", weights_json(group.first)},
+                                     {"input_activations", nullptr},
+                                     {"output_activations", nullptr},
+                                     {"format", format_}};
   }
   return config;
 }
@@ -78,7 +80,8 @@ SchemeOf CompressedTensorsFormat::read_schemes(const nlohmann::json& config, con
   for (const auto& [name, keys] : groups.json().items()) {
     const QuantScheme scheme = read_weights(groups.get_object(name).get_object("weights"));
     for (const std::string& target : groups.get_object(name).get_strings("targets")) {
-      if (target != kClass) settings->add(target, target.starts_with("re:") ? "^(?:" + target.substr(3) + ")" : "^$", scheme);
+      if (target != kClass)
+        settings->add(target, target.starts_with("re:") ? "^(?:" + target.substr(3) + ")" : "^$", scheme);
     }
   }
   return [settings](const std::string& layer) { return settings->of(layer); };

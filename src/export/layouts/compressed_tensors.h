@@ -1,7 +1,7 @@
 // What the formats of compressed-tensors have in common: how config.json says which layers are quantized, and how.
 //
-// Source: compressed-tensors 0.20.0, quantization/quant_config.py and quant_args.py (keys). Layers are targets by class,
-// by name, or by a regular expression after "re:", matched from the name's start. Inside this folder.
+// Source: compressed-tensors 0.20.0, quantization/quant_config.py and quant_args.py (keys). Layers are targets by
+// class, by name, or by a regular expression after "re:", matched from the name's start. Inside this folder.
 #pragma once
 
 #include <string>

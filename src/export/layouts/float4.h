@@ -1,7 +1,7 @@
 // What mxfp4 and nvfp4 have in common: floats of 4 bits, two per byte, and one scale per group.
 //
-// Source: compressed-tensors 0.20.0, compressors/nvfp4/helpers.py (pack_fp4_to_uint8, unpack_fp4_from_uint8). Per linear
-// layer [out, in], besides what the format adds:
+// Source: compressed-tensors 0.20.0, compressors/nvfp4/helpers.py (pack_fp4_to_uint8, unpack_fp4_from_uint8). Per
+// linear layer [out, in], besides what the format adds:
 //
 //   NAME.weight_packed  uint8 [out, in / 2]   E2M1's bits, the first of two in the low half
 //   NAME.weight_scale   uint8 or F8_E4M3 [out, groups]
@@ -29,7 +29,8 @@ class Float4Format : public CompressedTensorsFormat {
   QuantScheme read_weights(const JsonObject& weights) const override;
 
   // weight_packed and weight_scale, the latter from `scale` [out, groups] of its type; and the former read back.
-  std::vector<NamedTensor> pack_with(const LinearSpec& linear, const torch::Tensor& q, const torch::Tensor& scale) const;
+  std::vector<NamedTensor> pack_with(const LinearSpec& linear, const torch::Tensor& q,
+                                     const torch::Tensor& scale) const;
   QuantizedWeight unpack_with(const TensorReader& reader, const LinearSpec& linear, const QuantScheme& scheme,
                               const torch::Tensor& scale) const;
 

@@ -21,7 +21,8 @@ std::optional<std::string> GptqFormat::layer_obstacle(const LinearSpec& linear, 
   return group_size_obstacle(linear, scheme);
 }
 
-std::vector<TensorSpec> GptqFormat::layout(const LinearSpec& linear, const QuantScheme& scheme, torch::ScalarType) const {
+std::vector<TensorSpec> GptqFormat::layout(const LinearSpec& linear, const QuantScheme& scheme,
+                                           torch::ScalarType) const {
   const std::int64_t groups = scheme.groups(linear.in);
   return {{linear.name + ".qweight", torch::kInt32, {linear.in / kRun * scheme.bits, linear.out}},
           {linear.name + ".qzeros", torch::kInt32, {groups, linear.out / kRun * scheme.bits}},
@@ -43,7 +44,8 @@ QuantizedWeight GptqFormat::unpack(const TensorReader& reader, const LinearSpec&
   const std::vector<TensorSpec> specs = GptqFormat::layout(linear, scheme, torch::kFloat16);
   const torch::Tensor qweight = reader.read_tensor(specs[0]);
   const torch::Tensor qzeros = reader.read_tensor(specs[1]);
-  return {scheme, unpack_rows(qweight, scheme.bits, linear.in).t().contiguous(), read_scales(reader, specs[2]).t().contiguous(),
+  return {scheme, unpack_rows(qweight, scheme.bits, linear.in).t().contiguous(),
+          read_scales(reader, specs[2]).t().contiguous(),
           unpack_rows(qzeros.t(), scheme.bits, linear.out).add(zero_offset_)};
 }
 

@@ -76,8 +76,8 @@ torch::Tensor CheckpointSource::read(const ParameterSpec& spec) const {
   const TensorInfo& info = checkpoint_.info(name);
   const std::string place = fmt::format("{}: tensor '{}'", checkpoint_.file_of(name), name);
   if (info.shape != shape) {
-    throw bad_input(place, fmt::format("has shape {} and config.json calls for {}", shape_text(info.shape),
-                                       shape_text(shape)));
+    throw bad_input(
+        place, fmt::format("has shape {} and config.json calls for {}", shape_text(info.shape), shape_text(shape)));
   }
   torch::Tensor tensor = torch::empty(shape, scalar_type_of(info.type, place));
   checkpoint_.read(name, tensor.data_ptr());

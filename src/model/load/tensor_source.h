@@ -41,9 +41,7 @@ class CheckpointSource : public TensorSource {
   explicit CheckpointSource(const std::string& directory) : checkpoint_(directory) {}
 
   torch::Tensor read(const ParameterSpec& spec) const override;
-  bool contains(const std::string& name) const override {
-    return checkpoint_.contains(stored_name(checkpoint_, name));
-  }
+  bool contains(const std::string& name) const override { return checkpoint_.contains(stored_name(checkpoint_, name)); }
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
 

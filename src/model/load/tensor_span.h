@@ -11,8 +11,8 @@ namespace roundtable {
 // The element type of a torch dtype.
 ElementType element_type_of(torch::ScalarType dtype);
 
-// The memory of a contiguous tensor, which must outlive the span. It is a bug of ours, and a fault, to ask for the memory of
-// the host where the tensor is on a device, or the other way round.
+// The memory of a contiguous tensor, which must outlive the span. It is a bug of ours, and a fault, to ask for the
+// memory of the host where the tensor is on a device, or the other way round.
 HostSpan host_span(const torch::Tensor& tensor);
 DeviceSpan device_span(const torch::Tensor& tensor);
 

@@ -12,9 +12,7 @@
 namespace roundtable {
 namespace {
 
-std::string name_of_block(const Plan& plan, std::int64_t block) {
-  return shard_name(block, plan.files());
-}
+std::string name_of_block(const Plan& plan, std::int64_t block) { return shard_name(block, plan.files()); }
 
 WrittenFile write_tensors(const std::string& path, const std::vector<NamedTensor>& tensors) {
   std::vector<TensorView> views;

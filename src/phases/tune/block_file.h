@@ -20,8 +20,8 @@ struct BlockFile {
   std::uint64_t bytes = 0;
 };
 
-// Writes block `block` atomically: its quantized layers in the layout of the plan's tuned format, and its other tensors as
-// they are. Throws Error (kMachine).
+// Writes block `block` atomically: its quantized layers in the layout of the plan's tuned format, and its other tensors
+// as they are. Throws Error (kMachine).
 BlockFile write_block_file(const std::string& checkpoint, const Plan& plan, std::int64_t block,
                            const BlockWeights& weights, const TunedBlock& tuned);
 

@@ -20,7 +20,8 @@ message::BlockDone to_message(const BlockReport& report) {
   message.curves.losses = tuned.losses;
   for (const LayerError& error : report.errors) message.curves.layer_errors[error.name] = {error.nearest, error.tuned};
   if (tuned.reduction.bytes > 0) {
-    message.curves.reduction = {tuned.reduction.bytes, tuned.reduction.seconds_under_way, tuned.reduction.seconds_waiting};
+    message.curves.reduction = {tuned.reduction.bytes, tuned.reduction.seconds_under_way,
+                                tuned.reduction.seconds_waiting};
   }
   return message;
 }

@@ -19,8 +19,8 @@
 
 namespace roundtable {
 
-// Answers the workers' messages (phases/tune/messages.h): hands out the stage with the most blocks left first, writes the
-// record of each finished block, and tells the other groups when one was asked to leave.
+// Answers the workers' messages (phases/tune/messages.h): hands out the stage with the most blocks left first, writes
+// the record of each finished block, and tells the other groups when one was asked to leave.
 class Coordinator {
  public:
   Coordinator(const Plan& plan, const RunPaths& paths, bool keep_boundaries, RunState& state, Mailbox& mailbox,

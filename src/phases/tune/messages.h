@@ -1,5 +1,6 @@
 // What workers (the leading rank of each group) and the coordinator say to each other while they tune, one struct per
-// message. They travel as JSON texts through the Mailbox. A message of an unknown kind is a bug of ours: reading it throws.
+// message. They travel as JSON texts through the Mailbox. A message of an unknown kind is a bug of ours: reading it
+// throws.
 #pragma once
 
 #include <cstdint>

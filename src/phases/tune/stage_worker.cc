@@ -76,7 +76,8 @@ class StageWorker {
   // The loss is the group's; the rank whose samples broke it is to be named.
   [[noreturn]] void end_for_broken_loss(const BrokenLoss& loss) {
     const std::string mine = located(loss.what());
-    const std::vector<std::string> found = all_gather_text(context_.ranks.grid.group_comm(), loss.found_here() ? mine : "");
+    const std::vector<std::string> found =
+        all_gather_text(context_.ranks.grid.group_comm(), loss.found_here() ? mine : "");
     const auto first = std::find_if(found.begin(), found.end(), [](const std::string& line) { return !line.empty(); });
     throw LocatedError(loss.code(), first == found.end() ? mine : *first);
   }
@@ -120,9 +121,11 @@ class StageWorker {
     float_chain_ = target;
   }
 
-  // The float block's output for `hidden`; where scales are to be searched, what enters its layers is weighed meanwhile.
+  // The float block's output for `hidden`; where scales are to be searched, what enters its layers is weighed
+  // meanwhile.
   torch::Tensor run_float(DecoderBlock& block, const torch::Tensor& hidden, std::vector<torch::Tensor>& importance) {
-    if (context_.config.tuning.init_scale != InitScale::kSearch) return run_block(block, hidden, block_context_, micro_batch_);
+    if (context_.config.tuning.init_scale != InitScale::kSearch)
+      return run_block(block, hidden, block_context_, micro_batch_);
     const Importance inputs(block);
     torch::Tensor out = run_block(block, hidden, block_context_, micro_batch_);
     for (torch::Tensor& layer : inputs.sum(context_.ranks.grid.group_comm())) importance.push_back(std::move(layer));
@@ -145,8 +148,8 @@ class StageWorker {
     const double seconds = watch.seconds() / static_cast<double>(worked.size());
     torch::Tensor sample = quantized_chain_.narrow(0, 0, 1);  // of each rank, to report errors on
     for (std::size_t i = 0; i < worked.size(); ++i) {
-      finish_block(unit.first + static_cast<std::int64_t>(i), weights[i], worked[i], part_of_unit(tuned, worked, i), sample,
-                   seconds);
+      finish_block(unit.first + static_cast<std::int64_t>(i), weights[i], worked[i], part_of_unit(tuned, worked, i),
+                   sample, seconds);
     }
   }
 
@@ -157,7 +160,8 @@ class StageWorker {
     for (std::size_t i = 0; i < worked.size(); ++i) {
       worked[i].clear_expert_tokens();
       blocks.blocks.push_back(&worked[i]);
-      for (const torch::Tensor& weight : weights[i].weights) blocks.original.push_back(weight.to(context_.ranks.device));
+      for (const torch::Tensor& weight : weights[i].weights)
+        blocks.original.push_back(weight.to(context_.ranks.device));
       const BlockSchemes& own = schemes_of(unit.first + static_cast<std::int64_t>(i));
       blocks.schemes.insert(blocks.schemes.end(), own.begin(), own.end());
     }
@@ -172,8 +176,8 @@ class StageWorker {
   void finish_block(std::int64_t block, const BlockWeights& weights, DecoderBlock& worked, const TunedBlock& tuned,
                     torch::Tensor& sample, double seconds) {
     std::vector<std::string> idle = idle_experts(worked);
-    std::vector<LayerError> errors =
-        layer_errors(worked, weights.weights, schemes_of(block), sample, block_context_, context_.ranks.grid.group_comm());
+    std::vector<LayerError> errors = layer_errors(worked, weights.weights, schemes_of(block), sample, block_context_,
+                                                  context_.ranks.grid.group_comm());
     BlockFile file;
     const Stopwatch saving;
     run_on_all(context_.ranks.grid.group_comm(), [&] {
@@ -231,8 +235,8 @@ class StageWorker {
     observer.on_iteration = [this, block](std::int64_t iteration, float first, float best) {
       if (since_report_.seconds() < 0.5) return;
       since_report_ = Stopwatch();
-      tell_coordinator(mailbox_, message::Progress{stage_, block, iteration + 1, context_.config.tuning.iters, first,
-                                                   best});
+      tell_coordinator(mailbox_,
+                       message::Progress{stage_, block, iteration + 1, context_.config.tuning.iters, first, best});
     };
     return observer;
   }

@@ -1,5 +1,5 @@
-// A worker of the tuning phase: every rank is one. The ranks of a group tune together the stages that the group's leading
-// rank fetches from the coordinator.
+// A worker of the tuning phase: every rank is one. The ranks of a group tune together the stages that the group's
+// leading rank fetches from the coordinator.
 #pragma once
 
 #include "comm/mpi/mailbox.h"

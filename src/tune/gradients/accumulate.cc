@@ -4,8 +4,8 @@
 #include <ATen/Parallel.h>
 #include <torch/types.h>
 
-#include "base/simd/bf16_bits.h"
 #include "base/error.h"
+#include "base/simd/bf16_bits.h"
 
 namespace roundtable {
 namespace {

@@ -6,8 +6,8 @@
 
 #include <algorithm>
 
-#include "base/simd/bf16_bits.h"
 #include "base/error.h"
+#include "base/simd/bf16_bits.h"
 
 namespace roundtable {
 namespace {

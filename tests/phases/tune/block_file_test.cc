@@ -28,7 +28,9 @@ class BlockFileTest : public ::testing::Test {
     plan_.schemes = {problem_.schemes};
     plan_.outside_files.resize(1);
     const Sampler sampler(SamplerKind::kStrata, 8, 4, 42, 0);
-    tuned_ = BlockTuner(problem_.unit(block_), problem_.samples({0, 8}), problem_.context, sampler, {.iters = 2}, alone_).tune();
+    tuned_ =
+        BlockTuner(problem_.unit(block_), problem_.samples({0, 8}), problem_.context, sampler, {.iters = 2}, alone_)
+            .tune();
     file_ = write_block_file(folder_.path(), plan_, 0, problem_.weights, tuned_);
   }
   void prove() { prove_block_file(folder_.path(), plan_, 0, tuned_, block_); }

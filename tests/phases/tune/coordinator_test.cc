@@ -81,8 +81,17 @@ class CoordinatorTest : public ::testing::Test {
 
 TEST_F(CoordinatorTest, HandsOutTheLongestStageFirstAndRecordsWhatIsDone) {
   message::BlockDone done;
-  done.record = {.stage = 1, .block = 1, .file = "f", .digest = "d", .bytes = 9, .first_loss = 2, .best_loss = 1,
-                 .best_iteration = 3, .seconds = 4, .save_seconds = 5, .experts_without_tokens = {"experts.0"}};
+  done.record = {.stage = 1,
+                 .block = 1,
+                 .file = "f",
+                 .digest = "d",
+                 .bytes = 9,
+                 .first_loss = 2,
+                 .best_loss = 1,
+                 .best_iteration = 3,
+                 .seconds = 4,
+                 .save_seconds = 5,
+                 .experts_without_tokens = {"experts.0"}};
   done.curves.losses = {2, 1};
   std::filesystem::create_directories(run_.paths().directory);
   run_.folder.put("out.run/boundary-00001.h5", "states");
@@ -178,7 +187,8 @@ TEST(Coordinator, TellsTheOtherGroupsWhenOneLeaves) {
   std::ostringstream screen;
   Progress progress(screen);
   Coordinator coordinator(run.plan, run.paths(), false, state, mailbox, events, progress);
-  std::thread thread = start_coordinator(coordinator, [](std::exception_ptr) { ADD_FAILURE() << "the coordinator failed"; });
+  std::thread thread =
+      start_coordinator(coordinator, [](std::exception_ptr) { ADD_FAILURE() << "the coordinator failed"; });
   world().barrier();
   tell_coordinator(mailbox, message::Left{});
   thread.join();
