@@ -4,7 +4,7 @@
     launch/report.py RUN_DIR [--out FILE]      writes RUN_DIR/report.html (OUTPUT.run/report.html)
     launch/report.py RUN_DIR --tensorboard     also RUN_DIR/tensorboard, with the package tensorboardX or torch's own
 
-Python's standard library is all that the page takes. It loads nothing and runs no script.
+The page needs only Python's standard library. It loads nothing and runs no script.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def counted(number_, name):
 
 
 def key(kind, words):
-    """A coloured dot and what it stands for, on one line."""
+    """A coloured dot and its meaning, on one line."""
     return f'<span class="keyed"><i class="key {kind}"></i>{html.escape(words)}</span> '
 
 
@@ -224,7 +224,7 @@ def memory(run):
 
 
 def config(run):
-    """A piece a section of the file, so that columns do not cut one."""
+    """One piece per section of the file, so that columns do not cut one."""
     pieces = re.split(r"(?m)^(?=[^\s#])", run.config)
     body = "".join(f"<pre>{html.escape(p)}</pre>" for p in pieces if p.strip())
     return f'<div class="columns">{body}</div>' if body else ""
@@ -243,7 +243,7 @@ def page(run):
     timeline = report_timeline.draw(run)
     legend = "".join(key(report_timeline.kind_of_phase(p), p) for p in report_timeline.PHASES if p in phase_seconds(run))
     pauses = " Dashed lines: pauses." if timeline and 'class="pause"' in timeline else ""
-    timeline = section("Time line", timeline, f"{legend}Below, a row a group: its blocks, tinted by stage.{pauses}")
+    timeline = section("Time line", timeline, f"{legend}Below, one row per group: its blocks, tinted by stage.{pauses}")
     body = "".join([
         f"<header><h1>{html.escape(name)}</h1>{tiles(run)}</header>",
         section("Warnings", warnings(run), wide=True),

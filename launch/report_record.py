@@ -1,7 +1,8 @@
-"""Reads what a run has left in its run directory, whole or half-done: for launch/report.py.
+"""Reads the run directory of a run that is finished or not: for launch/report.py.
 
-events.jsonl   one JSON object a line (src/rundir/events.h)
+events.jsonl   one JSON object per line (src/rundir/events.h)
 journal        records of | size u32 | ~size u32 | checksum u64 | JSON | (src/rundir/journal.h)
+               src/rundir/records.h has the fields of both; tests/launch/records_test.py compares them
 config.yaml    the resolved config
 """
 
@@ -87,7 +88,7 @@ def read_bytes(path, run):
             return b""
         return path.read_bytes()
     except FileNotFoundError:
-        run.warnings.append(f"{path.name} is not there")
+        run.warnings.append(f"{path.name} does not exist")
     except OSError as error:
         run.warnings.append(f"{path.name} cannot be read: {error.strerror}")
     return b""
@@ -96,7 +97,7 @@ def read_bytes(path, run):
 def read_events(run):
     lines = read_bytes(run.directory / "events.jsonl", run).split(b"\n")
     if lines[-1]:
-        run.warnings.append("the last line of events.jsonl is torn; it was left out")
+        run.warnings.append("the last line of events.jsonl is not complete; it was left out")
     damaged = 0
     for line in lines[:-1]:
         event = parse(line.decode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""TensorBoard's event files of a run, for launch/report.py --tensorboard: a curve a block, the losses of all blocks over
+"""TensorBoard's event files of a run, for launch/report.py --tensorboard: one curve per block, the losses of all blocks over
 their number, the time of each phase, perplexity."""
 
 import shutil
@@ -17,7 +17,7 @@ def writer_class():
         from torch.utils.tensorboard import SummaryWriter
         return SummaryWriter
     except ImportError:
-        raise NoRun("--tensorboard needs a package that is not there; mend: pip install tensorboardX") from None
+        raise NoRun("--tensorboard needs a package that is not installed; fix: pip install tensorboardX") from None
 
 
 def write(run, directory):

@@ -1,4 +1,4 @@
-"""The time line of launch/report.py: a row a group, its blocks as boxes tinted by stage, above them the phases.
+"""The time line of launch/report.py: one row per group, its blocks as boxes tinted by stage, and above them the phases.
 
 Time in which nothing ran, between the starts of a run that was interrupted, is cut out of the axis and marked.
 """

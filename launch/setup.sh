@@ -27,7 +27,7 @@ apt_install g++ cmake ninja-build ccache pkg-config python3 python3-venv \
 
 [ "$want_slurm" = 0 ] || apt_install slurmctld slurmd slurm-client munge environment-modules groff-base
 
-# make_venv DIR: an empty environment; a half-made one (no .complete) is made anew.
+# make_venv DIR: an empty environment; one that was not completed (no .complete) is made again.
 make_venv() {
   rm -rf "$1"
   mkdir -p "$(dirname "$1")"

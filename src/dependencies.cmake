@@ -1,4 +1,4 @@
-# The libraries that Roundtable stands on, as imported targets.
+# The libraries that Roundtable needs, as imported targets.
 #
 # LibTorch is taken from the torch wheel by its files and not by find_package(Torch): the wheel's config insists on a
 # CUDA toolkit even where only libtorch_cpu is wanted, and a machine without one must build too.

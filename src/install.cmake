@@ -1,5 +1,5 @@
 # cmake --install: a tree that runs wherever it is moved to, on machines with the same MPI, HDF5 and LibTorch.
-#   bin/roundtable                 finds LibTorch where ROUNDTABLE_PYTHON has it, or in lib/roundtable beside itself
+#   bin/roundtable                 finds LibTorch where ROUNDTABLE_PYTHON has it, or in lib/roundtable next to bin
 #   share/roundtable/{launch,configs,cluster}
 #   share/man/man1/roundtable.1    made from --help when the tree is installed
 include(GNUInstallDirs)

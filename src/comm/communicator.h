@@ -133,7 +133,7 @@ class DeviceCommunicator {
   // As in a HostCommunicator, but the sum is only enqueued.
   void all_reduce_sum(DeviceSpan data) { start_all_reduce_sum(data)->wait(); }
 
-  // Runs the sum beside the kernels that are launched later, until the wait() of what is returned: only kernels that
+  // Runs the sum at the same time as the kernels that are launched later, until the wait() of what is returned: only kernels that
   // are launched after that see the sum. It begins after all that was enqueued before this call. `data` must exist and
   // no kernel may touch it until then. Several sums may be on their way, but no other collective may be called before
   // all of them are waited for.

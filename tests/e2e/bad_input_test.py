@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line that names the place and the mend, an exit code, and nothing overwritten."""
+"""What a user can get wrong: one line that names the place and the fix, an exit code, and nothing overwritten."""
 
 import json
 import os

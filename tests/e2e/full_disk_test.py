@@ -1,5 +1,5 @@
-"""A disk that is full in each phase, or read-only: one line that names the file and the mend. Whatever stands under its
-name is whole, what stands is not lost, and once there is space the same command ends with undisturbed bytes."""
+"""A disk that is full in each phase, or read-only: one line that names the file and the fix. Every file that has its name
+is complete, none is lost, and once there is space the same command ends with the bytes of an undisturbed run."""
 
 import json
 import os

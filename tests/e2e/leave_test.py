@@ -1,5 +1,5 @@
 """A job that is asked to leave (SIGUSR1, SIGTERM, run.max_time) ends with 75 on all ranks, in every phase, and the same
-command goes on to the bytes of a run left in peace."""
+command resumes it, to the bytes of a run that was not disturbed."""
 
 import os
 import pathlib
@@ -108,7 +108,7 @@ class LeaveTest(program.Case):
             self.assertEqual(job.wait(10), START_AGAIN)
         finally:
             program.kill(job)
-        # Still restartable: the next start goes on, and has a time of its own.
+        # Still restartable: the next start resumes, and has a time of its own.
         self.leave(name, lambda: True, lambda job: None, 2, ("parallel.shards=2", "tuning.iters=1000000", "run.max_time=2"))
 
     def test_sigterm_to_mpirun_through_the_script(self):

@@ -1,4 +1,4 @@
-"""kill -9 of any rank, rank 0 with its coordinator too, at seeded instants of every phase: the same command goes on each
+"""kill -9 of any rank, rank 0 with its coordinator too, at seeded instants of every phase: the same command resumes each
 time, and ends with the bytes of a run left in peace.
 
   ROUNDTABLE_KILLS=30 restart_kill_test.py      more of them (default 7: each phase in turn), by hand

@@ -1,4 +1,4 @@
-"""A job may be killed at any instant: the same command goes on, and ends with the bytes of a run left in peace."""
+"""A job may be killed at any instant: the same command resumes it, and it ends with the bytes of a run left in peace."""
 
 import json
 import pathlib
@@ -164,7 +164,7 @@ class FinishedRunTest(program.Case):
             (run_directory / "journal").write_bytes(bytes)
             result = self.succeed(["quantize", self.config, "--set", f"output.path={output}"])
             self.assertEqual("this run is finished already" in result.out, name != "last")
-            self.assertEqual(len(program.events(run_directory, BLOCK)), 4, "none anew")
+            self.assertEqual(len(program.events(run_directory, BLOCK)), 4, "none again")
             self.assertEqual(program.digests(output), program.digests(self.finished))
             if name != "last":
                 self.assertEqual((run_directory / "journal").read_bytes(), journal)

@@ -1,5 +1,5 @@
-"""calibration.cache: runs of one model share the float model's hidden states. What stands there whole spares another
-scheme its float pass, what does not is made anew, and the bytes of every run are those of a run without the cache."""
+"""calibration.cache: runs of one model share the float model's hidden states. A complete file spares another scheme its
+float pass, any other is made again, and the bytes of every run are those of a run without the cache."""
 
 import os
 import pathlib

@@ -147,7 +147,7 @@ class ReportTest(ReportCase):
             run_directory.make(self.run_dir)
             (self.run_dir / missing).unlink()
             page = self.page()
-            self.assertIn(f"{missing} is not there", page)
+            self.assertIn(f"{missing} does not exist", page)
             self.assertIn("Loss by block", page)
 
     def test_torn_files_give_what_is_there(self):
@@ -159,7 +159,7 @@ class ReportTest(ReportCase):
                 self.page()
             (self.run_dir / name).write_bytes(data)
         (self.run_dir / "events.jsonl").write_bytes(whole["events.jsonl"][:-9])
-        self.assertIn("the last line of events.jsonl is torn", self.page())
+        self.assertIn("the last line of events.jsonl is not complete", self.page())
 
     def test_damaged_bytes_never_end_it(self):
         run_directory.make(self.run_dir, blocks=2, groups=2, iterations=5)
@@ -243,7 +243,7 @@ class TensorboardTest(ReportCase):
         with unittest.mock.patch.dict(sys.modules, hidden):
             code, _, err = self.call("--tensorboard")
         self.assertEqual(code, 2)
-        self.assertEqual(err, "error: --tensorboard needs a package that is not there; mend: pip install tensorboardX\n")
+        self.assertEqual(err, "error: --tensorboard needs a package that is not installed; fix: pip install tensorboardX\n")
         self.assertTrue((self.run_dir / "report.html").exists())
 
 

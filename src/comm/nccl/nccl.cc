@@ -59,7 +59,7 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-// A sum on the communicator's own stream: kernels that are launched in the meantime run beside it.
+// A sum on the communicator's own stream: kernels that are launched in the meantime run at the same time.
 class NcclSum final : public PendingSum {
  public:
   explicit NcclSum(cudaStream_t compute) : compute_(compute) {}
