@@ -41,7 +41,8 @@ def page(binary):
         parts += [".TP", f".B {name}", escape(words)]
     parts.append(".SH OPTIONS")
     for name, _ in commands:
-        parts += [f".SS {name}", ".nf", escape(help_of(binary, name)), ".fi"]
+        options = help_of(binary, name).split("Keys of CONFIG")[0].rstrip("\n")  # they have a section of their own
+        parts += [f".SS {name}", ".nf", escape(options), ".fi"]
     parts += [".SH KEYS OF CONFIG", ".nf", escape(keys), ".fi", ".SH EXIT STATUS"]
     parts.append(escape(" ".join(codes.split())))
     parts.append(".SH FILES")

@@ -37,6 +37,12 @@ struct CommandLine {
   bool trial = false;
 };
 
+// Under the help of each command that reads a CONFIG, and of the program.
+std::string key_table() {
+  return fmt::format("Keys of CONFIG (YAML), each also --set section.key=value:\n{}\nFormats (output.formats): {}\n",
+                     describe_keys(), describe_formats());
+}
+
 std::string footer() {
   return fmt::format(
       "Start one rank per device:  mpirun -n 8 roundtable quantize CONFIG\n"
@@ -44,9 +50,8 @@ std::string footer() {
       "SIGUSR1, SIGTERM and run.max_time make a run stop early, with exit code 75.\n\n"
       "Exit codes: 0 done, 2 bad input, 3 machine (MPI, HDF5, disk, memory), 4 a number that is not finite,\n"
       "            75 stopped early (run the same command again: it resumes), 1 a bug of ours.\n\n"
-      "Keys of CONFIG (YAML), each also --set section.key=value:\n{}\n"
-      "Formats (output.formats): {}\n",
-      describe_keys(), describe_formats());
+      "{}",
+      key_table());
 }
 
 // Reads only files: it needs no MPI and works from any machine.
@@ -76,6 +81,7 @@ CLI::App* add_command(CLI::App& app, CommandLine& line, const char* name, const 
   command->add_option("--cluster", line.cluster, "YAML file with a cluster section, as in configs/clusters/");
   command->add_option("--set", line.overrides, "section.key=value, over what CONFIG says")->take_all();
   command->add_flag("--json", line.json, "end stdout with one JSON object on one line");
+  command->footer(key_table);
   command->callback([&line, name] { line.command = name; });
   return command;
 }

@@ -27,10 +27,10 @@ constexpr int kTag = 0;  // on a communicator of the watchdogs' own
 constexpr double kSignSeconds = 1;
 constexpr double kReportSeconds = 4;  // how long a failed rank gives rank 0 to report for it
 
-// A message is {"type": "sign", ...to_json()}, {"type": "end"}, or {"type": "fault", "code", "line"}.
+// A message is {"type": "sign_of_life", ...to_json()}, {"type": "end"}, or {"type": "fault", "code", "line"}.
 std::string sign_message() {
   json message = to_json(own_sign());
-  message["type"] = "sign";
+  message["type"] = "sign_of_life";
   return message.dump();
 }
 std::string end_message() { return json{{"type", "end"}}.dump(); }
@@ -149,7 +149,7 @@ class Watchdog::Thread {
     const std::string type = mail["type"];
     if (type == "fault") end_all(static_cast<ExitCode>(mail["code"].get<int>()), mail["line"]);
     const std::lock_guard lock(peers_mutex_);
-    RT_CHECK(type == "sign" || type == "end");
+    RT_CHECK(type == "sign_of_life" || type == "end");
     SignOfLife& peer = peers_[static_cast<std::size_t>(source)];
     peer.heard = steady_seconds();
     peer.left = type == "end";

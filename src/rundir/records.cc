@@ -17,9 +17,9 @@ Record record_from_json(const nlohmann::json& object, const std::string& version
                                  writer, program_version()));
   };
   try {
-    if (std::optional<Record> record = read_tagged<Record>(object, "type", "record")) return *std::move(record);
+    if (std::optional<Record> record = read_tagged<Record>(object, "type", "the record")) return *std::move(record);
   } catch (const Error& error) {
-    throw refuse(fmt::format("{} of type '{}'", error.what(), object["type"].get<std::string>()));
+    throw refuse(fmt::format("type '{}' cannot be read ({})", object["type"].get<std::string>(), error.what()));
   }
   if (!object.is_object() || !object.contains("type") || !object["type"].is_string()) {
     throw bad_input(place, "is not a record of this program");

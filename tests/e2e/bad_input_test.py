@@ -284,7 +284,10 @@ class CommandLineTest(BadInputCase):
         for word in ("plan", "quantize", "eval", "calibration.tokens", "quantization.bits", "tuning.iters",
                      "parallel.shards", "output.path", "run.eval_tokens", "Exit codes", "llm_compressor, mxfp4"):
             self.assertIn(word, result.out)
-        self.assertIn("--set", self.succeed(["quantize", "--help"]).out)
+        for command in ("plan", "quantize", "eval"):
+            words = self.succeed([command, "--help"]).out
+            self.assertIn("--set", words)
+            self.assertIn("tuning.iters", words)
 
     def test_version(self):
         self.assertRegex(self.succeed(["--version"]).out, r"^roundtable \d+\.\d+\.\d+\n$")
