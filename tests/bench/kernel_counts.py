@@ -47,9 +47,9 @@ OTHERWISE = ("H100 SXM", H100)
 LANES = 128             # that a multiprocessor issues to per clock: four warps
 HALF_RATE, SLOW = 2, 8  # times as long: 64 lanes, 16 lanes
 HALVES = ("integer", "fp compare")
-# What the program never launches, because a weight is tuned in its own type (src/tune/block_tuner.cc); and the search
+# What the program never launches, because a weight is tuned in its own type (src/tune/tuning_state.cc); and the search
 # of scales, which runs once per block and writes nothing in its loop.
-KINDS_OF_WEIGHTS = ("int", "mx_fp", "nv_fp")  # WeightType of src/quant/scheme.h, in its order
+KINDS_OF_WEIGHTS = ("int", "mx_fp", "nv_fp")  # WeightType of src/config/choices.h, in its order
 UNUSED = re.compile(r"search_kernel|fake_quantize_kernel<\w+, (?:float, __nv_bfloat16|__nv_bfloat16, float)>")
 
 
