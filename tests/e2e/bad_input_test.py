@@ -1,5 +1,6 @@
 """What a user can get wrong: one line that names the place and the fix, an exit code, and nothing overwritten."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -51,10 +52,13 @@ class BadInputCase(program.Case):
         shutil.copytree(self.folder / "model", path)
         return path
 
-    def refuse(self, changes, *words, code=BAD_INPUT, ranks=(1, 2), may_write=False):
-        """The settings with `changes` are refused at 1 and at 2 ranks, with `words` in the line."""
+    turn = itertools.cycle([(1,), (2,)])
+
+    def refuse(self, changes, *words, code=BAD_INPUT, ranks=None, may_write=False):
+        """The settings with `changes` are refused, with `words` in the line. Cases run at 1 and at 2 ranks in turn: rank 0 finds
+        the fault, and the ranks agree on it by the same code for every case."""
         config = self.config(changes)
-        for n in ranks:
+        for n in ranks or next(self.turn):
             with self.subTest(ranks=n, words=words):
                 self.fail_with(["quantize", config], n, code, *words)
                 if not may_write:
