@@ -29,11 +29,12 @@ class PhaseLoop : public ::testing::Test {
   }
 
   void run_all(const std::vector<Phase>& phases) {
-    RunContext context{.ranks = {.world = world(),
-                                 .grid = RankGrid(world(), 1),
-                                 .device = torch::kCPU,
-                                 .dtype = torch::kFloat32,
-                                 .device_group = nullptr},
+    RankContext ranks{.world = world(),
+                      .grid = RankGrid(world(), 1),
+                      .device = torch::kCPU,
+                      .dtype = torch::kFloat32,
+                      .device_group = nullptr};
+    RunContext context{.ranks = std::move(ranks),
                        .config = run_.config,
                        .plan = run_.plan,
                        .paths = run_.paths(),
