@@ -24,6 +24,7 @@ std::optional<Mail> take_mail(const MpiCommunicator& comm, int tag) {
 }
 
 void Mailbox::send(int destination, MailTo to, const std::string& text) {
+  const WaitsForOthers waits("MPI_Send");  // a long text leaves only when the other side takes it
   check_mpi(MPI_Send(text.data(), static_cast<int>(text.size()), MPI_CHAR, destination, static_cast<int>(to),
                      comm_->native()),
             "MPI_Send");
