@@ -15,7 +15,7 @@ from restart_disk_test import MACHINE, DiskCase
 
 FORMATS = ["auto_round:auto_gptq", "qdq", "gguf"]
 # HDF5 over MPI-IO does not say why it could not write.
-MEND = "free some space|check the space"
+FIX = "free some space|check the space"
 
 
 def records(output):
@@ -48,7 +48,7 @@ class FullDiskCase(DiskCase):
         self.assertEqual(result.code, MACHINE, result)
         self.assertEqual(len(result.errors), 1, result)
         error = result.errors[0]
-        self.assertRegex(error, MEND)
+        self.assertRegex(error, FIX)
         self.assertIn(file, error)
         self.assertIn(f", {phase}" if phase != "plan" else "error: /", error)  # plan's errors are no rank's
         after = standing(output)

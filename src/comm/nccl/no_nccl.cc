@@ -1,4 +1,4 @@
-// Stands in for nccl.cc in builds without a CUDA toolkit.
+// Takes the place of nccl.cc in builds without a CUDA toolkit.
 #include "base/error.h"
 #include "comm/nccl/nccl.h"
 
