@@ -18,6 +18,7 @@ FLOORS = [
     {"base", "device"},
     {"comm", "io", "config", "quant"},
     {"model", "cache", "data"},
+    {"graph"},
     {"export", "tune", "rundir"},
     {"plan"},
     {"run"},
