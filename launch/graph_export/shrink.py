@@ -112,6 +112,9 @@ def smaller_values(values, seqlen):
         elif isinstance(value, float) and ("dropout" in key or "pdrop" in key or "layerdrop" in key):
             changed[key] = 0.0
     hidden = values.get("hidden_size")
+    inner = values["expand"] * hidden if isinstance(values.get("expand"), int) and isinstance(hidden, int) else 0
+    if inner and isinstance(values.get("num_heads"), int) and values["num_heads"] * (values.get("head_dim") or 0) == inner:
+        changed["num_heads"] = values["expand"] * min(hidden, WIDTH) // min(values["head_dim"], HEAD)  # Mamba 2
     for key in RATIOS:
         if isinstance(values.get(key), int) and isinstance(hidden, int) and values[key] % hidden == 0:
             changed[key] = min(hidden, WIDTH) * (values[key] // hidden)
