@@ -22,6 +22,7 @@ ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 SECTIONS = {"rope_parameters": {**ROPE, "mrope_section": [2, 3, 3]}}
 LLAMA4 = {"interleave_moe_layer_step": 2, "moe_layers": DROP, "no_rope_layers": [1, 1, 1, 0]}
 SPARSE_QWEN = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 8, "indexer_compress_ratio": 4}
+SHARING = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
 CHANGES = {
     **dict.fromkeys(("bert", "bert-generation", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert", "roberta",
                      "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "whisper"), DECODER),
@@ -51,7 +52,7 @@ CHANGES = {
     "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"], "layers_block_type": DROP},
     "gemma4_text@large": {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "enable_moe_block": True, "num_experts": 8,
                           "top_k_experts": 2, "moe_intermediate_size": 32},
-    "gemma4_text@e2b": {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}, "glm_moe_dsa@shared": {"indexer_types": ["full", "shared", "full", "shared"]},
+    "gemma4_text@e2b": SHARING, "gemma3n_text": SHARING, "gemma3n": {"text_config": SHARING}, "glm_moe_dsa@shared": {"indexer_types": ["full", "shared", "full", "shared"]},
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]}, "granitemoeshared": {"shared_intermediate_size": 32},
     "granitemoe_swa": {"shared_intermediate_size": 32}, "qwen2_vl": {"text_config": SECTIONS}, "qwen2_5_vl": {"text_config": SECTIONS},
     "glm4v": {"text_config": SECTIONS},
