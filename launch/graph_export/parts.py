@@ -1,7 +1,5 @@
 """Exports one function - a block, the embedding part, the head - as a part of model.json."""
 
-import torch
-
 from . import operators, trace
 from .calls import BlockFunction
 from .encode import Encoder

@@ -114,6 +114,12 @@ class TrapTest(FolderTest):
         nodes = self.export()["kinds"][0]["nodes"]
         self.assertEqual(nodes[0]["op"], "aten::clone")
 
+    def test_a_block_that_asks_for_the_size_of_the_batch(self):
+        self.toy("batch")
+        model = self.export()
+        self.assertEqual(model["batch"], 1)
+        self.assertNotIn("aten::sym_size.int", {node["op"] for node in model["kinds"][0]["nodes"]})
+
     def test_the_embedding_again(self):
         self.toy("embedding")
         model = self.export()

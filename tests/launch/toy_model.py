@@ -47,7 +47,7 @@ class ToyLayer(nn.Module):
         self.down = nn.Linear(2 * config.hidden_size, config.hidden_size)
         self.register_buffer("table", torch.zeros(config.vocab_size, config.hidden_size), persistent=True)
 
-    def forward(self, hidden_states, input_ids=None, more=None, state=None):
+    def forward(self, hidden_states, input_ids=None, more=None):
         x = hidden_states
         if self.trap == "regions":
             with torch.no_grad():  # in fp32 x.float() is x itself, and it is used outside
@@ -67,12 +67,10 @@ class ToyLayer(nn.Module):
             hidden_states.mul_(0.5)
         if self.trap == "contents" and float(x.sum()) > 0:
             x = x * 2
-        if self.trap == "batch":
-            x = x + torch.zeros(min(x.shape[0], 2), 1, 1).sum() + (x.shape[0] - 1) * 0
+        if self.trap == "batch" and x.shape[0] % 2 == 1:
+            x = x * 1.0
         x = x + self.attention(x)
         y = self.down(torch.nn.functional.silu(self.up(x)))
-        if state is not None:
-            state.append(y)
         return (x + y, y) if self.trap in ("carried", "derived") else x + y
 
 
