@@ -186,7 +186,7 @@ torch::Tensor Block::forward(const torch::Tensor& hidden, SideTensors& side) con
 }
 
 void Block::check_result(const torch::Tensor& tensor, const std::string& name, std::int64_t batch) const {
-  const TensorSpec& spec = kind_->boundary().at(name);
+  const GraphTensorSpec& spec = kind_->boundary().at(name);
   std::vector<std::int64_t> shape{batch};
   shape.insert(shape.end(), spec.shape.begin(), spec.shape.end());
   if (tensor.sizes() == shape && tensor.scalar_type() == spec.dtype) return;

@@ -25,12 +25,12 @@ class BlockKind {
 
   const Program& program() const { return program_; }
   const GraphPart& part() const { return part_; }
-  const std::map<std::string, TensorSpec>& boundary() const { return boundary_; }
+  const std::map<std::string, GraphTensorSpec>& boundary() const { return boundary_; }
   std::int64_t experts() const { return experts_; }  // of rt::dispatch; 0: the kind has none
 
  private:
   GraphPart part_;
-  std::map<std::string, TensorSpec> boundary_;
+  std::map<std::string, GraphTensorSpec> boundary_;
   Program program_;
   std::int64_t experts_ = 0;
 };

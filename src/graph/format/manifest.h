@@ -14,7 +14,7 @@
 
 namespace roundtable {
 
-struct TensorSpec {
+struct GraphTensorSpec {
   std::vector<std::int64_t> shape;
   c10::ScalarType dtype = c10::ScalarType::Float;
 };
@@ -70,7 +70,7 @@ struct GraphPart {
   std::vector<GraphNode> nodes;
   std::vector<GraphOutput> outputs;
   std::int64_t values = 0;
-  std::map<std::string, TensorSpec> parameters;
+  std::map<std::string, GraphTensorSpec> parameters;
   std::vector<DiskTensor> tensors;
 
   std::string place_of(const GraphNode& node) const;  // "model.json: kinds[1].nodes[17] (aten::add.Tensor)"
@@ -95,7 +95,7 @@ struct GraphManifest {
   c10::ScalarType dtype = c10::ScalarType::Float;
   std::int64_t vocab_size = 0;
   std::int64_t batch = 0;  // 0: any
-  std::map<std::string, TensorSpec> boundary;
+  std::map<std::string, GraphTensorSpec> boundary;
   std::map<std::string, std::string> operators;
   GraphPart embed;
   GraphPart head;

@@ -67,7 +67,7 @@ void read_scalars(const JsonObject& object, GraphManifest& manifest) {
 void read_boundary(const json& boundary, GraphManifest& manifest) {
   const std::string place = manifest.path + ": boundary";
   for_each_member(boundary, kMaxParameters, place, [&](const std::string& name, const json& spec) {
-    manifest.boundary[name] = read_tensor_spec(spec, fmt::format("{}['{}']", place, name));
+    manifest.boundary[name] = read_graph_tensor_spec(spec, fmt::format("{}['{}']", place, name));
   });
   const auto hidden = manifest.boundary.find("hidden");
   if (hidden == manifest.boundary.end()) throw bad_input(place, "has no 'hidden'", kExportAgain);

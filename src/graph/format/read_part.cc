@@ -137,7 +137,7 @@ GraphPart read_part(json value, PartRole role, const std::string& place) {
     part.outputs.push_back(read_output(std::move(outputs[i]), part.values, element(place, "outputs", i)));
   }
   for_each_member(parameters, kMaxParameters, place + ".parameters", [&](const std::string& name, const json& spec) {
-    part.parameters[name] = read_tensor_spec(spec, fmt::format("{}.parameters['{}']", place, name));
+    part.parameters[name] = read_graph_tensor_spec(spec, fmt::format("{}.parameters['{}']", place, name));
   });
   part.tensors.reserve(tensors.size());
   for (std::size_t i = 0; i < tensors.size(); ++i) {

@@ -88,7 +88,7 @@ std::vector<std::int64_t> get_shape(const JsonObject& object, const std::string&
   return shape;
 }
 
-TensorSpec read_tensor_spec(const json& json_object, const std::string& place) {
+GraphTensorSpec read_graph_tensor_spec(const json& json_object, const std::string& place) {
   const JsonObject object(json_object, place);
   object.expect_keys({"shape", "dtype"});
   return {get_shape(object, "shape"), get_dtype(object, "dtype")};

@@ -49,7 +49,7 @@ c10::ScalarType get_dtype(const JsonObject& object, const std::string& key);
 std::vector<std::int64_t> get_shape(const JsonObject& object, const std::string& key);
 
 // {"shape": [..], "dtype": "float32"}.
-TensorSpec read_tensor_spec(const nlohmann::json& object, const std::string& place);
+GraphTensorSpec read_graph_tensor_spec(const nlohmann::json& object, const std::string& place);
 
 // Elements of a shape that get_shape() returned.
 std::int64_t element_count(const std::vector<std::int64_t>& shape);
