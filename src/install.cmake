@@ -17,7 +17,7 @@ install(PROGRAMS launch/report.py launch/prepare_calibration.py launch/prepare_m
   DESTINATION ${share}/launch)
 install(FILES launch/report_charts.py launch/report_record.py launch/report_timeline.py launch/report_tensorboard.py
   launch/machine_rates.py launch/exit_codes.py launch/output_file.py launch/report.css launch/requirements.txt DESTINATION ${share}/launch)
-install(DIRECTORY launch/lm_eval DESTINATION ${share}/launch)
+install(DIRECTORY launch/lm_eval launch/calibration DESTINATION ${share}/launch PATTERN __pycache__ EXCLUDE)
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES src/phases/phases.svg DESTINATION ${CMAKE_INSTALL_DOCDIR}/src/phases)  # as README.md refers to it
 
