@@ -8,7 +8,7 @@ from exit_codes import Failure
 def check_replaceable(path, option, is_ours, what):
     """Raises a Failure where something is at `path` for which is_ours(path) is false."""
     if os.path.lexists(path) and not (os.path.isfile(path) and is_ours(path)):
-        raise Failure(f"{option} {path}: exists and is not {what}; choose another name or remove it")
+        raise Failure(f"{option} {path}: exists and is not {what}; choose another name")
 
 
 def start_of(path, size):

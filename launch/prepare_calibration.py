@@ -23,8 +23,8 @@ tokens; documents that are shorter or consist mostly of one token are dropped. W
 with the end-of-text token between them, and the stream is cut into pieces of `seqlen` tokens, which are then shuffled.
 
 The text need not fit into memory: it is read twice, and its longest document has to fit. From more than 128 MiB of
-text, --concat joins only as many documents as have this size, drawn at random. From more than 33 million documents,
-samples are drawn among 33 million, taken at random.
+text, --concat joins only as many documents as have this size, drawn at random. From more than 8 million documents,
+samples are drawn among 8 million of them, taken at random.
 
 The token set is a safetensors file with one tensor, input_ids, int32 [n_samples, seqlen], and the metadata
 format, version, tokenizer_sha256, vocab_size, source, seed, sampling. The same input gives the same bytes.
@@ -70,8 +70,8 @@ def check_number(samples, corpus, a):
     found = len(samples.rows)
     if found == a.n_samples or (found and a.allow_fewer):
         return
-    if corpus.refused and len(corpus.refused) == corpus.count:
-        raise Failure(f"the chat template refuses every conversation; the first is {corpus.refused[0]}")
+    if corpus.refused and corpus.refused == corpus.count:
+        raise Failure(f"the chat template refuses every conversation; the first is {corpus.first_refusal}")
     fixes = ["more text", "a smaller --seqlen"] + ([f"--n-samples {found}"] if found else [])
     if not a.concat:
         fixes.append("--concat to join short documents")
@@ -83,8 +83,8 @@ def warn_of_text(corpus):
     if corpus.nulls:
         warn(f"documents that were left out, because they have no text (null): {corpus.nulls}")
     if corpus.refused:
-        warn(f"conversations that were left out, because the chat template refuses them: {len(corpus.refused)}; "
-             f"the first is {corpus.refused[0]}")
+        warn(f"conversations that were left out, because the chat template refuses them: {corpus.refused}; "
+             f"the first is {corpus.first_refusal}")
 
 
 def prepare(a):

@@ -15,7 +15,7 @@ from exit_codes import Failure
 
 MEMORY = 128 << 20  # bytes of text that are held at once
 AT_ONCE = 1 << 16  # documents that one pass looks for
-NUMBERED = 1 << 25  # documents among which samples are drawn
+NUMBERED = 1 << 23  # documents among which samples are drawn
 
 
 def size_of(document):
@@ -30,7 +30,7 @@ class Corpus:
         self.paths, self.kind = paths, kind
         self.numbers = array("Q")  # of the items that are documents; in a corpus of more than NUMBERED, of a part of them
         self.count = self.size = self.nulls = 0
-        self.refused = []  # what the chat template said
+        self.refused, self.first_refusal = 0, ""  # by the chat template
         self.taken = None  # of how many documents the samples may come, where those are not all
         chance = random.Random(f"part of the documents {seed}")
         for number, (place, document) in enumerate(self.parsed()):
@@ -72,14 +72,17 @@ class Corpus:
         numbers = self.numbers[:AT_ONCE]
         documents = self.read(numbers)
         self.taken = len(documents)
-        yield from self.rendered(found for _, found in sorted(zip(numbers, documents), key=lambda pair: pair[0]))
+        documents = sorted(zip(numbers, documents), key=lambda pair: pair[0], reverse=True)
+        while documents:  # each is freed once it is tokens
+            yield from self.rendered([documents.pop()[1]])
 
     def rendered(self, documents):
         for place, document in documents:
             try:
                 text = self.kind.render(document)
             except NoText as error:
-                self.refused.append(f"{place}: {error}")
+                self.refused += 1
+                self.first_refusal = self.first_refusal or f"{place}: {error}"
                 continue
             if text:
                 yield text

@@ -212,7 +212,7 @@ class ReportTest(ReportCase):
         notes.write_text("mine")
         code, _, err = self.call("--out", str(notes))
         self.assertEqual((code, notes.read_text()), (2, "mine"))
-        self.assertEqual(err, f"error: --out {notes}: exists and is not a page in HTML; choose another name or remove it\n")
+        self.assertEqual(err, f"error: --out {notes}: exists and is not a page in HTML; choose another name\n")
         for _ in range(2):
             self.page()
 
