@@ -58,6 +58,7 @@ class QuantizeRun {
   // Everything that can be checked is checked before the first byte is written.
   void plan() {
     const World ranks = world_of(world_);
+    check_backend(config_, world_);
     run_on_root(world_, [&] {
       require_keys(config_, {"calibration.tokens", "output.path"});
       plan_ = make_plan(config_, ranks);
