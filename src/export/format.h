@@ -26,7 +26,7 @@ struct LayerScheme {
 // A checkpoint as a whole.
 struct CheckpointScheme {
   QuantScheme common;               // what most layers have
-  std::int64_t iters = 0;           // of tuning
+  std::optional<std::int64_t> iters;  // of tuning; nothing where a conversion's source does not say it
   std::vector<LayerScheme> layers;  // every linear layer of every block, and lm_head where it is quantized
 };
 

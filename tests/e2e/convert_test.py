@@ -90,6 +90,13 @@ class ConvertTest(ConvertCase):
                 for name in want:
                     self.assertEqual(back[name].dtype, want[name].dtype, name)
                     self.assertTrue(torch.equal(back[name], want[name]), f"{scheme}, {format}: {name}")
+                self.check_iters(scheme, format)
+
+    def check_iters(self, scheme, format):
+        """A config says how many iterations there were, or nothing where the source does not know it."""
+        settings = json.loads((self.folder / f"{scheme}-{folder_of(format)}-back" / "config.json").read_text())
+        iters = 2 if format.startswith("auto_round") else None
+        self.assertEqual(settings["quantization_config"].get("iters"), iters, format)
 
     def test_what_goes_along(self):
         for directory in [self.folder / "sym"] + [self.folder / "sym" / folder_of(f) for f in OTHERS]:
