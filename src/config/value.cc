@@ -47,7 +47,8 @@ std::size_t separating_comma(std::string_view text, std::size_t start) {
   return std::string_view::npos;
 }
 
-// The list that `text` is in YAML, as in a file: [a, b]. Kind::kScalar if it is none: [qk]_proj is a regular expression.
+// The list that `text` is in YAML, as in a file: [a, b]. Kind::kScalar if it is none: [qk]_proj is a regular
+// expression.
 YamlNode listed_node(const std::string& text) {
   YamlNode plain;
   plain.kind = YamlNode::Kind::kScalar;

@@ -75,8 +75,8 @@ Items ignored(const std::string& text) {
 
 TEST(Config, AListMayBeWrittenAsInAFileOrWithCommas) {
   const Items formats = {"auto_round:auto_gptq", "qdq"};
-  for (const auto* text : {"[auto_round:auto_gptq, qdq]", "[auto_round:auto_gptq,qdq]", "['auto_round:auto_gptq', \"qdq\"]",
-                           "auto_round:auto_gptq,qdq"}) {
+  for (const auto* text : {"[auto_round:auto_gptq, qdq]", "[auto_round:auto_gptq,qdq]",
+                           "['auto_round:auto_gptq', \"qdq\"]", "auto_round:auto_gptq,qdq"}) {
     EXPECT_EQ(parse(kModel, {fmt::format("output.formats={}", text)}).output.formats, formats) << text;
   }
   EXPECT_EQ(ignored("[]"), Items());
