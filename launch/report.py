@@ -105,7 +105,10 @@ def tiles(run):
                           f"{100 * (after / before - 1):+.1f} %" + (f", {tokens:.0f} tokens" if tokens else "")))
     before, after = (number(table(summary.get("bytes")).get(k)) for k in ("before", "after"))
     if before and after:
-        found.append(tile("size", f"{human_bytes(before)} → {human_bytes(after)}", f"{before / after:.2f} times smaller"))
+        formats = table(table(summary.get("bytes")).get("formats"))
+        others = [f"{name} {human_bytes(size)}" for name, size in formats.items() if len(formats) > 1 and number(size)]
+        found.append(tile("size", f"{human_bytes(before)} → {human_bytes(after)}",
+                          ", ".join([f"{before / after:.2f} times smaller", *others])))
     of = f" of {run.n_blocks}" if run.n_blocks else ""
     found.append(tile("blocks", f"{len(run.blocks)}{of}", "finished" if run.summary is not None else "not finished yet"))
     seconds = phase_seconds(run)

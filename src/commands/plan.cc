@@ -54,6 +54,8 @@ Plan make_plan_for(const Config& config, const World& here) {
 
 nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial) {
   const World ranks = world_of(world);
+  // A described cluster is another machine than this one.
+  if (config.cluster.nodes == 0) check_backend(config, world);
   nlohmann::json result;
   Plan plan;
   const std::string text = run_on_root(world, [&] {

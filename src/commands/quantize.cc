@@ -11,6 +11,7 @@
 #include "commands/commands.h"
 #include "commands/start.h"
 #include "commands/summary.h"
+#include "export/registry.h"
 #include "io/file.h"
 #include "io/json_fields.h"
 #include "phases/assemble.h"
@@ -58,6 +59,7 @@ class QuantizeRun {
   // Everything that can be checked is checked before the first byte is written.
   void plan() {
     const World ranks = world_of(world_);
+    check_backend(config_, world_);
     run_on_root(world_, [&] {
       require_keys(config_, {"calibration.tokens", "output.path"});
       plan_ = make_plan(config_, ranks);
@@ -139,7 +141,7 @@ class QuantizeRun {
     summary.perplexity = perplexity_;
     if (!is_root()) return summary;
     summary.experts_without_tokens = experts_without_tokens();
-    summary.bytes = {checkpoint_bytes(config_.model.path), checkpoint_bytes(paths_.tuned)};
+    summary.bytes = sizes();
     for (const CheckpointFormat* format : plan_.formats) {
       write_model_card(paths_.format(config_, std::string(format->name())), config_, plan_, perplexity_);
     }
@@ -148,6 +150,18 @@ class QuantizeRun {
     state_->journal().append(record::Summary{summary});
     print_summary(summary);
     return summary;
+  }
+
+  WeightSizes sizes() const {
+    WeightSizes sizes;
+    sizes.before = bytes_of_files(config_.model.path, ".safetensors");
+    for (const CheckpointFormat* format : plan_.formats) {
+      const std::string name(format->name());
+      sizes.formats[name] =
+          bytes_of_files(paths_.format(config_, name), as_safetensors(*format) != nullptr ? ".safetensors" : ".gguf");
+    }
+    sizes.after = sizes.formats.at(std::string(plan_.formats.front()->name()));
+    return sizes;
   }
 
   // Full names. On rank 0.

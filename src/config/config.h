@@ -347,9 +347,9 @@ struct Config {
 };
 
 // Reads `path` (YAML), then `cluster_file` over it if one is given, and then applies `overrides` ("section.key=value",
-// in order; the value is taken as it is written, a list as "a,b"). Every key is checked against its type and range, and
-// model.path must be set. Relative paths stay as written (relative to the working directory).
-// Throws Error (kBadInput) with file, line, key and the valid keys or values.
+// in order; the value is taken as it is written, a list as "a,b" or "[a, b]"). Every key is checked against its type
+// and range, and model.path must be set. Relative paths stay as written (relative to the working directory). Throws
+// Error (kBadInput) with file, line, key and the valid keys or values.
 Config load_config(const std::string& path, const std::vector<std::string>& overrides,
                    const std::string& cluster_file = "");
 

@@ -59,7 +59,8 @@ CheckpointScheme ConversionSource::find_layers() const {
     return checkpoint_.is_quantized(linear) ? std::optional(checkpoint_.scheme_of(linear.name)) : std::nullopt;
   });
   out.common = most_frequent(out.layers);
-  out.iters = JsonObject(config()["quantization_config"], directory_).get_int_or("iters", 0);
+  const JsonObject quantization(config()["quantization_config"], directory_ + "/config.json: quantization_config");
+  if (quantization.has("iters")) out.iters = quantization.get_int("iters", 0);
   return out;
 }
 

@@ -14,6 +14,13 @@ std::optional<std::string> CheckpointFormat::checkpoint_obstacle(const ModelConf
 
 std::optional<std::string> CheckpointFormat::directory_obstacle(const std::string&) const { return std::nullopt; }
 
+std::uint64_t SafetensorsFormat::layer_bytes(const LinearSpec& linear, const QuantScheme& scheme,
+                                             torch::ScalarType float_type) const {
+  std::uint64_t bytes = 0;
+  for (const TensorSpec& tensor : layout(linear, scheme, float_type)) bytes += tensor.bytes();
+  return bytes;
+}
+
 bool PackedFormat::holds(const TensorReader& reader, const LinearSpec& linear, const QuantizedWeight& weight,
                          torch::ScalarType) const {
   const QuantizedWeight read = unpack(reader, linear, weight.scheme);

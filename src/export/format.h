@@ -25,9 +25,9 @@ struct LayerScheme {
 
 // A checkpoint as a whole.
 struct CheckpointScheme {
-  QuantScheme common;               // what most layers have
-  std::int64_t iters = 0;           // of tuning
-  std::vector<LayerScheme> layers;  // every linear layer of every block, and lm_head where it is quantized
+  QuantScheme common;                 // what most layers have
+  std::optional<std::int64_t> iters;  // of tuning; nothing if the source of a conversion does not say it
+  std::vector<LayerScheme> layers;    // every linear layer of every block, and lm_head where it is quantized
 };
 
 // The scheme of a quantized layer, as a checkpoint's config gives it.
@@ -50,6 +50,9 @@ class CheckpointFormat {
                                                          const CheckpointScheme& checkpoint) const;
   // The same for the files next to the weights, such as a tokenizer. Throws Error (kBadInput) if one cannot be read.
   virtual std::optional<std::string> directory_obstacle(const std::string& directory) const;
+  // Bytes of a quantized layer in a file, without its bias. `float_type` is what the model's own weights are stored in.
+  virtual std::uint64_t layer_bytes(const LinearSpec& linear, const QuantScheme& scheme,
+                                    torch::ScalarType float_type) const = 0;
   // The least zero point of an asymmetric group that the format can hold.
   virtual int min_zero_point() const { return 0; }
 };
@@ -57,6 +60,9 @@ class CheckpointFormat {
 // A format whose tensors lie in safetensors files, in a directory as Hugging Face lays it out.
 class SafetensorsFormat : public CheckpointFormat {
  public:
+  std::uint64_t layer_bytes(const LinearSpec& linear, const QuantScheme& scheme,
+                            torch::ScalarType float_type) const final;
+
   // The type that a quantized layer's bias is stored in; nothing: the model's own float type.
   virtual std::optional<torch::ScalarType> bias_type() const { return std::nullopt; }
 

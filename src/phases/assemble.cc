@@ -97,10 +97,10 @@ void assemble(RunContext& context) {
   });
 }
 
-std::int64_t checkpoint_bytes(const std::string& directory) {
+std::int64_t bytes_of_files(const std::string& directory, const std::string& extension) {
   std::int64_t bytes = 0;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
-    if (entry.path().extension() == ".safetensors") bytes += static_cast<std::int64_t>(entry.file_size());
+    if (entry.path().extension() == extension) bytes += static_cast<std::int64_t>(entry.file_size());
   }
   return bytes;
 }

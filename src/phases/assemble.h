@@ -14,7 +14,7 @@ namespace roundtable {
 // Collective over the world. Throws AgreedError, (kStartAgain) between files when rank 0 is asked to leave.
 void assemble(RunContext& context);
 
-// Bytes of all safetensors files of a model directory.
-std::int64_t checkpoint_bytes(const std::string& directory);
+// Bytes of all files of a model directory with this ending (".safetensors").
+std::int64_t bytes_of_files(const std::string& directory, const std::string& extension);
 
 }  // namespace roundtable

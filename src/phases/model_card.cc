@@ -35,13 +35,37 @@ std::string kept_metadata(const std::string& directory) {
   return kept;
 }
 
-// A hub's name for the model, where config.json has one, else its folder's. Never a path.
+// "org/name" of a folder of huggingface_hub's cache, .../models--org--name/snapshots/HASH; else nothing.
+// Source: huggingface_hub, file_download.py, repo_folder_name(). The names of a repository hold no "--".
+std::string hub_name(const std::string& directory) {
+  std::error_code ignored;
+  const fs::path real = fs::canonical(directory, ignored);
+  const std::string prefix = "models--";
+  std::string repository;  // the part above the present one
+  for (const fs::path& part : real) {
+    if (part == "snapshots" && repository.starts_with(prefix)) {
+      std::string name = repository.substr(prefix.size());
+      if (const std::size_t dashes = name.find("--"); dashes != std::string::npos) name.replace(dashes, 2, "/");
+      return name;
+    }
+    repository = part.string();
+  }
+  return "";
+}
+
+}  // namespace
+
+// The cache knows the repository. A name in config.json comes second: in a tuned model it is often the name of the one
+// that it was tuned from.
 std::string base_model(const std::string& directory) {
+  if (const std::string name = hub_name(directory); !name.empty()) return name;
   const std::string name = JsonObject::load(directory + "/config.json").get_string_or("_name_or_path", "");
   const fs::path path(name.empty() || name.front() == '/' || name.front() == '.' ? directory : name);
   if (path.string() == name) return name;
   return (path.has_filename() ? path.filename() : path.parent_path().filename()).string();
 }
+
+namespace {
 
 std::string settings_rows(const Config& config, const Plan& plan) {
   const TuningSection& t = config.tuning;

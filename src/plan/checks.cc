@@ -13,7 +13,7 @@
 #include "io/checkpoint.h"
 #include "model/description/block_layout.h"
 #include "model/load/tensor_source.h"
-#include "plan/layout.h"
+#include "plan/forecast.h"
 
 namespace roundtable {
 
@@ -74,12 +74,13 @@ void check_stages(const Config& config, const Plan& plan) {
 
 void check_memory(const Config& config, const Plan& plan) {
   if (config.cluster.nodes == 0) return;
-  const LayoutChoice choice = choose_layout(config, plan.model, plan.schemes, plan.world);
-  if (choice.fits) return;
+  const auto capacity = static_cast<std::int64_t>(config.cluster.device_memory * 1e9);
+  // If no layout fits, choose_layout() has taken the smallest.
+  const std::int64_t needed = make_forecast(config, plan.model, plan.schemes, plan.layout(), 0).memory_bytes();
+  if (needed <= capacity) return;
   throw bad_input("cluster.device_memory",
-                  fmt::format("{} are too little: the smallest layout needs {} per rank",
-                              human_bytes(static_cast<std::int64_t>(config.cluster.device_memory * 1e9)),
-                              human_bytes(choice.least_bytes)),
+                  fmt::format("{} are too little: the smallest layout needs {} per rank", human_bytes(capacity),
+                              human_bytes(needed)),
                   "lower tuning.micro_batch or calibration.n_samples, or use more ranks");
 }
 

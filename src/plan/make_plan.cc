@@ -1,5 +1,6 @@
 // Planning in four steps: decide, check, warn, forecast.
 #include <algorithm>
+#include <numeric>
 
 #include "export/checkpoint_files.h"
 #include "export/registry.h"
@@ -33,7 +34,7 @@ std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
 
 // Ranks per group; by the cost model if the cluster is described.
 int decide_shards(const Config& config, const Plan& plan) {
-  if (config.cluster.nodes > 0) return choose_layout(config, plan.model, plan.schemes, plan.world).layout.shards;
+  if (config.cluster.nodes > 0) return choose_layout(config, plan.model, plan.schemes, plan.world).shards;
   return choose_shards(config.parallel.shards, plan.world, sharded_strata(config, plan.batch));
 }
 
@@ -49,24 +50,36 @@ std::uint64_t bytes_of(const ParameterSpec& spec, std::int64_t element) {
   return static_cast<std::uint64_t>(count);
 }
 
-// What the largest block takes in the checkpoint.
-std::uint64_t largest_block(const Plan& plan, std::int64_t element) {
+// What a weight takes in a format, quantized or not.
+std::uint64_t weight_bytes(const CheckpointFormat& format, const LinearSpec& linear,
+                           const std::optional<QuantScheme>& scheme, std::int64_t element) {
+  if (!scheme) return bytes_of(linear.weight(), element);
+  return format.layer_bytes(linear, *scheme, element == 4 ? torch::kFloat32 : torch::kBFloat16);
+}
+
+// What each block takes in a format.
+std::vector<std::uint64_t> block_bytes(const Plan& plan, const CheckpointFormat& format, std::int64_t element) {
   const std::vector<LinearSpec> linears = block_linears(plan.model);
-  std::uint64_t largest = 0;
+  std::vector<std::uint64_t> blocks;
   for (const BlockSchemes& schemes : plan.schemes) {
     std::uint64_t bytes = 0;
-    for (std::size_t i = 0; i < linears.size(); ++i) {
-      if (!schemes[i]) {
-        bytes += bytes_of(linears[i].weight(), element);
-        continue;
-      }
-      for (const TensorSpec& tensor : plan.tuned->layout(linears[i], *schemes[i], torch::kFloat32))
-        bytes += tensor.bytes();
-    }
+    for (std::size_t i = 0; i < linears.size(); ++i) bytes += weight_bytes(format, linears[i], schemes[i], element);
     for (const ParameterSpec& norm : block_norms(plan.model)) bytes += bytes_of(norm, element);
-    largest = std::max(largest, bytes);
+    blocks.push_back(bytes);
   }
-  return largest;
+  return blocks;
+}
+
+// What a whole checkpoint takes.
+std::int64_t checkpoint_bytes(const Plan& plan, const CheckpointFormat& format, std::int64_t element) {
+  const std::vector<std::uint64_t> blocks = block_bytes(plan, format, element);
+  std::uint64_t sum = std::accumulate(blocks.begin(), blocks.end(), std::uint64_t{0});
+  const LinearSpec head{plan.model.names.head, plan.model.vocab_size, plan.model.hidden_size};
+  for (const ParameterSpec& spec : outside_parameters(plan.model)) {
+    sum += plan.head && spec.name == head.weight().name ? weight_bytes(format, head, plan.head, element)
+                                                        : bytes_of(spec, element);
+  }
+  return static_cast<std::int64_t>(sum);
 }
 
 // Which files there will be. Groups write one file per block while they tune. If one would be too large, or a run
@@ -74,7 +87,8 @@ std::uint64_t largest_block(const Plan& plan, std::int64_t element) {
 void decide_files(const Config& config, Plan& plan) {
   const std::int64_t limit = config.output.max_shard_size.bytes();
   const std::int64_t element = float_bytes(config.model.path);
-  const bool fits = largest_block(plan, element) <= static_cast<std::uint64_t>(limit);
+  const std::vector<std::uint64_t> blocks = block_bytes(plan, *plan.tuned, element);
+  const bool fits = *std::max_element(blocks.begin(), blocks.end()) <= static_cast<std::uint64_t>(limit);
   plan.tuned_in_place = fits && plan.tuned == plan.formats.front();
   const std::vector<ParameterSpec> outside = outside_parameters(plan.model);
   std::vector<std::uint64_t> sizes;
@@ -108,8 +122,16 @@ Plan decide(const Config& config, const World& world) {
 }
 
 Forecast forecast_of(const Config& config, const Plan& plan, std::int64_t held_out_tokens) {
-  const Layout layout{plan.world.ranks, plan.world.ranks_a_node, plan.shards, std::ssize(plan.stages)};
-  return make_forecast(config, plan.model, plan.schemes, layout, held_out_tokens);
+  Forecast forecast = make_forecast(config, plan.model, plan.schemes, plan.layout(), held_out_tokens);
+  const std::int64_t element = float_bytes(config.model.path);
+  const auto add = [&](const std::string& name, const CheckpointFormat& format) {
+    forecast.disk.push_back({name, checkpoint_bytes(plan, format, element)});
+  };
+  if (!plan.tuned_in_place) add("tuned blocks", *plan.tuned);
+  for (const CheckpointFormat* format : plan.formats) {
+    add(format == plan.formats.front() ? "checkpoint" : std::string(format->name()), *format);
+  }
+  return forecast;
 }
 
 }  // namespace

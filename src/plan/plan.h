@@ -35,6 +35,7 @@ struct Plan {
 
   Forecast forecast;
 
+  Layout layout() const { return {world.ranks, world.ranks_a_node, shards, static_cast<std::int64_t>(stages.size())}; }
   // Files of the checkpoint that the groups write: one per block, and those of what no block holds.
   std::int64_t files() const { return model.n_blocks + static_cast<std::int64_t>(outside_files.size()); }
 };

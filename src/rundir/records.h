@@ -69,15 +69,17 @@ struct ReductionTimes {
   }
 };
 
-// Bytes of the model's weights.
-struct SizePair {
-  std::int64_t before = 0;
-  std::int64_t after = 0;
+// Bytes of the files of weights.
+struct WeightSizes {
+  std::int64_t before = 0;                      // of the model
+  std::int64_t after = 0;                       // of the checkpoint in output.path
+  std::map<std::string, std::int64_t> formats;  // of every output format, by its name; the first one is `after` too
 
   template <class Fields>
   void fields(Fields& f) {
     f("before", before);
     f("after", after);
+    f("formats", formats);
   }
 };
 
@@ -88,7 +90,7 @@ struct RunSummary {
   std::map<std::string, std::vector<std::int64_t>> peak_bytes;  // by phase and rank: the largest resident set
   std::optional<PerplexityPair> perplexity;                     // with run.eval_tokens
   std::vector<std::string> experts_without_tokens;              // full names: they are rounded to nearest
-  SizePair bytes;
+  WeightSizes bytes;
 
   template <class Fields>
   void fields(Fields& f) {

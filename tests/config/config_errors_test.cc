@@ -279,6 +279,9 @@ TEST(ConfigErrors, OverridesOfTheWrongType) {
   EXPECT_THAT(set_error("tuning.iters= 3"), HasSubstr("found ' 3'"));
   EXPECT_THAT(set_error("output.formats="), HasSubstr("expected a list"));
   EXPECT_THAT(set_error("output.formats=gguf,gguf"), HasSubstr("expected a list"));
+  EXPECT_THAT(set_error("output.formats=[gguf, gguf]"), HasSubstr("expected a list"));
+  EXPECT_THAT(set_error("output.formats=[]"), HasSubstr("expected a list"));
+  EXPECT_THAT(set_error("output.formats=[[a]]"), HasSubstr("expected a list"));
   EXPECT_THAT(set_error("output.path=\xFF"), HasSubstr("is not UTF-8 text"));
 }
 

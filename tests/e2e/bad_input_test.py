@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import struct
 import unittest
+import unittest.mock
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -218,6 +219,14 @@ class SettingsTest(BadInputCase):
 
     def test_no_layer_can_be_quantized(self):
         self.refuse({"quantization.group_size": 7}, "quantization", "group_size")
+
+    def test_nccl_without_a_gpu(self):
+        with unittest.mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):
+            nccl = {"parallel.backend": "nccl"}
+            self.refuse(nccl, "parallel.backend: 'nccl' needs a CUDA device", "use 'auto' or 'mpi'", ranks=(1, 2))
+            self.fail_with(["plan", self.config(nccl)], 1, BAD_INPUT, "parallel.backend: 'nccl' needs a CUDA device")
+            # The cluster that is described has devices, whatever the login node has.
+            self.succeed(["plan", self.config(nccl | {"cluster.nodes": 1})])
 
     def test_required_keys(self):
         for key in ("model.path", "calibration.tokens", "output.path"):

@@ -1,6 +1,7 @@
 """Formats of one run and conversions between them: the same integers everywhere, the same bytes at any number of ranks."""
 
 import json
+import re
 import shutil
 import unittest
 
@@ -90,6 +91,13 @@ class ConvertTest(ConvertCase):
                 for name in want:
                     self.assertEqual(back[name].dtype, want[name].dtype, name)
                     self.assertTrue(torch.equal(back[name], want[name]), f"{scheme}, {format}: {name}")
+                self.check_iters(scheme, format)
+
+    def check_iters(self, scheme, format):
+        """A config says how many iterations there were, or nothing where the source does not know it."""
+        settings = json.loads((self.folder / f"{scheme}-{folder_of(format)}-back" / "config.json").read_text())
+        iters = 2 if format.startswith("auto_round") else None
+        self.assertEqual(settings["quantization_config"].get("iters"), iters, format)
 
     def test_what_goes_along(self):
         for directory in [self.folder / "sym"] + [self.folder / "sym" / folder_of(f) for f in OTHERS]:
@@ -100,6 +108,21 @@ class ConvertTest(ConvertCase):
         gptq = self.folder / "sym" / "auto_gptq"
         self.assertEqual(json.loads((gptq / "quantize_config.json").read_text()),
                          json.loads((gptq / "config.json").read_text())["quantization_config"])
+
+    def test_the_sizes_are_those_of_every_format(self):
+        result = self.outputs["sym"]
+        folders = {FIRST: self.folder / "sym"} | {f: self.folder / "sym" / folder_of(f) for f in OTHERS}
+        sizes = {name: sum(p.stat().st_size for p in folder.glob("*.safetensors")) for name, folder in folders.items()}
+        self.assertEqual(result.json["bytes"]["formats"], sizes)
+        self.assertEqual(result.json["bytes"]["after"], sizes[FIRST])
+        line, = re.findall("^size +.*$", result.out, re.M)
+        for name in folders:
+            self.assertRegex(line, rf" [0-9.]+ kB {name}(,|$)")
+        # The forecast knows them without the files' headers, the vectors of biases, and what formats add for readers.
+        disk, = re.findall("^  disk .*$", result.out, re.M)
+        for name in OTHERS:
+            number, unit = re.search(rf", {name} ([0-9.]+) (kB|MB)", disk).groups()
+            self.assertAlmostEqual(float(number) * {"kB": 1e3, "MB": 1e6}[unit] / sizes[name], 1, delta=0.15)
 
     def test_qdq_is_the_models_own_type(self):
         for name, tensor in weights(self.folder / "sym" / "qdq").items():

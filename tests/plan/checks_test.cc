@@ -107,6 +107,41 @@ TEST_F(PlanChecks, EachRefusalNamesItsKey) {
   }
 }
 
+std::int64_t disk_item(const Plan& plan, const std::string& name) {
+  for (const auto& item : plan.forecast.disk) {
+    if (item.name == name) return item.bytes;
+  }
+  return -1;
+}
+
+TEST_F(PlanChecks, TheDiskForecastCountsEveryFormat) {
+  // Weights of a block, the two tables and the norms.
+  constexpr std::int64_t kWeights = 2 * 256 * 256 + 2 * 128 * 256 + 3 * 512 * 256;
+  constexpr std::int64_t kTables = 2 * 512 * 256 * 2, kNorms = (4 * 2 + 1) * 256 * 2;
+  // Half a byte a weight, and per group an fp16 scale and half a byte of zero point.
+  constexpr std::int64_t kPacked = 4 * (kWeights / 2 + kWeights / 32 * 5 / 2) + kTables + kNorms;
+  constexpr std::int64_t kInputs = 4 * (6 * 256 + 512) * 4;  // g_idx of auto_gptq: an int32 per input
+  constexpr std::int64_t kFloats = 4 * kWeights * 2 + kTables + kNorms;
+  EXPECT_EQ(disk_item(plan(), "checkpoint"), kPacked);
+  EXPECT_EQ(plan().forecast.disk.size(), 2u);
+  const Plan three = plan([](Config& c) { c.output.formats = {"auto_round", "auto_gptq", "qdq"}; });
+  EXPECT_EQ(disk_item(three, "checkpoint"), kPacked);
+  EXPECT_EQ(disk_item(three, "auto_gptq"), kPacked + kInputs);
+  EXPECT_EQ(disk_item(three, "qdq"), kFloats);
+  const Plan twice = plan([](Config& c) { c.output.formats = {"qdq"}; });
+  EXPECT_EQ(disk_item(twice, "checkpoint"), kFloats);
+  // As llm_compressor: no zero points, and the shape of each of the 28 layers.
+  EXPECT_EQ(disk_item(twice, "tuned blocks"), kPacked - 4 * kWeights / 32 / 2 + 28 * 16);
+  // Q4_0: 18 bytes for 32 weights.
+  EXPECT_EQ(disk_item(plan([](Config& c) {
+                        c.output.formats = {"auto_round", "gguf"};
+                      }),
+                      "gguf"),
+            4 * kWeights / 32 * 18 + kTables + kNorms);
+  const Plan head = plan([](Config& c) { c.quantization.quant_lm_head = true; });
+  EXPECT_EQ(disk_item(head, "checkpoint"), kPacked - 512 * 256 * 2 + 512 * 256 / 2 + 512 * 256 / 32 * 5 / 2);
+}
+
 TEST_F(PlanChecks, WhatIsRefusedAtItsLimitIsTakenBelowIt) {
   EXPECT_NO_THROW(plan([](Config& c) { c.parallel.stages = 4; }));
   EXPECT_NO_THROW(plan([](Config& c) { c.parallel.shards = 4; }, {8, 8}));

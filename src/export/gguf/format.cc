@@ -19,6 +19,9 @@ class Gguf final : public CheckpointFormat {
   std::optional<std::string> layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme) const override {
     return gguf_layer_obstacle(linear, scheme);
   }
+  std::uint64_t layer_bytes(const LinearSpec& linear, const QuantScheme& scheme, torch::ScalarType) const override {
+    return static_cast<std::uint64_t>(linear.out * gguf_row_bytes(gguf_type(scheme, linear.in), linear.in));
+  }
   std::optional<std::string> checkpoint_obstacle(const ModelConfig& model, const CheckpointScheme&) const override {
     return gguf_model_obstacle(model);
   }
