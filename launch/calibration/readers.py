@@ -206,4 +206,6 @@ def quoted(names):
 
 def reader_of(path, fields):
     extension = extension_of(path)
-    return Parquet(fields) if extension == ".parquet" else {".jsonl": Lines, ".json": JsonList, ".txt": Text, ".csv": Csv}[extension]()
+    if extension == ".parquet":
+        return Parquet(fields)
+    return {".jsonl": Lines, ".json": JsonList, ".txt": Text, ".csv": Csv}[extension]()

@@ -341,7 +341,8 @@ class OutputTest(CalibrationCase):
 
     def test_exit_codes(self):
         text = self.jsonl("a.jsonl", [document(i, 9) for i in range(3)])
-        self.assert_fails(self.start(text, out=self.path("a.jsonl/set")), "a.jsonl", "directory", code=2)
+        for place in ("a.jsonl/set", "a.jsonl/folder/set"):
+            self.assert_fails(self.start(text, out=self.path(place)), f"--out {self.path(place)}: ", "is not a directory")
         with mock.patch.dict(sys.modules, {"pyarrow": None}):
             for name in ("a.parquet", "a.jsonl.zst"):
                 self.assert_fails(self.start(self.write_bytes(name, b"x")), name, "pip install pyarrow", code=3)
