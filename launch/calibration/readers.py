@@ -14,6 +14,7 @@ from exit_codes import Failure, MachineFailure
 WHOLE_TEXT = 16 << 20  # characters of a .txt file that is one document
 PART_OF_TEXT = 1 << 20  # characters of a document of a longer one
 NOT_READ = (ValueError, RecursionError)  # a number of thousands of digits, thousands of brackets
+DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -111,7 +112,7 @@ class Window:
     def next_item(self):
         while True:
             try:
-                item, end = json.JSONDecoder().raw_decode(self.text, self.start)
+                item, end = DECODER.raw_decode(self.text, self.start)
             except (json.JSONDecodeError, *NOT_READ) as error:
                 if not isinstance(error, json.JSONDecodeError):
                     raise self.failure(reason_of(error), self.start) from error
@@ -120,9 +121,8 @@ class Window:
                 if not cut or len(self.text) > LONGEST_LINE or not self.grow():
                     raise self.failure(error.msg, error.pos) from error
                 continue
-            if end < len(self.text) or not self.grow():
-                self.start = end
-                return item
+            self.start = end
+            return item
 
     def failure(self, message, position):
         line, column = self.place_of(position)
@@ -206,4 +206,6 @@ def quoted(names):
 
 def reader_of(path, fields):
     extension = extension_of(path)
-    return Parquet(fields) if extension == ".parquet" else {".jsonl": Lines, ".json": JsonList, ".txt": Text, ".csv": Csv}[extension]()
+    if extension == ".parquet":
+        return Parquet(fields)
+    return {".jsonl": Lines, ".json": JsonList, ".txt": Text, ".csv": Csv}[extension]()

@@ -1,8 +1,9 @@
 """The model's tokenizer: transformers' AutoTokenizer, as the programs that load the checkpoint use it.
 
-In addition to tokenizer.json, tokenizer_config.json decides what a text becomes: the class, special tokens, and the chat
-template. Not its add_bos_token: transformers 5.23 drops it where tokenizer.json exists, whose post-processor decides
-(tokenization_utils_base.py, _from_pretrained). The model is a directory, or the name of one that the Hugging Face cache holds; nothing is downloaded.
+In addition to tokenizer.json, tokenizer_config.json decides what a text becomes: the class, special tokens, and the
+chat template. Not its add_bos_token: transformers 5.23 drops it where tokenizer.json exists, whose post-processor
+decides (tokenization_utils_base.py, _from_pretrained). The model is a directory, or the name of one that the Hugging
+Face cache holds; nothing is downloaded.
 """
 
 import hashlib

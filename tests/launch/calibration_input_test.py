@@ -11,6 +11,7 @@ from unittest import mock
 
 from calibration_case import BOS, CalibrationCase, call, document, ids, make_model
 from calibration import corpus, files, readers, tokenizer
+from calibration.documents import Texts
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
@@ -201,7 +202,15 @@ class StreamTest(CalibrationCase):
         return self.write(name, "\n".join(json.dumps({"text": document(i, chance.randrange(3, 40))}) for i in range(300)))
 
     def with_memory(self, n_bytes, at_once, path, **arguments):
-        with mock.patch.object(corpus, "MEMORY", n_bytes), mock.patch.object(corpus, "AT_ONCE", at_once), \
+        self.reads = []  # documents and bytes that were in memory at once
+        read = corpus.Corpus.read
+
+        def noted(this, numbers):
+            found = read(this, numbers)
+            self.reads.append((len(found), sum(corpus.size_of(document) for _, document in found)))
+            return found
+
+        with mock.patch.object(corpus.Corpus, "read", noted), mock.patch.object(corpus, "MEMORY", n_bytes), mock.patch.object(corpus, "AT_ONCE", at_once), \
                 mock.patch.object(files, "PIECE", 64):
             return self.tokens(path, **arguments)
 
@@ -211,6 +220,8 @@ class StreamTest(CalibrationCase):
             expected = self.tokens(path, n_samples=200)
             for n_bytes, at_once in ((1 << 20, 16), (2000, 1000), (1, 40)):
                 self.assertEqual(self.with_memory(n_bytes, at_once, path, n_samples=200), expected)
+                self.assertGreater(len(self.reads), 10)
+                self.assertFalse([r for r in self.reads if r[0] > at_once or (r[1] > n_bytes and r[0] > 1)])
 
     def test_json_lists_in_small_windows(self):
         items = [{"text": document(i, 9), "more": [{"a\n": "]\"}"}, -1.5e3, None]} for i in range(50)]
@@ -244,6 +255,11 @@ class StreamTest(CalibrationCase):
         self.assertEqual(self.with_memory(1 << 20, 7, path, n_samples=500, more=["--concat"]), whole)
         with mock.patch.object(corpus, "MEMORY", 20000):
             self.assertRegex(self.start(path, n_samples=50, more=["--concat"]).stdout, r"from \d+ of 300 documents")
+            documents = corpus.Corpus([path], Texts("text"))
+            first_words = [int(text.split()[0][1:]) for text in documents.in_order(random.Random(1))]
+        self.assertEqual(len(first_words), documents.taken)
+        # Document i starts with word i, or with word i - 200.
+        self.assertLessEqual(sum(a > b for a, b in zip(first_words, first_words[1:])), 1)
 
     def test_a_long_text_file_is_many_documents(self):
         lines = [document(7 * i, 9) + "\n" for i in range(40)]
@@ -263,11 +279,14 @@ class StreamTest(CalibrationCase):
         size = os.path.getsize(path)
         self.assertGreater(size, 15e6)
         seen = []
-        content = tokenizer.ModelTokenizer.content
+        content, batches = tokenizer.ModelTokenizer.content, tokenizer.batches
         with mock.patch.object(tokenizer.ModelTokenizer, "content",
-                               lambda self, text: seen.append(len(text)) or content(self, text)):
+                               lambda self, text: seen.append(text) or content(self, text)), \
+                mock.patch.object(tokenizer, "batches",
+                                  lambda texts: batches(seen.append(text) or text for text in texts)):
             self.assertEqual(self.tokens(path, n_samples=1), [ids(0, 8)])
-        self.assertLess(sum(seen), 50_000)
+        self.assertGreater(len(seen), 2)
+        self.assertLess(sum(map(len, seen)), 50_000)
 
     def test_a_start_has_the_tokens_of_the_whole(self):
         """A tokenizer that reads from the right: the first tokens depend on the whole length of a word."""
@@ -322,7 +341,8 @@ class OutputTest(CalibrationCase):
 
     def test_exit_codes(self):
         text = self.jsonl("a.jsonl", [document(i, 9) for i in range(3)])
-        self.assert_fails(self.start(text, out=self.path("a.jsonl/set")), "a.jsonl", "directory", code=2)
+        for place in ("a.jsonl/set", "a.jsonl/folder/set"):
+            self.assert_fails(self.start(text, out=self.path(place)), f"--out {self.path(place)}: ", "is not a directory")
         with mock.patch.dict(sys.modules, {"pyarrow": None}):
             for name in ("a.parquet", "a.jsonl.zst"):
                 self.assert_fails(self.start(self.write_bytes(name, b"x")), name, "pip install pyarrow", code=3)
