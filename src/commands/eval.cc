@@ -7,6 +7,7 @@
 #include "commands/commands.h"
 #include "commands/start.h"
 #include "data/token_set.h"
+#include "model/load/stored_head.h"
 #include "phases/forward_pass.h"
 #include "plan/checks.h"
 #include "plan/shape.h"
@@ -18,7 +19,7 @@ nlohmann::json run_eval(MpiCommunicator& world, const Config& config) {
   ModelConfig model;
   run_on_all(world, [&] {
     require_keys(config, {"run.eval_tokens"});
-    model = load_model_config(config.model.path);
+    model = load_model_description(config.model.path);
     if (!config.run.logits.empty() && world.size() > 1) {
       throw bad_input("run.logits", "is written by one rank", "start eval on a single rank");
     }

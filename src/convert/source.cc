@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "export/registry.h"
 #include "io/json_file.h"
+#include "model/load/stored_head.h"
 #include "model/load/tensor_span.h"
 #include "plan/layer_schemes.h"
 
@@ -46,7 +47,7 @@ ConversionSource::ConversionSource(const std::string& directory, const Checkpoin
     : directory_(directory),
       format_(format),
       checkpoint_(directory),
-      model_(load_model_config(directory)),
+      model_(load_model_description(directory)),
       layers_(find_layers()) {
   const std::string embedding = stored_name(checkpoint_.checkpoint(), model_.names.embedding + ".weight");
   float_type_ = scalar_type(checkpoint_.checkpoint().info(embedding).type, embedding);

@@ -21,6 +21,7 @@ namespace fs = std::filesystem;
 
 void write_config(const Config& config, const Plan& plan, const std::string& directory) {
   nlohmann::json json = load_json(config.model.path + "/config.json");
+  if (plan.model.stored_head) json["tie_word_embeddings"] = false;  // some readers would take the embedding
   json["quantization_config"] = plan.tuned->quantization_config(checkpoint_scheme(config, plan), plan.model);
   save_json(directory + "/config.json", json);
   for (const std::string& file : plan.tuned->config_files()) {

@@ -5,6 +5,7 @@
 #include "export/checkpoint_files.h"
 #include "export/registry.h"
 #include "io/json_file.h"
+#include "model/load/stored_head.h"
 #include "plan/checks.h"
 #include "plan/layer_schemes.h"
 #include "plan/layout.h"
@@ -103,7 +104,7 @@ void decide_files(const Config& config, Plan& plan) {
 // decided: an unknown model or format, and rules that contradict the model.
 Plan decide(const Config& config, const World& world) {
   Plan plan;
-  plan.model = load_model_config(config.model.path);
+  plan.model = load_model_description(config.model.path);
   plan.world = world;
   plan.batch = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
   // Rounding to nearest takes no steps: the batch need not be filled.

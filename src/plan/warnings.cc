@@ -68,6 +68,14 @@ void warn_of_readers(const Plan& plan, std::vector<std::string>& warnings) {
   }
 }
 
+void warn_of_head(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
+  if (!plan.model.stored_head) return;
+  warnings.push_back(fmt::format(
+      "{}/config.json: tie_word_embeddings is true, but the checkpoint has a {}.weight that differs from the embedding: "
+      "it is used, as transformers does, and the output says tie_word_embeddings: false",
+      config.model.path, plan.model.names.head));
+}
+
 void warn_of_stages(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
   if (std::ssize(plan.stages) < plan.groups) {
     warnings.push_back(
@@ -97,6 +105,7 @@ std::vector<std::string> warnings_of(const Config& config, const Plan& plan) {
   warn_of_second_copy(plan, warnings);
   warn_of_tensor_parallel(plan, warnings);
   warn_of_readers(plan, warnings);
+  warn_of_head(config, plan, warnings);
   warn_of_stages(config, plan, warnings);
   warn_of_length(config, plan, warnings);
   return warnings;
