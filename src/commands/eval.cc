@@ -10,6 +10,7 @@
 #include "model/load/stored_head.h"
 #include "phases/forward_pass.h"
 #include "plan/checks.h"
+#include "plan/path_checks.h"
 #include "plan/shape.h"
 #include "run/progress.h"
 
@@ -23,6 +24,7 @@ nlohmann::json run_eval(MpiCommunicator& world, const Config& config) {
     if (!config.run.logits.empty() && world.size() > 1) {
       throw bad_input("run.logits", "is written by one rank", "start eval on a single rank");
     }
+    if (!config.run.logits.empty()) check_logits_path(config.run.logits);
     const TokenRows tokens = load_tokens(config.run.eval_tokens, 0, 0, model.vocab_size);
     check_length(model, tokens.seqlen, config.run.eval_tokens);
   });

@@ -9,6 +9,7 @@
 #include "base/version.h"
 #include "comm/agree.h"
 #include "commands/commands.h"
+#include "commands/launch_checks.h"
 #include "commands/start.h"
 #include "commands/summary.h"
 #include "export/registry.h"
@@ -23,6 +24,7 @@
 #include "phases/phase.h"
 #include "phases/prove.h"
 #include "phases/tune/tune.h"
+#include "plan/path_checks.h"
 #include "run/fingerprint.h"
 #include "run/vital_signs.h"
 
@@ -60,9 +62,11 @@ class QuantizeRun {
   void plan() {
     const World ranks = world_of(world_);
     check_backend(config_, world_);
+    check_shared_memory_everywhere(world_, config_);
     run_on_root(world_, [&] {
       require_keys(config_, {"calibration.tokens", "output.path"});
       plan_ = make_plan(config_, ranks);
+      check_places(config_, plan_);
       paths_ = RunPaths(config_, plan_.tuned_in_place);
       print_ = fingerprint(config_, plan_);
       state_.emplace(paths_, print_, plan_);

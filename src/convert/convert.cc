@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "base/error.h"
 #include "base/version.h"
@@ -15,6 +16,7 @@
 #include "run/fingerprint.h"
 #include "run/stop.h"
 #include "rundir/journal.h"
+#include "rundir/ownership.h"
 #include "rundir/paths.h"
 
 namespace roundtable {
@@ -65,27 +67,24 @@ class Job {
 };
 
 // The output is ours, or nobody's yet. Returns the journal of it.
-std::unique_ptr<Journal> claim(const Conversion& conversion) {
+std::unique_ptr<Journal> claim(const Conversion& conversion, const ConversionOutput& output) {
   const std::string path = conversion.record + "/journal";
-  std::error_code ignored;
-  if (!fs::exists(path, ignored) && !is_empty_or_absent(conversion.output)) {
-    throw bad_input(conversion.output, fmt::format("is not empty, and {} says nothing of it", path),
-                    "choose another output, or remove what is there");
-  }
   const nlohmann::json print = {{"source", model_digest(conversion.source)},
                                 {"format", conversion.format->name()},
                                 {"max_shard_size", conversion.max_shard_size}};
+  const std::vector<Record> records = records_of_own(Work::kConversion, conversion.record, "record of the conversion");
+  const auto* made = last_record<record::Conversion>(records);
+  const std::string difference = made == nullptr ? "" : fingerprint_difference(made->fingerprint, print);
+  if (!difference.empty()) {
+    throw bad_input(conversion.output, "was made by another conversion, which differs in: " + difference,
+                    fmt::format("choose another output, or remove it and {}", conversion.record));
+  }
+  std::vector<std::string> known;
+  for (std::int64_t file = 0; made != nullptr && file < output.files(); ++file) known.push_back(output.file_name(file));
+  refuse_foreign_files(conversion.output, known, path, "output");
   make_directory(conversion.record);
   auto journal = std::make_unique<Journal>(path);
-  if (const auto* made = journal->last<record::Conversion>()) {
-    const std::string difference = fingerprint_difference(made->fingerprint, print);
-    if (!difference.empty()) {
-      throw bad_input(conversion.output, "was made by another conversion, which differs in: " + difference,
-                      fmt::format("choose another output, or remove it and {}", conversion.record));
-    }
-  } else {
-    journal->append(record::Conversion{std::string(program_version()), print});
-  }
+  if (journal->records().empty()) journal->append(record::Conversion{std::string(program_version()), print});
   make_directory(conversion.output);
   return journal;
 }
@@ -98,7 +97,7 @@ Converted convert_checkpoint(HostCommunicator& world, const Conversion& conversi
   std::unique_ptr<Journal> journal;  // rank 0; held open, so that no other job works here
   run_on_root(world, [&] {
     job.emplace(conversion);
-    journal = claim(conversion);
+    journal = claim(conversion, job->output());
   });
   run_on_all(world, [&] {
     if (!job) job.emplace(conversion);

@@ -17,15 +17,18 @@ constexpr const char* kCard = "README.md";
 // Larger files next to a model are weights in other formats.
 constexpr std::uintmax_t kMaxCompanion = 128u << 20;
 
-bool is_companion(const fs::directory_entry& entry) {
+bool has_companion_name(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
   const std::string extension = entry.path().extension().string();
   for (const char* weights : {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}) {
     if (extension == weights) return false;
   }
-  return entry.is_regular_file() && entry.file_size() <= kMaxCompanion && name.front() != '.' &&
-         !name.ends_with(".index.json") && name != "config.json" && name != "quantization_config.json" &&
-         name != "quantize_config.json";
+  return name.front() != '.' && !name.ends_with(".index.json") && name != "config.json" &&
+         name != "quantization_config.json" && name != "quantize_config.json";
+}
+
+bool is_companion(const fs::directory_entry& entry) {
+  return has_companion_name(entry) && entry.is_regular_file() && entry.file_size() <= kMaxCompanion;
 }
 
 void copy_file(const std::string& from, const std::string& to) {
@@ -59,6 +62,13 @@ std::vector<std::vector<std::size_t>> cut_by_size(const std::vector<std::uint64_
     sum += sizes[i];
   }
   return files;
+}
+
+void check_companions(const std::string& from) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
+    const bool lost = entry.is_symlink() && !entry.exists();
+    if (lost ? has_companion_name(entry) : is_companion(entry)) const InputFile readable(entry.path().string());
+  }
 }
 
 void copy_companions(const std::string& from, const std::string& to, bool card) {

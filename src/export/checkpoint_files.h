@@ -21,6 +21,9 @@ std::vector<std::vector<std::size_t>> cut_by_size(const std::vector<std::uint64_
 // new checkpoint. With `card` the model card (README.md) is copied too.
 void copy_companions(const std::string& from, const std::string& to, bool card);
 
+// Throws Error (kBadInput) for one of these that cannot be read: no permission, a link to nothing, a git-lfs pointer.
+void check_companions(const std::string& from);
+
 // Copies of these the licence, notices and model card alone, for a format that has the rest inside.
 void copy_notes(const std::string& from, const std::string& to);
 

@@ -2,13 +2,13 @@
 #include "io/checkpoint.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <set>
 #include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
+#include "io/file.h"
 #include "io/json_file.h"
 #include "io/safetensors_header.h"
 
@@ -19,18 +19,14 @@ namespace {
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 
-bool exists(const std::string& path) {
-  struct stat status;
-  return stat(path.c_str(), &status) == 0;
-}
-
 Error no_weights(const std::string& directory) {
-  if (!exists(directory)) return bad_input(directory, "there is no such folder", "check the path");
+  if (!is_there(directory))
+    return bad_input(directory, "there is no such folder", "check the path" + searched_from(directory));
   const std::string problem = fmt::format("holds neither {} nor {}", kSingleFile, kIndexFile);
-  if (exists(directory + "/pytorch_model.bin") || exists(directory + "/pytorch_model.bin.index.json")) {
+  if (is_there(directory + "/pytorch_model.bin") || is_there(directory + "/pytorch_model.bin.index.json")) {
     return bad_input(directory, problem, "convert pytorch_model.bin first (transformers: save_pretrained)");
   }
-  return bad_input(directory, problem, "check the path, or fetch the weights");
+  return bad_input(directory, problem, "fetch the weights, or check the path" + searched_from(directory));
 }
 
 // Shards lie in the directory itself. A name from an index must not lead out of it.
@@ -45,14 +41,14 @@ void check_file_name(const std::string& index, const std::string& file) {
 }  // namespace
 
 bool has_checkpoint(const std::string& directory) {
-  return exists(directory + "/" + kSingleFile) || exists(directory + "/" + kIndexFile);
+  return is_there(directory + "/" + kSingleFile) || is_there(directory + "/" + kIndexFile);
 }
 
 Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
   const std::string index = directory + "/" + kIndexFile;
-  if (exists(directory + "/" + kSingleFile)) {
+  if (is_there(directory + "/" + kSingleFile)) {
     for (const auto& [name, info] : shard(kSingleFile).tensors()) file_of_.emplace(name, kSingleFile);
-  } else if (exists(index)) {
+  } else if (is_there(index)) {
     load_index(index);
   } else {
     throw no_weights(directory);
@@ -69,7 +65,7 @@ void Checkpoint::load_index(const std::string& index_path) {
     std::string file = weight_map.get_string(item.key());
     if (checked.insert(file).second) {
       check_file_name(index_path, file);
-      if (!exists(directory_ + "/" + file)) {
+      if (!is_there(directory_ + "/" + file)) {
         throw bad_input(index_path, fmt::format("names the file {}, which is missing", printable(file)),
                         "fetch the rest of the model");
       }

@@ -13,6 +13,7 @@
 #include "io/safetensors.h"
 #include "model/load/block_loader.h"
 #include "model/load/model_ends.h"
+#include "plan/path_checks.h"
 #include "run/stop.h"
 
 namespace roundtable {
@@ -45,7 +46,8 @@ torch::Tensor rows_of(const TokenRows& tokens, const SampleRange& range) {
 }
 
 void write_logits(const std::string& path, const torch::Tensor& logits) {
-  write_safetensors(path, {{"logits", ElementType::kF32, logits.sizes().vec(), logits.const_data_ptr()}});
+  write_safetensors(path, {{"logits", ElementType::kF32, logits.sizes().vec(), logits.const_data_ptr()}},
+                    {{"format", kLogitsFormat}});
 }
 
 }  // namespace

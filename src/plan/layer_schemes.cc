@@ -124,6 +124,14 @@ std::optional<std::string> obstacle_of(const LinearSpec& linear, const QuantSche
   return std::nullopt;
 }
 
+// Layers of one kind mostly share a reason: the first says enough.
+[[noreturn]] void refuse_float_model(const std::vector<std::string>& reasons, const QuantScheme& common) {
+  const std::string more = reasons.size() > 1 ? fmt::format(" (and {} other kinds of layers)", reasons.size() - 1) : "";
+  throw bad_input(
+      "quantization", fmt::format("no layer can be quantized: {}{}", reasons.front(), more),
+      fmt::format("the group_size is {}: choose one that divides the layers' input dimensions", common.group_size));
+}
+
 // The head is a layer like others once somebody asks for it; to keep it as it is may be said of every model.
 std::optional<QuantScheme> head_scheme(const QuantizationSection& section, const ModelConfig& model,
                                        const Formats& formats, std::vector<Claim>& rules, std::vector<Claim>& ignored,
@@ -208,10 +216,7 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConf
   refuse_idle(ignored, model);
   out.float_reasons = reason_lines(reasons, linears, model.n_blocks);
   out.float_reasons.insert(out.float_reasons.end(), head_reasons.begin(), head_reasons.end());
-  if (!any) {
-    throw bad_input("quantization", fmt::format("no layer can be quantized: {}", fmt::join(out.float_reasons, "; ")),
-                    "choose a group_size that divides the layers' input dimensions");
-  }
+  if (!any) refuse_float_model(out.float_reasons, common);
   return out;
 }
 

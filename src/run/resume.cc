@@ -3,14 +3,13 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
 #include <map>
 #include <numeric>
-#include <regex>
+#include <optional>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -18,6 +17,8 @@
 #include "base/version.h"
 #include "run/fingerprint.h"
 #include "run/stop.h"
+#include "rundir/at_work.h"
+#include "rundir/ownership.h"
 
 namespace roundtable {
 
@@ -28,30 +29,22 @@ namespace fs = std::filesystem;
 class RunState::DirectoryLock {
  public:
   explicit DirectoryLock(const std::string& path) : fd_(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-    // A file system without such locks (some network mounts) gives another error: work without a lock.
-    const bool taken = fd_ >= 0 && ::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-    if (!taken) return;
-    ::close(fd_);
-    throw bad_input(path, "another job is at work in this output directory",
-                    "wait for it, or choose another output.path");
+    constexpr const char* kFix = "wait for it, or choose another output.path";
+    if (!fd_.is_open() || ::flock(fd_.get(), LOCK_EX | LOCK_NB) == 0) return;
+    if (errno == EWOULDBLOCK) throw bad_input(path, "another job is at work in this output directory", kFix);
+    // A file system without such locks (some network mounts).
+    at_work_.emplace(path, kFix);
   }
-  ~DirectoryLock() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  DirectoryLock(const DirectoryLock&) = delete;
-  DirectoryLock& operator=(const DirectoryLock&) = delete;
 
  private:
-  int fd_;
+  UniqueFd fd_;
+  std::optional<AtWork> at_work_;
 };
 
 RunState::~RunState() = default;
 
 RunState::RunState(const RunPaths& paths, const nlohmann::json& print, const Plan& plan) : paths_(paths), plan_(plan) {
-  if (!fs::exists(paths.journal()) && !is_empty_or_absent(paths.output)) {
-    throw bad_input(paths.output, fmt::format("is not empty, and no journal of this run is in {}", paths.directory),
-                    "choose another output.path, or remove what is there");
-  }
+  refuse_foreign_output(paths, records_of_own(Work::kRun, paths.directory, "run.directory"));
   if (fs::is_directory(paths.output)) output_lock_ = std::make_unique<DirectoryLock>(paths.output);
   make_directory(paths.directory);
   journal_ = std::make_unique<Journal>(paths.journal());
@@ -77,14 +70,13 @@ void RunState::claim(const nlohmann::json& print) {
 
 // Temporary files of a start that was killed. Nobody else can be writing one: this process holds the journal.
 void RunState::sweep() const {
-  static const std::regex temporary(R"((.+\.tmp-.+-[0-9]+)|((boundary-[0-9]+|trial)\.h5\.tmp))");
   if (!journal_->locked()) return;
   constexpr auto kOptions = fs::directory_options::skip_permission_denied;
   for (const std::string& directory : {paths_.directory, paths_.output}) {
     std::error_code ignored;  // what cannot be removed costs disk, not correctness
     // Formats have folders of their own inside.
     for (const fs::directory_entry& entry : fs::recursive_directory_iterator(directory, kOptions, ignored)) {
-      if (std::regex_match(entry.path().filename().string(), temporary)) fs::remove(entry.path(), ignored);
+      if (is_unfinished_name(entry.path().filename().string())) fs::remove(entry.path(), ignored);
     }
   }
 }

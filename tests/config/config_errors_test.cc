@@ -240,9 +240,9 @@ TEST(ConfigErrors, WhatIsNoTextIsRefused) {
 TEST_F(ConfigFile, OtherKindsOfBadFile) {
   const std::string missing = directory_ / "none.yaml";
   EXPECT_EQ(error_of([&] { load_config(missing, {}); }),
-            missing + ": cannot open the config: No such file or directory");
+            missing + ": cannot open the config: No such file or directory; check the path");
   EXPECT_EQ(error_of([&] { load_config(directory_, {}); }),
-            directory_.string() + ": cannot read the config: Is a directory");
+            directory_.string() + ": cannot read the config: Is a directory; check the path");
   const std::string large = write(kModel + std::string(1 << 20, '#'));
   EXPECT_EQ(error_of([&] { load_config(large, {}); }), large + ": is larger than 1 MiB, so it is not a config");
   EXPECT_EQ(error_of([&] { load_config("/dev/zero", {}); }), "/dev/zero: is larger than 1 MiB, so it is not a config");

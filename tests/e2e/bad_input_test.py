@@ -218,7 +218,10 @@ class SettingsTest(BadInputCase):
         self.refuse({"parallel.stages": 3}, "parallel.stages", "2 blocks")
 
     def test_no_layer_can_be_quantized(self):
-        self.refuse({"quantization.group_size": 7}, "quantization", "group_size")
+        self.refuse({"quantization.group_size": 7}, "quantization: no layer can be quantized: ",
+                    "(and 6 other kinds of layers); the group_size is 7: choose one that divides")
+        line = program.run(["plan", self.config({"quantization.group_size": 7})]).errors[0]
+        self.assertLess(len(line), 300, line)
 
     def test_nccl_without_a_gpu(self):
         with unittest.mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):
