@@ -3,9 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 
+#include "base/error.h"
 #include "io/file.h"
 
 namespace roundtable {
@@ -17,15 +19,31 @@ constexpr const char* kCard = "README.md";
 // Larger files next to a model are weights in other formats.
 constexpr std::uintmax_t kMaxCompanion = 128u << 20;
 
+// Folders of a model that transformers 5.23 reads besides its files: chat templates (utils/hub.py, CHAT_TEMPLATE_DIR),
+// and code for generate() (generation/utils.py, load_custom_generate).
+constexpr const char* kCompanionFolders[] = {"additional_chat_templates", "custom_generate"};
+
+bool is_weights(const std::string& name) {
+  for (const char* ending :
+       {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json"}) {
+    if (name.ends_with(ending)) return true;
+  }
+  return false;
+}
+
+// vLLM (get_config_filenames of its quantization methods) and SGLang take every file with such an ending.
+bool says_quantization(const std::string& name) {
+  for (const char* ending : {"quantize_config.json", "quant_config.json", "quantization_config.json",
+                             "quant_model_description.json", "quantization_map.json"}) {
+    if (name.ends_with(ending)) return true;
+  }
+  return false;
+}
+
 bool is_companion(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
-  const std::string extension = entry.path().extension().string();
-  for (const char* weights : {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}) {
-    if (extension == weights) return false;
-  }
-  return entry.is_regular_file() && entry.file_size() <= kMaxCompanion && name.front() != '.' &&
-         !name.ends_with(".index.json") && name != "config.json" && name != "quantization_config.json" &&
-         name != "quantize_config.json";
+  return !is_weights(name) && entry.is_regular_file() && entry.file_size() <= kMaxCompanion && name.front() != '.' &&
+         name != "config.json" && !says_quantization(name);
 }
 
 void copy_file(const std::string& from, const std::string& to) {
@@ -61,10 +79,40 @@ std::vector<std::vector<std::size_t>> cut_by_size(const std::vector<std::uint64_
   return files;
 }
 
+void refuse_other_weights(const std::string& directory, const std::set<std::string>& own) {
+  std::error_code missing;
+  std::set<std::string> others;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, missing)) {
+    const std::string name = entry.path().filename().string();
+    if (is_weights(name) && !own.contains(name) && !entry.is_directory()) others.insert(name);
+  }
+  if (others.empty()) return;
+  throw bad_input(directory + "/" + *others.begin(),
+                  "is not a file of this checkpoint, and readers would take it for one", "move it to another folder");
+}
+
+std::vector<std::string> quantization_files(const std::string& directory) {
+  std::vector<std::string> found;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string();
+    if (says_quantization(name)) found.push_back(name);
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
 void copy_companions(const std::string& from, const std::string& to, bool card) {
   for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
     const std::string name = entry.path().filename().string();
     if (is_companion(entry) && (card || name != kCard)) copy_file(entry.path().string(), to + "/" + name);
+  }
+  for (const std::string folder : kCompanionFolders) {
+    if (!fs::is_directory(from + "/" + folder)) continue;
+    fs::create_directories(to + "/" + folder);
+    for (const fs::directory_entry& entry : fs::directory_iterator(from + "/" + folder)) {
+      const std::string name = folder + "/" + entry.path().filename().string();
+      if (is_companion(entry)) copy_file(entry.path().string(), to + "/" + name);
+    }
   }
 }
 

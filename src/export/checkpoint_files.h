@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,8 +17,16 @@ std::string shard_name(std::int64_t index, std::int64_t count);
 // item would make it too large.
 std::vector<std::vector<std::size_t>> cut_by_size(const std::vector<std::uint64_t>& sizes, std::int64_t max_bytes);
 
-// Copies what lies next to a model's weights and goes along with them (tokenizer, generation config, chat template,
-// licence), each file atomically. Weights, config.json and quantization configs are left out: they are written for the
+// Throws Error (kBadInput) if a folder holds files of weights, or indexes of them, other than `own`: readers would take
+// them for the checkpoint, or for a part of it. The folder may be missing.
+void refuse_other_weights(const std::string& directory, const std::set<std::string>& own);
+
+// The files next to a model's weights that say how these are quantized (quantize_config.json, hf_quant_config.json and
+// others), by name.
+std::vector<std::string> quantization_files(const std::string& directory);
+
+// Copies what lies next to a model's weights and goes along with them (tokenizer, generation config, chat templates,
+// licence), each file atomically. Weights, config.json and quantization_files() are left out: they are written for the
 // new checkpoint. With `card` the model card (README.md) is copied too.
 void copy_companions(const std::string& from, const std::string& to, bool card);
 

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "base/error.h"
 #include "comm/agree.h"
@@ -81,6 +82,12 @@ void write_index(const Plan& plan, const std::string& directory) {
 
 }  // namespace
 
+std::set<std::string> weight_files(const Plan& plan) {
+  std::set<std::string> names = {"model.safetensors.index.json"};
+  for (std::int64_t i = 0; i < plan.files(); ++i) names.insert(shard_name(i, plan.files()));
+  return names;
+}
+
 void assemble(RunContext& context) {
   run_on_root(context.ranks.world, [&] {
     const std::string& directory = context.paths.tuned;
@@ -89,6 +96,7 @@ void assemble(RunContext& context) {
       outside.push_back(write_outside(context.config, context.plan, directory, i));
     }
     leave_here_if_asked();
+    refuse_other_weights(directory, weight_files(context.plan));
     copy_companions(context.config.model.path, directory, /*card=*/false);
     write_config(context.config, context.plan, directory);
     write_index(context.plan, directory);

@@ -133,6 +133,7 @@ Plan lay_out(const Config& config, const World& world) {
 Plan make_plan(const Config& config, const World& world) {
   Plan plan = lay_out(config, world);
   const std::int64_t held_out_tokens = check_files(config, plan);
+  for (std::string& warning : warnings_of_model(config)) plan.warnings.push_back(std::move(warning));
   if (held_out_tokens > 0) plan.forecast = forecast_of(config, plan, held_out_tokens);
   return plan;
 }

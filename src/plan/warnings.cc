@@ -7,7 +7,10 @@
 #include <map>
 #include <set>
 
+#include "base/text.h"
+#include "export/checkpoint_files.h"
 #include "export/registry.h"
+#include "io/checkpoint.h"
 
 namespace roundtable {
 namespace {
@@ -99,6 +102,21 @@ std::vector<std::string> warnings_of(const Config& config, const Plan& plan) {
   warn_of_readers(plan, warnings);
   warn_of_stages(config, plan, warnings);
   warn_of_length(config, plan, warnings);
+  return warnings;
+}
+
+std::vector<std::string> warnings_of_model(const Config& config) {
+  std::vector<std::string> warnings;
+  for (const std::string& file : quantization_files(config.model.path)) {
+    warnings.push_back(
+        fmt::format("{} says how weights are quantized, and the model's weights are floats: it is not copied", file));
+  }
+  const Checkpoint checkpoint(config.model.path);
+  for (const Checkpoint::Stray& stray : checkpoint.strays()) {
+    if (!checkpoint.contains(stray.name)) continue;
+    warnings.push_back(fmt::format("tensor '{}' is in {} too: the index decides for the one in {}",
+                                   printable(stray.name), stray.file, checkpoint.file_of(stray.name)));
+  }
   return warnings;
 }
 

@@ -149,6 +149,28 @@ class FilesTest(BadInputCase):
         save_file(tensors, model / "model.safetensors")
         self.refuse({"model.path": str(model)}, model, "model.layers.1.mlp.up_proj.bias")
 
+    def test_types_of_tensors(self):
+        model = self.model()
+        for tensor, dtype, word in (("lm_head.weight", torch.int8, "I8"), ("model.norm.weight", torch.float64, "F64"),
+                                    ("model.layers.1.mlp.up_proj.weight", torch.float8_e4m3fn, "F8_E4M3")):
+            tensors = load_file(self.folder / "model" / "model.safetensors")
+            save_file(tensors | {tensor: tensors[tensor].to(dtype)}, model / "model.safetensors")
+            self.refuse({"model.path": str(model)}, f"{model}/model.safetensors: tensor '{tensor}': is of type {word}",
+                        "convert it, or quantize from the float model")
+
+    def test_stale_quantization_config(self):
+        model = self.model()
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+        self.refuse({"model.path": str(model)}, f"{model}/config.json: key 'quantization_config': says that",
+                    "(fp8), and the weights are floats", "remove the key")
+
+    def test_a_single_file_next_to_shards(self):
+        tiny_model.make_model(self.folder / "both", num_hidden_layers=2, shard_size="100KB")
+        shutil.copy(self.folder / "model" / "model.safetensors", self.folder / "both")
+        self.refuse({"model.path": str(self.folder / "both")}, "holds model.safetensors and model.safetensors.index.json",
+                    "remove the one that is out of date")
+
     def spoil_header(self, tensor, change):
         model = self.model()
         header, data = read_header(model / "model.safetensors")
