@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "export/fused_layer.h"
 #include "export/layer_tensors.h"
 #include "model/description/model_config.h"
 #include "quant/fake_quant.h"
@@ -50,6 +51,8 @@ class CheckpointFormat {
                                                          const CheckpointScheme& checkpoint) const;
   // The same for the files next to the weights, such as a tokenizer. Throws Error (kBadInput) if one cannot be read.
   virtual std::optional<std::string> directory_obstacle(const std::string& directory) const;
+  // What vLLM and SGLang make of a layer that they fuse.
+  virtual FusedReading fused_reading(const FusedLayer&) const { return FusedReading::kRight; }
   // The least zero point of an asymmetric group that the format can hold.
   virtual int min_zero_point() const { return 0; }
 };
