@@ -51,6 +51,10 @@ class CheckpointFormat {
                                                          const CheckpointScheme& checkpoint) const;
   // The same for the files next to the weights, such as a tokenizer. Throws Error (kBadInput) if one cannot be read.
   virtual std::optional<std::string> directory_obstacle(const std::string& directory) const;
+  // Why one of a layer's numbers would not be finite as the format stores it: a scale, or what the format makes of
+  // scale and zero point; nothing if all are. `columns` are the layer's inputs.
+  virtual std::optional<std::string> number_obstacle(const QuantScheme& scheme, std::int64_t columns,
+                                                     const GroupScales& scales) const;
   // What vLLM and SGLang make of a layer that they fuse.
   virtual FusedReading fused_reading(const FusedLayer&) const { return FusedReading::kRight; }
   // The least zero point of an asymmetric group that the format can hold.
@@ -100,6 +104,9 @@ class PackedFormat : public SafetensorsFormat {
 // Why a format cannot hold a checkpoint, with the layer at which it fails; nothing if it can.
 std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelConfig& model,
                                     const CheckpointScheme& checkpoint);
+
+// The obstacle of numbers that are to be stored in fp16, where one is too large; `what` they are opens the text.
+std::optional<std::string> fp16_obstacle(const char* what, const torch::Tensor& numbers);
 
 // The obstacle of a layer whose input dimension the group size does not divide; nothing if it does.
 std::optional<std::string> group_size_obstacle(const LinearSpec& linear, const QuantScheme& scheme);

@@ -29,10 +29,12 @@ void write_config(const Config& config, const Plan& plan, const std::string& dir
   }
 }
 
+LinearSpec head_of(const Plan& plan) { return {plan.model.names.head, plan.model.vocab_size, plan.model.hidden_size}; }
+
 // The head, rounded to nearest (auto-round's own way for a layer outside of the blocks whose inputs it has not kept).
 std::vector<NamedTensor> quantized_head(const Config& config, const Plan& plan) {
   const CheckpointSource source(config.model.path);
-  const LinearSpec head{plan.model.names.head, plan.model.vocab_size, plan.model.hidden_size};
+  const LinearSpec head = head_of(plan);
   const torch::Tensor weight = source.read(head.weight());
   return plan.tuned->pack(head, round_to_nearest(weight, *plan.head), weight.scalar_type());
 }
@@ -86,6 +88,15 @@ std::set<std::string> weight_files(const Plan& plan) {
   std::set<std::string> names = {"model.safetensors.index.json"};
   for (std::int64_t i = 0; i < plan.files(); ++i) names.insert(shard_name(i, plan.files()));
   return names;
+}
+
+void check_head(const RunContext& context) {
+  run_on_root(context.ranks.world, [&] {
+    const Plan& plan = context.plan;
+    if (!plan.head || context.state->completed<record::Assembled>() != nullptr) return;
+    const ParameterSpec weight = head_of(plan).weight();
+    scale_check(context.config, plan)(weight.name, CheckpointSource(context.config.model.path).read(weight));
+  });
 }
 
 void assemble(RunContext& context) {

@@ -19,6 +19,10 @@ void assemble(RunContext& context);
 // The names of the checkpoint's files of weights, with the index.
 std::set<std::string> weight_files(const Plan& plan);
 
+// Refuses (kNumeric) a head that is to be quantized and has a scale that a format cannot store, unless the checkpoint
+// is assembled already: the head is the only quantized layer that no group tunes. Collective over the world.
+void check_head(const RunContext& context);
+
 // Bytes of all safetensors files of a model directory.
 std::int64_t checkpoint_bytes(const std::string& directory);
 

@@ -121,6 +121,12 @@ CheckpointScheme checkpoint_scheme(const Config& config, const Plan& plan) {
   return {scheme_of(config.quantization, plan.formats), config.tuning.iters, checkpoint_layers(plan.model, scheme_at)};
 }
 
+ScaleCheck scale_check(const Config& config, const Plan& plan) {
+  std::vector<const CheckpointFormat*> formats = plan.formats;
+  formats.push_back(plan.tuned);
+  return {checkpoint_scheme(config, plan), std::move(formats)};
+}
+
 Plan lay_out(const Config& config, const World& world) {
   Plan plan = decide(config, world);
   check_settings(config, plan);

@@ -287,11 +287,24 @@ class NumbersTest(BadInputCase):
         return {"model.path": str(model), "tuning.amp": False}
 
     def test_weights_whose_products_overflow(self):
-        changes = self.spoil("model.layers.1.mlp.up_proj.weight", lambda w: w.mul_(1e30))
+        changes = self.spoil("model.layers.1.post_attention_layernorm.weight", lambda w: w.mul_(1e30))
         self.refuse(changes, "block 1: ", "the loss is", "layer mlp.", code=NUMERIC, may_write=True)
         # Two groups: the other one does not know of it, and must not wait for ever.
         changes |= {"parallel.shards": 1, "parallel.stages": 2}
         self.refuse(changes, "block 1: ", "layer mlp.", code=NUMERIC, ranks=(2,), may_write=True)
+
+    def test_scale_beyond_fp16(self):
+        """Named with its layer and weight, at any number of iterations, and the head before anything is tuned."""
+        outlier = self.spoil("model.layers.1.mlp.up_proj.weight", lambda w: w[3, 5].fill_(-1e7))
+        words = ("layer 'model.layers.1.mlp.up_proj': its largest weight is 1e+07: a scale of 1.25e+06",
+                 "fp16 ends at 65504", "quantization.ignore_layers")
+        for iters in (0, 2):
+            self.refuse(outlier | {"tuning.iters": iters}, *words, code=NUMERIC, may_write=True)
+        head = self.spoil("lm_head.weight", lambda w: w[3, 5].fill_(1e7)) | {"quantization.quant_lm_head": True}
+        for ranks in (1, 2):
+            self.fail_with(["quantize", self.config(head)], ranks, NUMERIC, "layer 'lm_head': its largest weight is 1e+07")
+            self.assertEqual(list((self.folder / "out").iterdir()), [])
+            self.tearDown()
 
     def test_weight_that_is_not_finite(self):
         for value, ranks in ((float("nan"), (1, 2)), (float("inf"), (1,))):
