@@ -70,6 +70,7 @@ class QuantizeRun {
       paths_ = RunPaths(config_, plan_.tuned_in_place);
       print_ = fingerprint(config_, plan_);
       state_.emplace(paths_, print_, plan_);
+      check_outputs(config_, plan_, paths_);
       events_.emplace(paths_.events());
       const std::string yaml = to_yaml(config_);
       write_file_atomically(paths_.resolved_config(), [&](OutputFile& file) { file.write(yaml.data(), yaml.size()); });

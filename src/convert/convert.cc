@@ -6,12 +6,14 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "base/error.h"
 #include "base/version.h"
 #include "comm/agree.h"
 #include "convert/output.h"
+#include "export/checkpoint_files.h"
 #include "export/registry.h"
 #include "run/fingerprint.h"
 #include "run/stop.h"
@@ -38,6 +40,14 @@ class Job {
   }
 
   const ConversionOutput& output() const { return *output_; }
+
+  // The folder has no other weights than those that are made.
+  void check_folder() const {
+    std::set<std::string> own;
+    for (std::int64_t file = 0; file < output_->files(); ++file) own.insert(output_->file_name(file));
+    if (output_->files() > 1 && as_safetensors(*conversion_.format)) own.insert("model.safetensors.index.json");
+    refuse_other_weights(conversion_.output, own);
+  }
 
   // Writes a file and proves it, unless an earlier start has.
   void make(std::int64_t file) const {
@@ -98,6 +108,7 @@ Converted convert_checkpoint(HostCommunicator& world, const Conversion& conversi
   run_on_root(world, [&] {
     job.emplace(conversion);
     journal = claim(conversion, job->output());
+    job->check_folder();
   });
   run_on_all(world, [&] {
     if (!job) job.emplace(conversion);
@@ -107,7 +118,10 @@ Converted convert_checkpoint(HostCommunicator& world, const Conversion& conversi
       if (on_file) on_file();
     }
   });
-  run_on_root(world, [&] { job->output().finish(conversion.output); });
+  run_on_root(world, [&] {
+    job->check_folder();
+    job->output().finish(conversion.output);
+  });
   return {job->output().files(), job->output().bytes()};
 }
 

@@ -76,6 +76,12 @@ void ConversionSource::find_plain() {
   for (const std::string& name : checkpoint_.checkpoint().names()) {
     if (taken.contains(name)) continue;
     const TensorInfo& info = checkpoint_.checkpoint().info(name);
+    if (!is_weight_type(info.type) && !is_derived_table(name)) {
+      throw bad_input(fmt::format("{}/{}: tensor '{}'", directory_, checkpoint_.checkpoint().file_of(name), name),
+                      fmt::format("is of type {} and belongs to no quantized layer: its meaning is not known",
+                                  safetensors_dtype(info.type)),
+                      "convert a checkpoint without such tensors");
+    }
     plain_.push_back({name, scalar_type(info.type, name), info.shape});
   }
 }

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "export/fused_layer.h"
 #include "export/layer_tensors.h"
 #include "model/description/model_config.h"
 #include "quant/fake_quant.h"
@@ -53,6 +54,12 @@ class CheckpointFormat {
   // Bytes of a quantized layer in a file, without its bias. `float_type` is what the model's own weights are stored in.
   virtual std::uint64_t layer_bytes(const LinearSpec& linear, const QuantScheme& scheme,
                                     torch::ScalarType float_type) const = 0;
+  // Why one of a layer's numbers would not be finite as the format stores it: a scale, or what the format makes of
+  // scale and zero point; nothing if all are. `columns` are the layer's inputs.
+  virtual std::optional<std::string> number_obstacle(const QuantScheme& scheme, std::int64_t columns,
+                                                     const GroupScales& scales) const;
+  // What vLLM and SGLang make of a layer that they fuse.
+  virtual FusedReading fused_reading(const FusedLayer&) const { return FusedReading::kRight; }
   // The least zero point of an asymmetric group that the format can hold.
   virtual int min_zero_point() const { return 0; }
 };
@@ -103,6 +110,9 @@ class PackedFormat : public SafetensorsFormat {
 // Why a format cannot hold a checkpoint, with the layer at which it fails; nothing if it can.
 std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelConfig& model,
                                     const CheckpointScheme& checkpoint);
+
+// The obstacle of numbers that are to be stored in fp16, where one is too large; `what` they are opens the text.
+std::optional<std::string> fp16_obstacle(const char* what, const torch::Tensor& numbers);
 
 // The obstacle of a layer whose input dimension the group size does not divide; nothing if it does.
 std::optional<std::string> group_size_obstacle(const LinearSpec& linear, const QuantScheme& scheme);

@@ -29,6 +29,14 @@ Error no_weights(const std::string& directory) {
   return bad_input(directory, problem, "fetch the weights, or check the path" + searched_from(directory));
 }
 
+Error two_models(const std::string& directory, const std::string& file) {
+  return bad_input(
+      directory,
+      fmt::format("holds {} and {}, which names other files ({}): readers disagree on which of them counts",
+                  kSingleFile, kIndexFile, printable(file)),
+      "remove the one that is out of date");
+}
+
 // Shards lie in the directory itself. A name from an index must not lead out of it.
 void check_file_name(const std::string& index, const std::string& file) {
   if (file.empty() || file == "." || file == ".." || file.find('/') != std::string::npos ||
@@ -46,11 +54,15 @@ bool has_checkpoint(const std::string& directory) {
 
 Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
   const std::string index = directory + "/" + kIndexFile;
-  if (is_there(directory + "/" + kSingleFile)) {
+  const bool single = is_there(directory + "/" + kSingleFile);
+  if (is_there(index)) load_index(index);
+  if (single) {
+    for (const auto& [name, file] : file_of_) {
+      if (file != kSingleFile) throw two_models(directory, file);
+    }
+    file_of_.clear();  // what the file holds counts
     for (const auto& [name, info] : shard(kSingleFile).tensors()) file_of_.emplace(name, kSingleFile);
-  } else if (is_there(index)) {
-    load_index(index);
-  } else {
+  } else if (!is_there(index)) {
     throw no_weights(directory);
   }
   for (const auto& [name, file] : file_of_) names_.push_back(name);
@@ -108,6 +120,19 @@ std::uint64_t Checkpoint::total_bytes() const {
   std::uint64_t total = 0;
   for (const std::string& name : names_) total += info(name).bytes;
   return total;
+}
+
+std::vector<Checkpoint::Stray> Checkpoint::strays() const {
+  std::set<std::string> files;
+  for (const auto& [name, file] : file_of_) files.insert(file);
+  std::vector<Stray> found;
+  for (const std::string& file : files) {
+    for (const auto& [name, info] : shard(file).tensors()) {
+      const auto place = file_of_.find(name);
+      if (place == file_of_.end() || place->second != file) found.push_back({name, file});
+    }
+  }
+  return found;
 }
 
 void write_checkpoint_index(const std::string& directory, const std::map<std::string, std::string>& weight_map,

@@ -17,10 +17,19 @@ namespace roundtable {
 bool has_checkpoint(const std::string& directory);
 
 // Read-only and thread-safe. The constructor reads the index and checks that every file it names exists. A file is
-// opened (and its header checked) when a tensor in it is first asked for, and stays open. If a directory holds both
-// model.safetensors and an index, the single file is used, as in transformers.
+// opened (and its header checked) when a tensor in it is first asked for, and stays open.
+//
+// A directory with model.safetensors and an index of other files is refused, because readers disagree on it:
+// transformers 5.23 takes the single file (modeling_utils.py, _get_resolved_checkpoint_files), vLLM the files of the
+// index (model_loader/weight_utils.py, filter_duplicate_safetensors_files).
 class Checkpoint {
  public:
+  // A tensor in a file in which the index does not place it.
+  struct Stray {
+    std::string name;
+    std::string file;
+  };
+
   explicit Checkpoint(const std::string& directory);
   ~Checkpoint();
 
@@ -39,6 +48,10 @@ class Checkpoint {
   // Bytes of all tensors, summed from the headers: opens every file. (The index has a number too, but writers disagree
   // on what it counts.)
   std::uint64_t total_bytes() const;
+
+  // All strays, by file and name: tensors that the index places in another file, and tensors that it does not name
+  // (contains() tells them apart). Opens every file.
+  std::vector<Stray> strays() const;
 
  private:
   const SafetensorsFile& shard(const std::string& file) const;

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "base/error.h"
 #include "comm/agree.h"
@@ -29,10 +30,12 @@ void write_config(const Config& config, const Plan& plan, const std::string& dir
   }
 }
 
+LinearSpec head_of(const Plan& plan) { return {plan.model.names.head, plan.model.vocab_size, plan.model.hidden_size}; }
+
 // The head, rounded to nearest (auto-round's own way for a layer outside of the blocks whose inputs it has not kept).
 std::vector<NamedTensor> quantized_head(const Config& config, const Plan& plan) {
   const CheckpointSource source(config.model.path);
-  const LinearSpec head{plan.model.names.head, plan.model.vocab_size, plan.model.hidden_size};
+  const LinearSpec head = head_of(plan);
   const torch::Tensor weight = source.read(head.weight());
   return plan.tuned->pack(head, round_to_nearest(weight, *plan.head), weight.scalar_type());
 }
@@ -82,6 +85,21 @@ void write_index(const Plan& plan, const std::string& directory) {
 
 }  // namespace
 
+std::set<std::string> weight_files(const Plan& plan) {
+  std::set<std::string> names = {"model.safetensors.index.json"};
+  for (std::int64_t i = 0; i < plan.files(); ++i) names.insert(shard_name(i, plan.files()));
+  return names;
+}
+
+void check_head(const RunContext& context) {
+  run_on_root(context.ranks.world, [&] {
+    const Plan& plan = context.plan;
+    if (!plan.head || context.state->completed<record::Assembled>() != nullptr) return;
+    const ParameterSpec weight = head_of(plan).weight();
+    scale_check(context.config, plan)(weight.name, CheckpointSource(context.config.model.path).read(weight));
+  });
+}
+
 void assemble(RunContext& context) {
   run_on_root(context.ranks.world, [&] {
     const std::string& directory = context.paths.tuned;
@@ -90,6 +108,7 @@ void assemble(RunContext& context) {
       outside.push_back(write_outside(context.config, context.plan, directory, i));
     }
     leave_here_if_asked();
+    refuse_other_weights(directory, weight_files(context.plan));
     copy_companions(context.config.model.path, directory, /*card=*/false);
     write_config(context.config, context.plan, directory);
     write_index(context.plan, directory);

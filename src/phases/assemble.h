@@ -2,6 +2,7 @@
 // added.
 #pragma once
 
+#include <set>
 #include <string>
 
 #include "run/run_context.h"
@@ -10,9 +11,17 @@ namespace roundtable {
 
 // On rank 0, when every block's file is in the tuned checkpoint: writes the files of what no block holds (embeddings,
 // norm, head: as they are), copies the tokenizer, the generation config and the other files next to the model, writes
-// config.json and last the index, so that a checkpoint with an index is complete. Appends the journal's records.
-// Collective over the world. Throws AgreedError, (kStartAgain) between files when rank 0 is asked to leave.
+// config.json and last the index, so that a checkpoint with an index is complete. Refuses (kBadInput) a folder with
+// other weights in it. Appends the journal's records. Collective over the world. Throws AgreedError, (kStartAgain)
+// between files when rank 0 is asked to leave.
 void assemble(RunContext& context);
+
+// The names of the checkpoint's files of weights, with the index.
+std::set<std::string> weight_files(const Plan& plan);
+
+// Refuses (kNumeric) a head that is to be quantized and has a scale that a format cannot store, unless the checkpoint
+// is assembled already: the head is the only quantized layer that no group tunes. Collective over the world.
+void check_head(const RunContext& context);
 
 // Bytes of all files of a model directory with this ending (".safetensors").
 std::int64_t bytes_of_files(const std::string& directory, const std::string& extension);

@@ -12,6 +12,7 @@
 #include "data/token_set.h"
 #include "export/quantized_checkpoint.h"
 #include "model/load/tensor_span.h"
+#include "phases/assemble.h"
 #include "phases/boundary_cache.h"
 #include "phases/forward_pass.h"
 #include "plan/tune_settings.h"
@@ -107,6 +108,9 @@ class Calibration {
 
 }  // namespace
 
-void calibrate(RunContext& context) { Calibration(context).run(); }
+void calibrate(RunContext& context) {
+  check_head(context);
+  Calibration(context).run();
+}
 
 }  // namespace roundtable

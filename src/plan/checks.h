@@ -23,8 +23,9 @@ namespace roundtable {
 void check_settings(const Config& config, const Plan& plan);
 
 // All refusals that need files. Reads the headers of the model's files and the token sets whole:
-// - a tensor of a block, or one outside the blocks, is missing or has another shape than config.json asks for, or the
-//   model has one that would be dropped silently;
+// - config.json says that the model is quantized;
+// - a tensor that is loaded or copied is missing, has another shape than config.json asks for, or a type that no float
+//   weights have; or the model has one that would be dropped silently, or that its index does not name;
 // - calibration.estimate is of another model, or of a format that cannot be read (its tensors are checked when they are
 //   read);
 // - the model's folder lacks what an output format needs;

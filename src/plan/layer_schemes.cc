@@ -107,8 +107,7 @@ std::vector<std::string> reason_lines(const Reasons& reasons, const std::vector<
   std::vector<std::string> lines;
   for (const auto& [key, blocks] : reasons) {
     const bool all = static_cast<std::int64_t>(blocks.size()) == n_blocks;
-    const std::string which =
-        all ? "" : fmt::format(" ({} {})", blocks.size() == 1 ? "block" : "blocks", ranges_text(blocks));
+    const std::string which = all ? "" : fmt::format(" ({})", blocks_text(blocks, n_blocks));
     lines.push_back(fmt::format("{}{} stays in 16 bits: {}", linears[key.first].name, which, key.second));
   }
   return lines;
@@ -218,6 +217,11 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConf
   out.float_reasons.insert(out.float_reasons.end(), head_reasons.begin(), head_reasons.end());
   if (!any) refuse_float_model(out.float_reasons, common);
   return out;
+}
+
+std::string blocks_text(const std::vector<std::int64_t>& blocks, std::int64_t n_blocks) {
+  if (std::ssize(blocks) == n_blocks) return "all blocks";
+  return fmt::format("{} {}", blocks.size() == 1 ? "block" : "blocks", ranges_text(blocks));
 }
 
 std::string scheme_text(const QuantScheme& scheme) {

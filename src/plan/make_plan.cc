@@ -144,6 +144,12 @@ CheckpointScheme checkpoint_scheme(const Config& config, const Plan& plan) {
   return {scheme_of(config.quantization, plan.formats), config.tuning.iters, checkpoint_layers(plan.model, scheme_at)};
 }
 
+ScaleCheck scale_check(const Config& config, const Plan& plan) {
+  std::vector<const CheckpointFormat*> formats = plan.formats;
+  formats.push_back(plan.tuned);
+  return {checkpoint_scheme(config, plan), std::move(formats)};
+}
+
 Plan lay_out(const Config& config, const World& world) {
   Plan plan = decide(config, world);
   check_settings(config, plan);
@@ -156,6 +162,7 @@ Plan lay_out(const Config& config, const World& world) {
 Plan make_plan(const Config& config, const World& world) {
   Plan plan = lay_out(config, world);
   const std::int64_t held_out_tokens = check_files(config, plan);
+  for (std::string& warning : warnings_of_model(config)) plan.warnings.push_back(std::move(warning));
   if (held_out_tokens > 0) plan.forecast = forecast_of(config, plan, held_out_tokens);
   return plan;
 }

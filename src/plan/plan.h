@@ -8,6 +8,7 @@
 
 #include "config/config.h"
 #include "export/format.h"
+#include "export/scale_check.h"
 #include "model/description/block_layout.h"
 #include "model/description/model_config.h"
 #include "plan/forecast.h"
@@ -51,6 +52,9 @@ Plan lay_out(const Config& config, const World& world);
 
 // The output's layers, for formats.
 CheckpointScheme checkpoint_scheme(const Config& config, const Plan& plan);
+
+// What tells whether the formats of the run can store the scales of a layer.
+ScaleCheck scale_check(const Config& config, const Plan& plan);
 
 // For people.
 std::string describe(const Plan& plan, const Config& config);

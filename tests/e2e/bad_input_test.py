@@ -150,6 +150,28 @@ class FilesTest(BadInputCase):
         save_file(tensors, model / "model.safetensors")
         self.refuse({"model.path": str(model)}, model, "model.layers.1.mlp.up_proj.bias")
 
+    def test_types_of_tensors(self):
+        model = self.model()
+        for tensor, dtype, word in (("lm_head.weight", torch.int8, "I8"), ("model.norm.weight", torch.float64, "F64"),
+                                    ("model.layers.1.mlp.up_proj.weight", torch.float8_e4m3fn, "F8_E4M3")):
+            tensors = load_file(self.folder / "model" / "model.safetensors")
+            save_file(tensors | {tensor: tensors[tensor].to(dtype)}, model / "model.safetensors")
+            self.refuse({"model.path": str(model)}, f"{model}/model.safetensors: tensor '{tensor}': is of type {word}",
+                        "convert it, or quantize from the float model")
+
+    def test_stale_quantization_config(self):
+        model = self.model()
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+        self.refuse({"model.path": str(model)}, f"{model}/config.json: key 'quantization_config': says that",
+                    "(fp8), and the weights are floats", "remove the key")
+
+    def test_a_single_file_next_to_shards(self):
+        tiny_model.make_model(self.folder / "both", num_hidden_layers=2, shard_size="100KB")
+        shutil.copy(self.folder / "model" / "model.safetensors", self.folder / "both")
+        self.refuse({"model.path": str(self.folder / "both")}, "holds model.safetensors and model.safetensors.index.json",
+                    "remove the one that is out of date")
+
     def spoil_header(self, tensor, change):
         model = self.model()
         header, data = read_header(model / "model.safetensors")
@@ -277,11 +299,24 @@ class NumbersTest(BadInputCase):
         return {"model.path": str(model), "tuning.amp": False}
 
     def test_weights_whose_products_overflow(self):
-        changes = self.spoil("model.layers.1.mlp.up_proj.weight", lambda w: w.mul_(1e30))
+        changes = self.spoil("model.layers.1.post_attention_layernorm.weight", lambda w: w.mul_(1e30))
         self.refuse(changes, "block 1: ", "the loss is", "layer mlp.", code=NUMERIC, may_write=True)
         # Two groups: the other one does not know of it, and must not wait for ever.
         changes |= {"parallel.shards": 1, "parallel.stages": 2}
         self.refuse(changes, "block 1: ", "layer mlp.", code=NUMERIC, ranks=(2,), may_write=True)
+
+    def test_scale_beyond_fp16(self):
+        """Named with its layer and weight, at any number of iterations, and the head before anything is tuned."""
+        outlier = self.spoil("model.layers.1.mlp.up_proj.weight", lambda w: w[3, 5].fill_(-1e7))
+        words = ("layer 'model.layers.1.mlp.up_proj': its largest weight is 1e+07: a scale of 1.25e+06",
+                 "fp16 ends at 65504", "quantization.ignore_layers")
+        for iters in (0, 2):
+            self.refuse(outlier | {"tuning.iters": iters}, *words, code=NUMERIC, may_write=True)
+        head = self.spoil("lm_head.weight", lambda w: w[3, 5].fill_(1e7)) | {"quantization.quant_lm_head": True}
+        for ranks in (1, 2):
+            self.fail_with(["quantize", self.config(head)], ranks, NUMERIC, "layer 'lm_head': its largest weight is 1e+07")
+            self.assertEqual(list((self.folder / "out").iterdir()), [])
+            self.tearDown()
 
     def test_weight_that_is_not_finite(self):
         for value, ranks in ((float("nan"), (1, 2)), (float("inf"), (1,))):

@@ -40,6 +40,14 @@ SchemeOf read_auto_round_config(const nlohmann::json& config, const std::string&
   return [settings](const std::string& layer) { return settings->of(layer); };
 }
 
+FusedReading auto_round_reading(const FusedLayer& layer) {
+  if (layer.alike()) return FusedReading::kRight;
+  if (layer.parts_per_expert == 0) return FusedReading::kRefused;
+  FusedLayer named = layer;
+  std::erase_if(named.parts, [&](const auto& part) { return FusedLayer::same(part, layer.common); });
+  return named.alike() ? FusedReading::kMisread : FusedReading::kRefused;  // taken for all, or contradictory
+}
+
 bool is_auto_round_config(const nlohmann::json& config, std::string_view packing_format) {
   return config.value("packing_format", nlohmann::json()) == packing_format;
 }

@@ -70,6 +70,10 @@ bool is_derived_table(const std::string& name) {
   return false;
 }
 
+bool is_weight_type(ElementType type) {
+  return type == ElementType::kF32 || type == ElementType::kF16 || type == ElementType::kBF16;
+}
+
 torch::Tensor CheckpointSource::read(const ParameterSpec& spec) const {
   const std::string name = stored_name(checkpoint_, spec.name);
   const std::vector<std::int64_t> shape = spec.stored_shape();

@@ -35,6 +35,9 @@ std::string stored_name(const Checkpoint& checkpoint, const std::string& name);
 // RoPE frequencies.
 bool is_derived_table(const std::string& name);
 
+// Whether weights are read in this type: F32, F16 or BF16.
+bool is_weight_type(ElementType type);
+
 // A Hugging Face model directory with float weights. Opens files as they are needed; thread-safe.
 class CheckpointSource : public TensorSource {
  public:
