@@ -45,9 +45,9 @@ struct Plan {
 // the model's headers and the token sets. Throws Error (kBadInput) with the place and the fix. Not collective.
 Plan make_plan(const Config& config, const World& world);
 
-// The same without files other than config.json (and the model's two tables, if they may be tied): what needs the model's tensors or token sets is not checked, and the
-// forecast knows no held-out tokens. All decisions are those of make_plan(), so that every rank can make them by
-// itself.
+// The same without files other than config.json (and the model's two tables, if they may be tied): what needs the
+// model's tensors or token sets is not checked, and the forecast knows no held-out tokens. All decisions are those of
+// make_plan(), so that every rank can make them by itself.
 Plan lay_out(const Config& config, const World& world);
 
 // The output's layers, for formats.

@@ -74,10 +74,10 @@ void warn_of_readers(const Plan& plan, std::vector<std::string>& warnings) {
 
 void warn_of_head(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
   if (!plan.model.stored_head) return;
-  warnings.push_back(fmt::format(
-      "{}/config.json: tie_word_embeddings is true, but the checkpoint has a {}.weight that differs from the embedding: "
-      "it is used, as transformers does, and the output says tie_word_embeddings: false",
-      config.model.path, plan.model.names.head));
+  warnings.push_back(
+      fmt::format("{}/config.json: tie_word_embeddings is true, but the checkpoint has a {}.weight that differs from "
+                  "the embedding: it is used, as transformers does, and the output says tie_word_embeddings: false",
+                  config.model.path, plan.model.names.head));
 }
 
 // Places among block_linears() of the layers that engines make one of.

@@ -1,7 +1,7 @@
 // What config_json_test.py compares with transformers: logits_tool reads the paths of model directories from stdin, a
 // line each, and answers each with a line of JSON: {"error": line}, or what the description says of sizes and windows.
-// If the directory holds model.safetensors, the logits of its tokens.safetensors (`input_ids`, int32 [rows, seqlen]) are
-// written to its logits.safetensors, in fp32.
+// If the directory holds model.safetensors, the logits of its tokens.safetensors (`input_ids`, int32 [rows, seqlen])
+// are written to its logits.safetensors, in fp32.
 #include <fmt/format.h>
 #include <torch/types.h>
 #include <torch/utils.h>

@@ -120,8 +120,8 @@ RopeConfig read_rope_object(const JsonObject& scaling, const JsonObject& json, c
   return rope;
 }
 
-// transformers 5 writes `rope_parameters`; before it there were `rope_theta` and an optional `rope_scaling`. If both are
-// there, the old one counts, unless it is null or empty (modeling_rope_utils.py, convert_rope_params_to_dict).
+// transformers 5 writes `rope_parameters`; before it there were `rope_theta` and an optional `rope_scaling`. If both
+// are there, the old one counts, unless it is null or empty (modeling_rope_utils.py, convert_rope_params_to_dict).
 JsonObject rope_object(const JsonObject& json) {
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     if (!json.has(key)) continue;

@@ -19,8 +19,8 @@ struct SizeKeys {
   const char* max_position_embeddings = "max_position_embeddings";
 };
 
-// Hidden size, blocks, heads and vocabulary, all of them required, and the model's length. `default_positions` is what a
-// missing max_position_embeddings means.
+// Hidden size, blocks, heads and vocabulary, all of them required, and the model's length. `default_positions` is what
+// a missing max_position_embeddings means.
 void read_sizes(const JsonObject& json, ModelConfig& config, std::int64_t default_positions,
                 const SizeKeys& keys = {});
 
