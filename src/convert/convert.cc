@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/version.h"
 #include "comm/agree.h"
 #include "convert/output.h"
@@ -100,16 +101,24 @@ Converted convert_checkpoint(HostCommunicator& world, const Conversion& conversi
     job.emplace(conversion);
     journal = claim(conversion);
   });
+  std::map<std::string, std::string> digests;
+  const auto add_digest = [&](const std::string& name) { digests[name] = hash_file(conversion.output + "/" + name); };
   run_on_all(world, [&] {
     if (!job) job.emplace(conversion);
     for (std::int64_t file = world.rank(); file < job->output().files(); file += world.size()) {
       leave_here_if_asked();
       job->make(file);
+      add_digest(job->output().file_name(file));
       if (on_file) on_file();
     }
   });
-  run_on_root(world, [&] { job->output().finish(conversion.output); });
-  return {job->output().files(), job->output().bytes()};
+  for (const std::string& text : all_gather_text(world, nlohmann::json(digests).dump())) {
+    digests.merge(nlohmann::json::parse(text).get<std::map<std::string, std::string>>());
+  }
+  run_on_root(world, [&] {
+    for (const std::string& name : job->output().finish(conversion.output, conversion.card)) add_digest(name);
+  });
+  return {job->output().files(), job->output().bytes(), digests};
 }
 
 }  // namespace roundtable

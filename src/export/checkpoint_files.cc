@@ -41,6 +41,19 @@ bool is_note(const std::string& name) {
   return false;
 }
 
+// Copies the companions whose names are `wanted`. Returns their names.
+template <class Wanted>
+std::vector<std::string> copy_files(const std::string& from, const std::string& to, const Wanted& wanted) {
+  std::vector<std::string> names;
+  for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
+    const std::string name = entry.path().filename().string();
+    if (!is_companion(entry) || !wanted(name)) continue;
+    copy_file(entry.path().string(), to + "/" + name);
+    names.push_back(name);
+  }
+  return names;
+}
+
 }  // namespace
 
 std::string shard_name(std::int64_t index, std::int64_t count) {
@@ -61,18 +74,12 @@ std::vector<std::vector<std::size_t>> cut_by_size(const std::vector<std::uint64_
   return files;
 }
 
-void copy_companions(const std::string& from, const std::string& to, bool card) {
-  for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
-    const std::string name = entry.path().filename().string();
-    if (is_companion(entry) && (card || name != kCard)) copy_file(entry.path().string(), to + "/" + name);
-  }
+std::vector<std::string> copy_companions(const std::string& from, const std::string& to, bool card) {
+  return copy_files(from, to, [card](const std::string& name) { return card || name != kCard; });
 }
 
-void copy_notes(const std::string& from, const std::string& to) {
-  for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
-    const std::string name = entry.path().filename().string();
-    if (is_companion(entry) && is_note(name)) copy_file(entry.path().string(), to + "/" + name);
-  }
+std::vector<std::string> copy_notes(const std::string& from, const std::string& to, bool card) {
+  return copy_files(from, to, [card](const std::string& name) { return is_note(name) && (card || name != kCard); });
 }
 
 }  // namespace roundtable

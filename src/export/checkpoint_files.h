@@ -18,10 +18,11 @@ std::vector<std::vector<std::size_t>> cut_by_size(const std::vector<std::uint64_
 
 // Copies what lies next to a model's weights and goes along with them (tokenizer, generation config, chat template,
 // licence), each file atomically. Weights, config.json and quantization configs are left out: they are written for the
-// new checkpoint. With `card` the model card (README.md) is copied too.
-void copy_companions(const std::string& from, const std::string& to, bool card);
+// new checkpoint. With `card` the model card (README.md) is copied too. Returns their names.
+std::vector<std::string> copy_companions(const std::string& from, const std::string& to, bool card);
 
-// Copies of these the licence, notices and model card alone, for a format that has the rest inside.
-void copy_notes(const std::string& from, const std::string& to);
+// Copies of these the licence, notices and, with `card`, the model card alone, for a format that has the rest inside.
+// Returns their names.
+std::vector<std::string> copy_notes(const std::string& from, const std::string& to, bool card);
 
 }  // namespace roundtable

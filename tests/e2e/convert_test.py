@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import program
 import tiny_model
-from bad_input_test import BAD_INPUT
+from bad_input_test import BAD_INPUT, NUMERIC
 
 FIRST = "auto_round:auto_gptq"
 PACKED = ["auto_round", "auto_round:auto_awq", "auto_gptq", "auto_awq", "llm_compressor"]
@@ -180,6 +180,15 @@ class ConvertTest(ConvertCase):
             (source / "config.json").write_text(json.dumps(config))
             self.fail_with(["convert", source, "--format", "qdq", "--output", self.folder / f"from-{name}"], 2,
                            BAD_INPUT, *words)
+
+    def test_a_source_that_is_not_finite(self):
+        source = self.folder / "nan"
+        shutil.copytree(self.folder / "sym" / "auto_awq", source)
+        tensors = load_file(source / "model.safetensors")
+        tensors["model.norm.weight"][-1] = float("nan")
+        save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+        self.fail_with(["convert", source, "--format", FIRST, "--output", self.folder / "from-nan"], 1, NUMERIC,
+                       f"{source}/model.safetensors: tensor 'model.norm.weight'", "is not finite")
 
     def test_a_zero_point_of_zero(self):
         """A format that stores zero points minus one cannot hold it, and says so."""
