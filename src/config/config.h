@@ -63,6 +63,7 @@ struct CalibrationSection {
   std::int64_t seqlen = 2048;
   std::string cache;
   std::string estimate;
+  bool check_tokenizer = true;
 
   template <ConfigVisitor Visitor>
   void visit(Visitor& v) {
@@ -77,6 +78,9 @@ struct CalibrationSection {
       "a quantized checkpoint of this model, made quickly: stages start from its hidden states instead of the float "
       "model's",
       path_or_none());
+    v("check_tokenizer", check_tokenizer, kKeepsResult,
+      "refuse token sets that another tokenizer.json than the model's has made; false: only warn of them",
+      true_or_false());
   }
   bool operator==(const CalibrationSection&) const = default;
 };

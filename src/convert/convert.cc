@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/version.h"
 #include "comm/agree.h"
 #include "convert/output.h"
@@ -110,19 +111,25 @@ Converted convert_checkpoint(HostCommunicator& world, const Conversion& conversi
     journal = claim(conversion, job->output());
     job->check_folder();
   });
+  std::map<std::string, std::string> digests;
+  const auto add_digest = [&](const std::string& name) { digests[name] = hash_file(conversion.output + "/" + name); };
   run_on_all(world, [&] {
     if (!job) job.emplace(conversion);
     for (std::int64_t file = world.rank(); file < job->output().files(); file += world.size()) {
       leave_here_if_asked();
       job->make(file);
+      add_digest(job->output().file_name(file));
       if (on_file) on_file();
     }
   });
+  for (const std::string& text : all_gather_text(world, nlohmann::json(digests).dump())) {
+    digests.merge(nlohmann::json::parse(text).get<std::map<std::string, std::string>>());
+  }
   run_on_root(world, [&] {
     job->check_folder();
-    job->output().finish(conversion.output);
+    for (const std::string& name : job->output().finish(conversion.output, conversion.card)) add_digest(name);
   });
-  return {job->output().files(), job->output().bytes()};
+  return {job->output().files(), job->output().bytes(), digests};
 }
 
 }  // namespace roundtable

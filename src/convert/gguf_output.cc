@@ -63,7 +63,9 @@ class GgufOutput final : public ConversionOutput {
     return holds_gguf(directory + "/" + file_name(file), entries(file), tensors(file), data(file));
   }
   // The tokenizer is inside; licences and notes go along.
-  void finish(const std::string& directory) const override { copy_notes(source_.directory(), directory, /*card=*/true); }
+  std::vector<std::string> finish(const std::string& directory, bool card) const override {
+    return copy_notes(source_.directory(), directory, card);
+  }
 
  private:
   void add(const std::string& name, GgufType type, const std::vector<std::int64_t>& shape, std::uint64_t bytes,

@@ -110,6 +110,9 @@ QuantizedWeight ConversionSource::read_layer(const LinearSpec& layer) const {
 torch::Tensor ConversionSource::read_plain(const TensorSpec& spec) const {
   torch::Tensor tensor = torch::empty(spec.shape, spec.type);
   checkpoint_.checkpoint().read(spec.name, tensor.data_ptr());
+  if (!all_finite(element_type_of(spec.type), tensor.const_data_ptr(), tensor.nbytes())) {
+    throw not_finite(checkpoint_.checkpoint().place_of(spec.name));
+  }
   return tensor;
 }
 

@@ -17,7 +17,6 @@ namespace roundtable {
 namespace {
 
 constexpr const char* kSingleFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";
 
 Error no_weights(const std::string& directory) {
   if (!is_there(directory))
@@ -94,6 +93,10 @@ const std::string& Checkpoint::file_of(std::string_view name) const {
   return found->second;
 }
 
+std::string Checkpoint::place_of(std::string_view name) const {
+  return tensor_place(directory_ + "/" + file_of(name), name);
+}
+
 const SafetensorsFile& Checkpoint::shard(const std::string& file) const {
   const std::lock_guard lock(mutex_);
   std::unique_ptr<SafetensorsFile>& slot = shards_[file];
@@ -114,6 +117,11 @@ const TensorInfo& Checkpoint::info(std::string_view name) const {
 void Checkpoint::read(std::string_view name, void* dst) const {
   const TensorInfo& tensor = info(name);
   shard(file_of(name)).read(tensor, dst);
+}
+
+void Checkpoint::read_part(std::string_view name, std::uint64_t offset, void* dst, std::size_t bytes) const {
+  const TensorInfo& tensor = info(name);
+  shard(file_of(name)).read_part(tensor, offset, dst, bytes);
 }
 
 std::uint64_t Checkpoint::total_bytes() const {

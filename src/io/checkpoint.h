@@ -13,6 +13,8 @@
 
 namespace roundtable {
 
+inline constexpr const char* kIndexFile = "model.safetensors.index.json";
+
 // Whether a directory has the files that Checkpoint reads first. Does not check whether they are valid.
 bool has_checkpoint(const std::string& directory);
 
@@ -38,12 +40,16 @@ class Checkpoint {
   bool contains(std::string_view name) const;
   // The file that holds the tensor: its name in the directory.
   const std::string& file_of(std::string_view name) const;
+  // "directory/file: tensor 'name'", for errors. Throws as file_of().
+  std::string place_of(std::string_view name) const;
 
   // These throw bad input if the checkpoint has no such tensor, or if it is not in the file that the index names. The
   // reference stays valid as long as this object.
   const TensorInfo& info(std::string_view name) const;
   // Copies info(name).bytes bytes to `dst`.
   void read(std::string_view name, void* dst) const;
+  // The same for `bytes` of its bytes, from its byte `offset` on.
+  void read_part(std::string_view name, std::uint64_t offset, void* dst, std::size_t bytes) const;
 
   // Bytes of all tensors, summed from the headers: opens every file. (The index has a number too, but writers disagree
   // on what it counts.)

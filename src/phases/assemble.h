@@ -11,9 +11,10 @@ namespace roundtable {
 
 // On rank 0, when every block's file is in the tuned checkpoint: writes the files of what no block holds (embeddings,
 // norm, head: as they are), copies the tokenizer, the generation config and the other files next to the model, writes
-// config.json and last the index, so that a checkpoint with an index is complete. Refuses (kBadInput) a folder with
-// other weights in it. Appends the journal's records. Collective over the world. Throws AgreedError, (kStartAgain)
-// between files when rank 0 is asked to leave.
+// config.json and last the index, so that a checkpoint with an index is complete. Appends the journal's records.
+// Collective over the world. Throws AgreedError, (kBadInput) for a folder with other weights in it and for a file of an
+// earlier start that is missing and that the model no longer has, and (kStartAgain) between files when rank 0 is asked
+// to leave.
 void assemble(RunContext& context);
 
 // The names of the checkpoint's files of weights, with the index.

@@ -2,8 +2,10 @@
 #include "phases/formats.h"
 
 #include <filesystem>
+#include <map>
 #include <string>
 
+#include "comm/agree.h"
 #include "convert/convert.h"
 #include "export/checkpoint_files.h"
 #include "phases/assemble.h"
@@ -30,13 +32,20 @@ void check_outputs(const Config& config, const Plan& plan, const RunPaths& paths
 void make_formats(const RunContext& context) {
   for (const CheckpointFormat* format : formats_to_make(context.plan)) {
     const std::string name(format->name());
-    convert_checkpoint(context.ranks.world,
-                       {.source = context.paths.tuned,
-                        .format = format,
-                        .output = context.paths.format(context.config, name),
-                        .record = context.paths.format_record(name),
-                        .max_shard_size = context.config.output.max_shard_size.bytes()},
-                       {});
+    const std::string folder = context.paths.format(context.config, name);
+    const Converted made = convert_checkpoint(context.ranks.world,
+                                              {.source = context.paths.tuned,
+                                               .format = format,
+                                               .output = folder,
+                                               .record = context.paths.format_record(name),
+                                               .max_shard_size = context.config.output.max_shard_size.bytes(),
+                                               .card = false},  // it is written when the run ends
+                                              {});
+    run_on_root(context.ranks.world, [&] {
+      std::map<std::string, std::string> digests;
+      for (const auto& [file, digest] : made.digests) digests[folder + "/" + file] = digest;
+      context.state->record_output_files(digests);
+    });
   }
 }
 

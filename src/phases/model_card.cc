@@ -11,6 +11,7 @@
 #include "io/file.h"
 #include "io/json_file.h"
 #include "plan/layer_schemes.h"
+#include "rundir/paths.h"
 
 namespace roundtable {
 namespace {
@@ -21,7 +22,7 @@ constexpr std::uint64_t kMaxCard = 16 << 20;
 
 // The lines of the keys `license...` and `base_model` between the dashes that open the model's own card.
 std::string kept_metadata(const std::string& directory) {
-  const std::string path = directory + "/README.md";
+  const std::string path = directory + "/" + kModelCard;
   std::error_code ignored;
   if (!fs::is_regular_file(path, ignored) || fs::file_size(path, ignored) > kMaxCard) return "";
   std::istringstream card(read_text_file(path, kMaxCard));
@@ -103,7 +104,7 @@ void write_model_card(const std::string& directory, const Config& config, const 
     text += fmt::format("\nPerplexity on {} held-out tokens: {:.3f} before, {:.3f} after.\n", perplexity->tokens,
                         perplexity->before, perplexity->after);
   }
-  write_file_atomically(directory + "/README.md", [&](OutputFile& file) { file.write(text.data(), text.size()); });
+  write_file_atomically(directory + "/" + kModelCard, [&](OutputFile& file) { file.write(text.data(), text.size()); });
 }
 
 }  // namespace roundtable

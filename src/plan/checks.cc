@@ -4,14 +4,17 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <set>
 
 #include "base/error.h"
 #include "base/text.h"
+#include "data/sha256.h"
 #include "data/token_set.h"
 #include "export/quantized_checkpoint.h"
 #include "export/registry.h"
 #include "io/checkpoint.h"
+#include "io/file.h"
 #include "io/json_file.h"
 #include "model/description/block_layout.h"
 #include "model/load/tensor_source.h"
@@ -212,6 +215,23 @@ void check_length(const ModelConfig& model, std::int64_t seqlen, const std::stri
                   fmt::format("{} tokens are more than the {} positions that the model has learned", seqlen,
                               model.max_position_embeddings),
                   "make the token set with a smaller --seqlen");
+}
+
+std::string check_tokenizer(const Config& config, const std::string& tokens) {
+  constexpr std::uint64_t kMaxTokenizer = 1 << 30;
+  const std::string theirs = tokenizer_of_tokens(tokens);
+  if (theirs.empty()) return "";
+  const std::string path = config.model.path + "/tokenizer.json";
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) {
+    return fmt::format("{}: whether the model's own tokenizer made it is not known: there is no {}", tokens, path);
+  }
+  if (sha256(read_text_file(path, kMaxTokenizer)) == theirs) return "";
+  const std::string problem = fmt::format("was made with another tokenizer than {}", path);
+  if (!config.calibration.check_tokenizer) return fmt::format("{}: {}", tokens, problem);
+  throw bad_input(tokens, problem,
+                  "make it with this model's tokenizer (launch/prepare_calibration.py --model), or, if both give the "
+                  "same ids, set calibration.check_tokenizer=false");
 }
 
 void check_settings(const Config& config, const Plan& plan) {

@@ -33,6 +33,11 @@ void check_settings(const Config& config, const Plan& plan);
 // Returns the number of held-out tokens (run.eval_tokens), 0 without such a set.
 std::int64_t check_files(const Config& config, const Plan& plan);
 
+// Compares the tokenizer that made the token set `tokens` with the model's tokenizer.json. Throws Error (kBadInput)
+// where they differ; if calibration.check_tokenizer is false, returns a warning. Also returns one where the model has
+// no tokenizer.json to compare with. Empty where they are the same, or the token set does not name its tokenizer.
+std::string check_tokenizer(const Config& config, const std::string& tokens);
+
 // Refuses, with a line that begins with `place`, if the model has learned positions for fewer than `seqlen` tokens.
 void check_length(const ModelConfig& model, std::int64_t seqlen, const std::string& place);
 

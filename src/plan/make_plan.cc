@@ -163,6 +163,10 @@ Plan make_plan(const Config& config, const World& world) {
   Plan plan = lay_out(config, world);
   const std::int64_t held_out_tokens = check_files(config, plan);
   for (std::string& warning : warnings_of_model(config)) plan.warnings.push_back(std::move(warning));
+  for (const std::string& tokens : {config.calibration.tokens, config.run.eval_tokens}) {
+    if (tokens.empty()) continue;
+    if (const std::string warning = check_tokenizer(config, tokens); !warning.empty()) plan.warnings.push_back(warning);
+  }
   if (held_out_tokens > 0) plan.forecast = forecast_of(config, plan, held_out_tokens);
   return plan;
 }

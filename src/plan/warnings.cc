@@ -161,6 +161,17 @@ void warn_of_fused_layers(const Config& config, const Plan& plan, std::vector<st
   }
 }
 
+// From stages of so many blocks on, no loss is seen (src/phases/README.md, "Groups, shards and stages").
+constexpr std::int64_t kCleanStage = 8;
+
+// Where the ranks of a node do not divide the samples of a step, they cannot form one group.
+std::string way_to_fewer_groups(const Plan& plan) {
+  const int node = plan.world.ranks_a_node;
+  if (plan.shards == node || plan.batch % node == 0) return "";
+  return fmt::format(", or start a number of ranks per node that divides the {} samples of a step, which {} does not",
+                     plan.batch, node);
+}
+
 void warn_of_stages(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
   if (std::ssize(plan.stages) < plan.groups) {
     warnings.push_back(
@@ -171,6 +182,13 @@ void warn_of_stages(const Config& config, const Plan& plan, std::vector<std::str
         fmt::format("run.reproducible: the number of stages ({}) follows the number of groups; set "
                     "parallel.stages to keep the bytes on other numbers of groups",
                     plan.stages.size()));
+  }
+  if (config.tuning.use_quant_input && config.parallel.stages == 0 && plan.stages.size() > 1 &&
+      plan.stages.back().size() < kCleanStage) {
+    warnings.push_back(fmt::format(
+        "the number of stages ({}) follows the number of groups, and stages of fewer than {} blocks cost quality; set "
+        "parallel.stages=1 for the quality of one group{}",
+        plan.stages.size(), kCleanStage, way_to_fewer_groups(plan)));
   }
   if (!config.calibration.estimate.empty() && plan.stages.size() == 1) {
     warnings.push_back("calibration.estimate changes nothing: the only stage starts from the embeddings");

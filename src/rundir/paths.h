@@ -34,6 +34,9 @@ inline std::string folder_name(std::string format) {
   return format;
 }
 
+// The model card of a checkpoint.
+inline constexpr const char* kModelCard = "README.md";
+
 // The file of the hidden states that enter block `first`.
 inline std::string boundary_in(const std::string& folder, std::int64_t first) {
   return fmt::format("{}/boundary-{:05d}.h5", folder, first);

@@ -1,5 +1,6 @@
 """What a user can get wrong: one line that names the place and the fix, an exit code, and nothing overwritten."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -217,6 +218,21 @@ class SettingsTest(BadInputCase):
             self.refuse({"calibration.tokens": str(path)}, path, line, "this model's tokenizer", ranks=ranks)
             self.refuse({"run.eval_tokens": str(path)}, path, line, ranks=ranks)
 
+    def test_tokens_of_another_tokenizer(self):
+        ids = tiny_model.make_tokens(self.folder / "ids.safetensors", rows=8, seqlen=16)
+        right = hashlib.sha256((self.folder / "model" / "tokenizer.json").read_bytes()).hexdigest()
+        for name, digest in (("right", right), ("wrong", hashlib.sha256(b"another").hexdigest())):
+            tiny_model.make_tokens(self.folder / f"{name}.safetensors", ids=ids, tokenizer_sha256=digest)
+        wrong, right = str(self.folder / "wrong.safetensors"), str(self.folder / "right.safetensors")
+        words = (wrong, f"made with another tokenizer than {self.folder / 'model' / 'tokenizer.json'}",
+                 "calibration.check_tokenizer=false")
+        for key in ("calibration.tokens", "run.eval_tokens"):
+            self.refuse({key: wrong}, *words)
+        self.fail_with(["eval", self.config({"run.eval_tokens": wrong})], 1, BAD_INPUT, *words)
+        self.succeed(["plan", self.config({"calibration.tokens": right})])
+        allowed = self.config({"calibration.tokens": wrong, "calibration.check_tokenizer": False})
+        self.assertRegex(self.succeed(["plan", allowed]).out, "warning +.*wrong.safetensors: was made with another tok")
+
     def test_more_samples_than_there_are(self):
         self.refuse({"calibration.n_samples": 9}, "tokens.safetensors", "9 samples are asked for and it holds 8")
 
@@ -327,6 +343,16 @@ class NumbersTest(BadInputCase):
         for tensor in ("model.layers.0.input_layernorm.weight", "model.embed_tokens.weight"):
             changes = self.spoil(tensor, lambda w: w.view(-1)[:].fill_(float("nan")))
             self.refuse(changes, tensor, code=NUMERIC, ranks=(1,), may_write=True)
+
+    def test_what_is_only_copied_is_looked_at_before_a_block_is_tuned(self):
+        for tensor, value in (("lm_head.weight", float("nan")), ("model.norm.weight", float("inf")),
+                              ("model.layers.1.mlp.down_proj.weight", float("nan"))):
+            changes = self.spoil(tensor, lambda w: w.view(-1)[-1:].fill_(value))
+            config = self.config(changes)
+            self.fail_with(["quantize", config], next(self.turn)[0], NUMERIC, "calibrate",
+                           f"model.safetensors: tensor '{tensor}': holds a value that is not finite")
+            self.assertEqual(list((self.folder / "out").glob("*")), [])
+            self.tearDown()
 
 
 class CommandLineTest(BadInputCase):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import program
 import tiny_model
-from bad_input_test import BAD_INPUT
+from bad_input_test import BAD_INPUT, NUMERIC
 
 FIRST = "auto_round:auto_gptq"
 PACKED = ["auto_round", "auto_round:auto_awq", "auto_gptq", "auto_awq", "llm_compressor"]
@@ -229,6 +229,15 @@ class ConvertTest(ConvertCase):
         save_file(tensors | {name: torch.zeros(64, dtype=torch.int32)}, source / "model.safetensors")
         self.fail_with(["convert", source, "--format", "qdq", "--output", self.folder / "from-order"], 1, BAD_INPUT,
                        f"model.safetensors: tensor '{name}': is of type I32 and belongs to no quantized layer")
+
+    def test_a_source_that_is_not_finite(self):
+        source = self.folder / "nan"
+        shutil.copytree(self.folder / "sym" / "auto_awq", source)
+        tensors = load_file(source / "model.safetensors")
+        tensors["model.norm.weight"][-1] = float("nan")
+        save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+        self.fail_with(["convert", source, "--format", FIRST, "--output", self.folder / "from-nan"], 1, NUMERIC,
+                       f"{source}/model.safetensors: tensor 'model.norm.weight'", "is not finite")
 
     def test_a_zero_point_of_zero(self):
         """A format that stores zero points minus one cannot hold it, and says so."""

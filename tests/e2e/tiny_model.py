@@ -112,12 +112,12 @@ def make_model(path, family="llama", dtype=torch.float32, seed=1, shard_size="50
     return path
 
 
-def make_tokens(path, rows=16, seqlen=32, seed=2, vocab=VOCAB, ids=None):
+def make_tokens(path, rows=16, seqlen=32, seed=2, vocab=VOCAB, ids=None, **metadata):
     """Writes a token set of random ids, or of `ids`, and returns them as int32 [rows, seqlen]."""
     if ids is None:
         ids = numpy.random.default_rng(seed).integers(0, vocab, (rows, seqlen))
     ids = numpy.ascontiguousarray(ids, dtype=numpy.int32)
-    save_file({"input_ids": ids}, path, metadata={"format": "roundtable.tokens", "version": "1"})
+    save_file({"input_ids": ids}, path, metadata={"format": "roundtable.tokens", "version": "1"} | metadata)
     return ids
 
 

@@ -6,6 +6,8 @@
 
 #include <functional>
 
+#include "data/sha256.h"
+#include "io/safetensors.h"
 #include "plan/layout.h"
 #include "plan/plan.h"
 #include "plan/warnings.h"
@@ -170,6 +172,39 @@ TEST_F(PlanChecks, Warnings) {
   EXPECT_THAT(warnings([](Config& c) { c.output.formats = {"qdq"}; }), Contains(HasSubstr("holds no integers")));
   EXPECT_THAT(warnings([](Config& c) { c.output.max_shard_size = *ByteSize::parse("20KB"); }),
               Contains(HasSubstr("larger than output.max_shard_size")));
+}
+
+TEST_F(PlanChecks, StagesThatFollowTheRanksAreSaidToDoSo) {
+  const auto two_groups = [](Config& c) { c.parallel.shards = 1; };
+  EXPECT_THAT(plan(two_groups, {2, 2}).warnings,
+              Contains(AllOf(HasSubstr("number of stages (2) follows"), HasSubstr("set parallel.stages=1"))));
+  // Three ranks cannot share the eight samples of a step.
+  EXPECT_THAT(plan([](Config&) {}, {3, 3}).warnings,
+              Contains(HasSubstr("divides the 8 samples of a step, which 3 does")));
+  const auto set = [](Config& c) { c.parallel.shards = 1, c.parallel.stages = 2; };
+  EXPECT_THAT(plan(set, {2, 2}).warnings, IsEmpty());
+  EXPECT_THAT(describe(plan(two_groups, {2, 2}), config_),
+              HasSubstr("2 of up to 2 blocks, which follows the number of groups; parallel.stages=2 keeps it"));
+}
+
+TEST_F(PlanChecks, ATokenSetOfAnotherTokenizerIsRefused) {
+  const auto tokens_of = [&](const std::string& text) {
+    const std::vector<std::int32_t> ids = {1, 2};
+    const std::string path = folder_.path() + "/tokens.safetensors";
+    write_safetensors(path, {{"input_ids", ElementType::kI32, {1, 2}, ids.data()}},
+                      text.empty() ? std::map<std::string, std::string>{}
+                                   : std::map<std::string, std::string>{{"tokenizer_sha256", sha256(text)}});
+    return path;
+  };
+  EXPECT_THAT(check_tokenizer(config_, tokens_of("the model's")), HasSubstr("there is no "));
+  folder_.put("tokenizer.json", "the model's");
+  EXPECT_EQ(check_tokenizer(config_, tokens_of("the model's")), "");
+  EXPECT_EQ(check_tokenizer(config_, tokens_of("")), "") << "it does not say which";
+  EXPECT_BAD_INPUT(check_tokenizer(config_, tokens_of("another")),
+                   AllOf(HasSubstr("tokens.safetensors: was made with another tokenizer"),
+                         HasSubstr("calibration.check_tokenizer=false")));
+  config_.calibration.check_tokenizer = false;
+  EXPECT_THAT(check_tokenizer(config_, tokens_of("another")), HasSubstr("another tokenizer"));
 }
 
 TEST(ChooseShards, TakesTheLargestThatDivides) {

@@ -35,7 +35,7 @@ class StageWorker {
         range_(shard_samples(context.config.calibration.n_samples, context.plan.batch, context.plan.shards,
                              context.ranks.grid.shard())),
         micro_batch_(micro_batch_of(context.config, context.plan.shards)),
-        source_(context.config.model.path),
+        source_(context.config.model.path, context.tensors),
         loading_(context.ranks.grid.group_comm().duplicate()),
         loader_(source_, context.plan.model, *loading_),
         block_context_(make_block_context(context.plan.model, context.config.calibration.seqlen, context.ranks.dtype,

@@ -1,0 +1,79 @@
+// Digests of tensors, and the search for numbers that are not finite.
+#include "model/load/tensor_record.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+namespace roundtable {
+namespace {
+
+// So many bytes are looked at twice while they are in the cache: for their numbers, and for the digest.
+constexpr std::size_t kPiece = 64 << 10;
+
+// A float is not finite if all bits of its exponent are set.
+template <class Bits>
+bool none_has_all_of(const void* data, std::size_t bytes, Bits exponent) {
+  const Bits* values = static_cast<const Bits*>(data);
+  const std::size_t n = bytes / sizeof(Bits);
+  Bits found = 0;  // without a branch in the loop, which compilers then turn into vector instructions
+  for (std::size_t i = 0; i < n; ++i) found |= static_cast<Bits>((values[i] & exponent) == exponent);
+  return found == 0;
+}
+
+}  // namespace
+
+bool all_finite(ElementType type, const void* data, std::size_t bytes) {
+  switch (type) {
+    case ElementType::kBF16:
+      return none_has_all_of<std::uint16_t>(data, bytes, 0x7f80);
+    case ElementType::kF16:
+      return none_has_all_of<std::uint16_t>(data, bytes, 0x7c00);
+    case ElementType::kF32:
+      return none_has_all_of<std::uint32_t>(data, bytes, 0x7f800000);
+    case ElementType::kF64:
+      return none_has_all_of<std::uint64_t>(data, bytes, 0x7ff0000000000000);
+    default:
+      return true;
+  }
+}
+
+Error not_finite(const std::string& place) {
+  return make_error(ExitCode::kNumeric, place, "holds a value that is not finite: the model is broken",
+                    "fetch the model again");
+}
+
+void TensorCheck::update(const void* data, std::size_t bytes) {
+  const char* piece = static_cast<const char*>(data);
+  for (std::size_t size = 0; bytes > 0; piece += size, bytes -= size) {
+    size = std::min(bytes, kPiece);
+    finite_ = all_finite(type_, piece, size) && finite_;
+    hasher_.update(piece, size);
+  }
+}
+
+void TensorRecord::add(const Digests& known) {
+  const std::lock_guard lock(mutex_);
+  known_.insert(known.begin(), known.end());
+}
+
+bool TensorRecord::contains(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  return known_.contains(name);
+}
+
+void TensorRecord::see(const std::string& place, const std::string& name, const std::string& digest) {
+  const std::lock_guard lock(mutex_);
+  const auto [known, is_new] = known_.emplace(name, digest);
+  if (is_new) new_.emplace(name, digest);
+  if (known->second == digest) return;
+  throw bad_input(place, "is not what was read of it before: the model was changed",
+                  "put the earlier file back, or choose another output.path (and calibration.cache)");
+}
+
+TensorRecord::Digests TensorRecord::take_new() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(new_, {});
+}
+
+}  // namespace roundtable
