@@ -162,6 +162,7 @@ Error error_of_present_exception() {
     if (!std::current_exception()) std::abort();
     const Error error = error_of_present_exception();
     code = static_cast<int>(error.code());
+    set_log_prefix("");  // where() is in the line
     log_error(error.what());
   } catch (...) {  // no memory even for that line
     constexpr std::string_view kLine = "error: out of memory; raise the limit of memory (ulimit -v)\n";
@@ -209,6 +210,7 @@ int run(MpiRuntime& mpi, const CommandLine& line) {
     // The other ranks do not know of it: one line, and the end of all.
     const Error error = error_of_present_exception();
     if (world.size() > 1 && watchdog) watchdog->end_all(error.code(), error.what());
+    set_log_prefix("");
     log_error(error.what());
     if (world.size() > 1) abort_all_ranks(static_cast<int>(error.code()));
     return static_cast<int>(error.code());

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "base/activity.h"
 #include "base/error.h"
 #include "base/text.h"
 #include "comm/agree.h"
@@ -65,8 +66,8 @@ void check_shared_memory(int ranks, bool with_nccl, const std::string& folder) {
       static_cast<std::int64_t>(state.f_bavail) * static_cast<std::int64_t>(state.f_frsize) + bytes_of_segments(folder);
   if (free >= each * ranks) return;
   throw bad_input(folder,
-                  fmt::format("has {} free, and {} ranks of a node need {} of shared memory for {}", human_bytes(free),
-                              ranks, human_bytes(each * ranks), with_nccl ? "MPI and NCCL" : "MPI"),
+                  fmt::format("{} has {} free there, and its {} ranks need {} of shared memory for {}", host_name(),
+                              human_bytes(free), ranks, human_bytes(each * ranks), with_nccl ? "MPI and NCCL" : "MPI"),
                   "remove old files there, or make it larger (docker run --shm-size=1g)");
 }
 

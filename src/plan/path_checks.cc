@@ -26,13 +26,8 @@ namespace fs = std::filesystem;
 
 std::string placed(const std::string& key, const std::string& path) { return fmt::format("{}: {}", key, path); }
 
-fs::path canonical(const std::string& path) {
-  std::error_code ignored;
-  return fs::weakly_canonical(fs::absolute(path, ignored), ignored);
-}
-
 bool lies_in(const std::string& inner, const std::string& outer) {
-  const fs::path below = canonical(inner).lexically_relative(canonical(outer));
+  const fs::path below = true_place(inner).lexically_relative(true_place(outer));
   return !below.empty() && *below.begin() != "..";
 }
 

@@ -40,12 +40,6 @@ std::vector<std::string> names_in(const std::string& folder, const std::string& 
   return names_of_files(folder);
 }
 
-bool same_place(const std::string& a, const std::string& b) {
-  std::error_code ignored;
-  return fs::weakly_canonical(fs::absolute(a, ignored), ignored) ==
-         fs::weakly_canonical(fs::absolute(b, ignored), ignored);
-}
-
 // file -> digests that the journal has of it
 std::multimap<std::string, std::string> files_on_record(const std::vector<Record>& records) {
   std::multimap<std::string, std::string> files;
@@ -99,7 +93,7 @@ void refuse_foreign_output(const RunPaths& paths, const std::vector<Record>& rec
   const std::string owner = fmt::format("the journal in {}", paths.directory);
   const auto* run = last_record<record::Run>(records);
   const std::multimap<std::string, std::string> files = files_on_record(records);
-  const bool stayed = run != nullptr && same_place(run->output, paths.output);
+  const bool stayed = run != nullptr && true_place(run->output) == true_place(paths.output);
   if (run == nullptr) {
     if (names_in(paths.output, place).empty()) return;
     throw bad_input(fmt::format("{}: {}", place, paths.output),

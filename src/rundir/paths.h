@@ -21,6 +21,14 @@ inline void make_directory(const std::string& path) {
   if (error) throw call_error(path, "cannot be made", error.value());
 }
 
+// Where `path` leads, without links and dots, for comparing places; as it is written where that cannot be found out.
+inline std::filesystem::path true_place(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  const std::filesystem::path place = std::filesystem::weakly_canonical(absolute, error);
+  return error ? absolute.lexically_normal() : place;
+}
+
 // Whether the folder is empty or does not exist.
 inline bool is_empty_or_absent(const std::string& path) {
   std::error_code ignored;

@@ -59,10 +59,9 @@ TEST_F(Launch, OtherStartsAreGood) {
 
 TEST_F(Launch, SharedMemoryIsCounted) {
   EXPECT_NO_THROW(check_shared_memory(1, true, "/proc"));  // a file system without space
-  EXPECT_BAD_INPUT(
-      check_shared_memory(2, false, "/proc"),
-      AllOf(HasSubstr("/proc: has 0.0 kB free, and 2 ranks of a node need 8.4 MB of shared memory for MPI;"),
-            HasSubstr("--shm-size")));
+  EXPECT_BAD_INPUT(check_shared_memory(2, false, "/proc"),
+                   AllOf(HasSubstr(" has 0.0 kB free there, and its 2 ranks need 8.4 MB of shared memory for MPI;"),
+                         HasSubstr("--shm-size")));
   EXPECT_BAD_INPUT(check_shared_memory(8, true, "/proc"), HasSubstr("need 110.7 MB of shared memory for MPI and NCCL"));
   EXPECT_NO_THROW(check_shared_memory(2, true, "/tmp"));
   set({{"OMPI_MCA_btl", "tcp,self"}});

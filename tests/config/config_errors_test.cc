@@ -145,9 +145,9 @@ INSTANTIATE_TEST_SUITE_P(
                     BadValue{"output.max_shard_size", "0GB", "expected a size such as 5GB or 500MB, found '0GB'"},
                     BadValue{"output.max_shard_size", "99999999999TB",
                              "expected a size such as 5GB or 500MB, found '99999999999TB'"},
-                    BadValue{"output.path", "[a]", "expected text, found ['a']"},
-                    BadValue{"output.path", "~", "expected text, found nothing; write \"\" for an empty text"},
-                    BadValue{"output.path", "", "expected text, found nothing; write \"\" for an empty text"},
+                    BadValue{"output.path", "[a]", "expected a path, found ['a']"},
+                    BadValue{"output.path", "~", "expected a path, found nothing; write \"\" for an empty text"},
+                    BadValue{"output.path", "", "expected a path, found nothing; write \"\" for an empty text"},
                     // Which names there are is for export/ to say: tests/export/format_test.cc.
                     BadValue{"output.formats", "auto_round:auto_gptq", kFormatList + "'auto_round:auto_gptq'"},
                     BadValue{"output.formats", "[]", kFormatList + "[]"},

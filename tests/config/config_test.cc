@@ -133,41 +133,11 @@ TEST_F(ConfigFile, TheDumpReadsBackToTheSameValues) {
 }
 
 TEST(Config, TheDumpKeepsTextsThatYamlWouldReadOtherwise) {
-  for (const std::string text : {"null",
-                                 "~",
-                                 "-",
-                                 "---",
-                                 "...",
-                                 "a: b",
-                                 "a:",
-                                 " a",
-                                 "a ",
-                                 "#a",
-                                 "&a",
-                                 "*a",
-                                 "!a",
-                                 "[a",
-                                 "{",
-                                 "?",
-                                 "a #b",
-                                 "'",
-                                 "\"",
-                                 "\\",
-                                 "\n",
-                                 "%a",
-                                 "@a",
-                                 "`a",
-                                 "1e3",
-                                 "true",
-                                 "C:\\x",
-                                 "<<",
-                                 "\xE2\x80\xA8",
-                                 "\xC2\x85",
-                                 "/plain/path-1.0:x",
-                                 "a,b",
-                                 "\x7F",
-                                 "| x",
-                                 "> x"}) {
+  for (const std::string text :
+       {"null", "-",    "---", "...", "a: b", "a:",    " a", "a ",           "#a",       "&a",
+        "*a",   "!a",   "[a",  "{",   "?",    "a #b",  "'",  "\"",           "\\",       "\n",
+        "%a",   "@a",   "`a",  "1e3", "true", "C:\\x", "<<", "\xE2\x80\xA8", "\xC2\x85", "/plain/path-1.0:x",
+        "a,b",  "\x7F", "| x", "> x"}) {
     Config config;
     config.model.path = text;
     EXPECT_EQ(parse(to_yaml(config)).model.path, text) << to_yaml(config);

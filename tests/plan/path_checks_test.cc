@@ -97,10 +97,15 @@ TEST_F(Places, FoldersThatCannotBeWritten) {
   folder_.put("file", "");
   const std::string locked = folder_.path() + "/locked";
   fs::create_directory(locked);
-  fs::permissions(locked,
-                  fs::perms::owner_read | fs::perms::owner_exec | fs::perms::others_read | fs::perms::others_exec);
+  fs::permissions(locked, fs::perms::owner_read | fs::perms::owner_exec | fs::perms::group_read |
+                              fs::perms::group_exec | fs::perms::others_read | fs::perms::others_exec);
+  const std::string closed = folder_.path() + "/closed";
+  fs::create_directory(closed);
+  fs::permissions(closed, fs::perms::none);
   const AsAnotherUser other;
   EXPECT_NO_THROW(check());
+  config_.output.path = closed + "/a/out";  // it cannot be seen whether this exists
+  EXPECT_BAD_INPUT(check(), AllOf(StartsWith("run.directory: " + closed), HasSubstr("Permission denied")));
   config_.output.path = locked + "/a/out";
   EXPECT_BAD_INPUT(check(), AllOf(StartsWith("output.path: " + locked + "/a/out: cannot be written: "),
                                   HasSubstr(locked + ": Permission denied"), HasSubstr("change the permissions")));
