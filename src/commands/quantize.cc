@@ -75,7 +75,6 @@ class QuantizeRun {
       paths_ = RunPaths(config_, plan_.tuned_in_place);
       print_ = fingerprint(config_, plan_);
       state_.emplace(paths_, print_, plan_);
-      check_outputs(config_, plan_, paths_);
     });
     take_stock();
     run_on_root(world_, [&] {

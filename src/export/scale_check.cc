@@ -14,14 +14,22 @@ ScaleCheck::ScaleCheck(const CheckpointScheme& checkpoint, std::vector<const Che
     : formats_(std::move(formats)) {
   for (const LayerScheme& layer : checkpoint.layers) {
     // Scales of floats are powers of two and products of E4M3 and a global scale, which reach every float.
-    if (layer.scheme && layer.scheme->type == WeightType::kInt) schemes_[layer.linear.weight().name] = *layer.scheme;
+    if (!layer.scheme || layer.scheme->type != WeightType::kInt) continue;
+    const ParameterSpec weight = layer.linear.weight();
+    layers_[weight.name] = {weight, *layer.scheme};
   }
 }
 
+std::vector<ParameterSpec> ScaleCheck::weights() const {
+  std::vector<ParameterSpec> weights;
+  for (const auto& [name, layer] : layers_) weights.push_back(layer.weight);
+  return weights;
+}
+
 void ScaleCheck::operator()(const std::string& tensor, const torch::Tensor& weight) const {
-  const auto found = schemes_.find(tensor);
-  if (found == schemes_.end()) return;
-  QuantScheme scheme = found->second;
+  const auto found = layers_.find(tensor);
+  if (found == layers_.end()) return;
+  QuantScheme scheme = found->second.scheme;
   scheme.fp16_scale = false;  // so that the message has a number
   GroupScales scales = nearest_scales(weight, scheme);
   // Zero points are tuned too: -wmin / scale rounds up by at most a half.

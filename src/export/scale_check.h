@@ -19,8 +19,16 @@ class ScaleCheck {
   // that is not quantized passes. Tuning only makes scales smaller, so that what passes is finite in the end too.
   void operator()(const std::string& tensor, const torch::Tensor& weight) const;
 
+  // The weights of the layers that it can refuse.
+  std::vector<ParameterSpec> weights() const;
+
  private:
-  std::map<std::string, QuantScheme> schemes_;  // by the weight's name
+  struct Layer {
+    ParameterSpec weight;
+    QuantScheme scheme;
+  };
+
+  std::map<std::string, Layer> layers_;  // by the weight's name
   std::vector<const CheckpointFormat*> formats_;
 };
 

@@ -54,7 +54,7 @@ bool has_checkpoint(const std::string& directory) {
 Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
   const std::string index = directory + "/" + kIndexFile;
   const bool single = is_there(directory + "/" + kSingleFile);
-  if (is_there(index)) load_index(index);
+  if (is_there(index)) load_index(index, single);
   if (single) {
     for (const auto& [name, file] : file_of_) {
       if (file != kSingleFile) throw two_models(directory, file);
@@ -69,14 +69,14 @@ Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
 
 Checkpoint::~Checkpoint() = default;
 
-void Checkpoint::load_index(const std::string& index_path) {
+void Checkpoint::load_index(const std::string& index_path, bool single) {
   const JsonObject weight_map = JsonObject::load(index_path).get_object("weight_map");
   std::set<std::string> checked;
   for (const auto& item : weight_map.json().items()) {
     std::string file = weight_map.get_string(item.key());
     if (checked.insert(file).second) {
       check_file_name(index_path, file);
-      if (!is_there(directory_ + "/" + file)) {
+      if (!single && !is_there(directory_ + "/" + file)) {
         throw bad_input(index_path, fmt::format("names the file {}, which is missing", printable(file)),
                         "fetch the rest of the model");
       }

@@ -61,7 +61,8 @@ class Checkpoint {
 
  private:
   const SafetensorsFile& shard(const std::string& file) const;
-  void load_index(const std::string& index_path);
+  // `single`: there is a single file too, and the files need not exist.
+  void load_index(const std::string& index_path, bool single);
 
   std::string directory_;
   std::vector<std::string> names_;

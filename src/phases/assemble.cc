@@ -5,7 +5,6 @@
 
 #include <filesystem>
 #include <map>
-#include <set>
 
 #include "base/error.h"
 #include "comm/agree.h"
@@ -87,12 +86,6 @@ void write_index(const Plan& plan, const std::string& directory) {
 
 }  // namespace
 
-std::set<std::string> weight_files(const Plan& plan) {
-  std::set<std::string> names = {"model.safetensors.index.json"};
-  for (std::int64_t i = 0; i < plan.files(); ++i) names.insert(shard_name(i, plan.files()));
-  return names;
-}
-
 void check_head(const RunContext& context) {
   run_on_root(context.ranks.world, [&] {
     const Plan& plan = context.plan;
@@ -112,7 +105,7 @@ void assemble(RunContext& context) {
       outside.push_back(write_outside(source, context.plan, directory, i));
     }
     leave_here_if_asked();
-    refuse_other_weights(directory, weight_files(context.plan));
+    refuse_other_weights(directory, context.plan.weight_files());
     std::vector<std::string> names = copy_companions(context.config.model.path, directory, /*card=*/false);
     for (std::string& name : write_config(context.config, context.plan, directory)) names.push_back(std::move(name));
     write_index(context.plan, directory);

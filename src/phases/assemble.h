@@ -2,7 +2,6 @@
 // added.
 #pragma once
 
-#include <set>
 #include <string>
 
 #include "run/run_context.h"
@@ -16,9 +15,6 @@ namespace roundtable {
 // earlier start that is missing and that the model no longer has, and (kStartAgain) between files when rank 0 is asked
 // to leave.
 void assemble(RunContext& context);
-
-// The names of the checkpoint's files of weights, with the index.
-std::set<std::string> weight_files(const Plan& plan);
 
 // Refuses (kNumeric) a head that is to be quantized and has a scale that a format cannot store, unless the checkpoint
 // is assembled already: the head is the only quantized layer that no group tunes. Collective over the world.

@@ -1,14 +1,11 @@
 // One conversion per format.
 #include "phases/formats.h"
 
-#include <filesystem>
 #include <map>
 #include <string>
 
 #include "comm/agree.h"
 #include "convert/convert.h"
-#include "export/checkpoint_files.h"
-#include "phases/assemble.h"
 
 namespace roundtable {
 
@@ -18,15 +15,6 @@ std::vector<const CheckpointFormat*> formats_to_make(const Plan& plan) {
     if (format != plan.tuned || !plan.tuned_in_place) others.push_back(format);
   }
   return others;
-}
-
-void check_outputs(const Config& config, const Plan& plan, const RunPaths& paths) {
-  refuse_other_weights(paths.tuned, weight_files(plan));
-  for (const CheckpointFormat* format : formats_to_make(plan)) {
-    const std::string name(format->name());
-    // A conversion that was begun looks at its folder itself: only it knows its files.
-    if (!std::filesystem::exists(paths.format_record(name))) refuse_other_weights(paths.format(config, name), {});
-  }
 }
 
 void make_formats(const RunContext& context) {

@@ -12,9 +12,6 @@ namespace roundtable {
 // The formats of the plan that are made from the tuned checkpoint: all but that one, if it is in its place.
 std::vector<const CheckpointFormat*> formats_to_make(const Plan& plan);
 
-// Refuses (kBadInput) folders of the output that hold weights which are not the run's, by their names. Not collective.
-void check_outputs(const Config& config, const Plan& plan, const RunPaths& paths);
-
 // Makes them by conversion, which reads the finished checkpoint again: the same code serves `roundtable convert`. Files
 // of an earlier start are proven and kept. Collective over the world. Throws as convert_checkpoint().
 void make_formats(const RunContext& context);

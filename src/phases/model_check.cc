@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -75,6 +76,26 @@ TensorRecord::Digests read_digests(const std::string& path) {
   }
 }
 
+// Of the tensors that were read since the last call, those with very large weights are shown to the formats.
+// Collective.
+void check_scales(RunContext& context) {
+  HostCommunicator& world = context.ranks.world;
+  std::set<std::string> large;
+  for (const std::string& text : all_gather_text(world, nlohmann::json(context.tensors->take_large()).dump())) {
+    large.merge(nlohmann::json::parse(text).get<std::set<std::string>>());
+  }
+  if (large.empty()) return;
+  const CheckpointSource source(context.config.model.path);
+  const ScaleCheck check = scale_check(context.config, context.plan);
+  run_on_all(world, [&] {
+    int index = 0;
+    for (const ParameterSpec& weight : check.weights()) {
+      if (!large.contains(stored_name(source.checkpoint(), weight.name))) continue;
+      if (index++ % world.size() == world.rank()) check(weight.name, source.read(weight));
+    }
+  });
+}
+
 }  // namespace
 
 void recall_tensors(RunContext& context) {
@@ -99,6 +120,7 @@ void recall_tensors(RunContext& context) {
 }
 
 void record_tensors(RunContext& context) {
+  check_scales(context);
   TensorRecord::Digests found;
   for (const std::string& text :
        all_gather_text(context.ranks.world, nlohmann::json(context.tensors->take_new()).dump())) {

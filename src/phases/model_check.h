@@ -12,8 +12,8 @@ namespace roundtable {
 void recall_tensors(RunContext& context);
 
 // Writes the digests that the ranks have found since the last call to the journal, and next to shared boundaries, and
-// gives them to all ranks.
-// Collective over the world.
+// gives them to all ranks. Collective over the world. Throws AgreedError (kNumeric) before that where one of these
+// tensors is to be quantized and a format cannot store its scales (export/scale_check.h).
 void record_tensors(RunContext& context);
 
 // Reads the tensors of the output that have no digest yet, each rank its share, and records them. Collective over the

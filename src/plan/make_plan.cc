@@ -4,6 +4,7 @@
 
 #include "export/checkpoint_files.h"
 #include "export/registry.h"
+#include "io/checkpoint.h"
 #include "io/json_file.h"
 #include "model/load/stored_head.h"
 #include "plan/checks.h"
@@ -136,6 +137,12 @@ Forecast forecast_of(const Config& config, const Plan& plan, std::int64_t held_o
 }
 
 }  // namespace
+
+std::set<std::string> Plan::weight_files() const {
+  std::set<std::string> names = {kIndexFile};
+  for (std::int64_t i = 0; i < files(); ++i) names.insert(shard_name(i, files()));
+  return names;
+}
 
 CheckpointScheme checkpoint_scheme(const Config& config, const Plan& plan) {
   const auto scheme_at = [&](const LinearSpec&, std::int64_t block, std::size_t place) {

@@ -10,12 +10,15 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <vector>
 
 #include "base/error.h"
 #include "base/text.h"
 #include "export/checkpoint_files.h"
+#include "io/checkpoint.h"
 #include "io/safetensors.h"
+#include "rundir/journal.h"
 #include "rundir/ownership.h"
 #include "rundir/paths.h"
 
@@ -118,6 +121,23 @@ void check_space(const std::vector<Need>& needs) {
   }
 }
 
+// Weights next to a checkpoint's would be read as a part of it. Files on record are the run's, whatever their names
+// are: if the config has changed since, the fingerprint says so.
+void check_weights(const Config& config, const Plan& plan, const RunPaths& paths, const std::vector<Record>& records) {
+  std::set<std::string> own;
+  for_each_record<record::Block>(records, [&](const record::Block& block) { own.insert(block.file); });
+  for_each_record<record::Outside>(records, [&](const record::Outside& outside) { own.insert(outside.file); });
+  if (!own.empty()) own.insert(kIndexFile);
+  for (const CheckpointFormat* format : plan.formats) {
+    if (format == plan.tuned && plan.tuned_in_place) continue;
+    const std::string name(format->name());
+    // A conversion that was begun looks at its folder itself: only it knows its files.
+    if (!fs::exists(paths.format_record(name))) refuse_other_weights(paths.format(config, name), own);
+  }
+  own.merge(plan.weight_files());
+  refuse_other_weights(paths.tuned, own);
+}
+
 }  // namespace
 
 void check_places(const Config& config, const Plan& plan) {
@@ -126,6 +146,7 @@ void check_places(const Config& config, const Plan& plan) {
   check_names(config, paths);
   const std::vector<Record> records = records_of_own(Work::kRun, paths.directory, "run.directory");
   refuse_foreign_output(paths, records);
+  check_weights(config, plan, paths, records);
   check_writable("output.path", paths.output);
   check_writable("run.directory", paths.directory);
   if (!config.calibration.cache.empty()) check_writable("calibration.cache", config.calibration.cache);

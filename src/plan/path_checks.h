@@ -13,6 +13,7 @@ namespace roundtable {
 // Throws Error (kBadInput) with the key, the path and the fix, before the first byte is written, if
 // - output.path gives the run directory no name, or the run directory or calibration.cache lies in output.path;
 // - the run directory or the output holds files that are not this run's own (rundir/ownership.h);
+// - a folder of the output holds weights that are not the checkpoint's;
 // - one of the folders cannot be made or written;
 // - a run that is new needs more space (plan.forecast.disk) than its file systems have. A run that resumes has part of
 // it

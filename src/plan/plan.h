@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,8 @@ struct Plan {
   Layout layout() const { return {world.ranks, world.ranks_a_node, shards, static_cast<std::int64_t>(stages.size())}; }
   // Files of the checkpoint that the groups write: one per block, and those of what no block holds.
   std::int64_t files() const { return model.n_blocks + static_cast<std::int64_t>(outside_files.size()); }
+  // Their names, and that of the index.
+  std::set<std::string> weight_files() const;
 };
 
 // Decides, checks everything that can be checked, collects the warnings and makes the forecast, in that order. Reads

@@ -304,7 +304,8 @@ class PlanTest(ConvertCase):
         before = files(output)
         for name in ("model.safetensors", "model-00001-of-00002.safetensors", "consolidated.safetensors"):
             (output / name).write_bytes(b"mine")
-            self.fail_with(["quantize", config], 1, BAD_INPUT, f"{output / name}: is not a file of this checkpoint",
+            command = "plan" if name.startswith("model-") else "quantize"
+            self.fail_with([command, config], 1, BAD_INPUT, f"{output / name}: is not a file of this checkpoint",
                            "move it to another folder")
             self.assertEqual((output / name).read_bytes(), b"mine")
             (output / name).unlink()

@@ -78,6 +78,8 @@ TEST(Checkpoint, RefusesASingleFileNextToAnIndexOfOthers) {
   EXPECT_BAD_INPUT(Checkpoint(folder.path()),
                    AllOf(StartsWith(folder.path() + ": holds model.safetensors and model.safetensors.index.json"),
                          HasSubstr("(m-1.safetensors)"), EndsWith("; remove the one that is out of date")));
+  std::filesystem::remove(folder.path() + "/m-1.safetensors");  // only the index was left behind
+  EXPECT_BAD_INPUT(Checkpoint(folder.path()), EndsWith("; remove the one that is out of date"));
 }
 
 TEST(Checkpoint, TakesASingleFileThatTheIndexNames) {

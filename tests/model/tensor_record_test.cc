@@ -59,6 +59,26 @@ TEST(AllFinite, OfEachTypeAtEachPlace) {
   }
 }
 
+TEST(LargestExponent, IsOfTheLargestMagnitude) {
+  const auto exponent = [](ElementType type, const torch::Tensor& values) {
+    TensorCheck check(type);
+    check.update(values.const_data_ptr(), values.nbytes());
+    return check.exponent();
+  };
+  for (const float largest : {1.0f, -1.5f, 2.0f, 32767.0f, -32768.0f, 65504.0f}) {
+    torch::Tensor values = torch::rand({70'000}).mul(0.5f);
+    values[65'999] = largest;
+    const int want = std::ilogb(largest);
+    EXPECT_EQ(exponent(ElementType::kF32, values), want) << largest;
+    EXPECT_EQ(exponent(ElementType::kF16, values.to(torch::kFloat16)), largest == 32767 ? 15 : want) << largest;
+    EXPECT_EQ(exponent(ElementType::kBF16, values.to(torch::kBFloat16)),
+              std::fabs(largest) > 32000 ? std::ilogb(torch::tensor(largest).to(torch::kBFloat16).item<float>()) : want)
+        << largest;
+  }
+  EXPECT_EQ(exponent(ElementType::kF32, torch::zeros({8})), -126);
+  EXPECT_EQ(exponent(ElementType::kF16, torch::zeros({8}, torch::kFloat16)), -14);
+}
+
 class Source : public ::testing::Test {
  protected:
   void write(const torch::Tensor& tensor) {

@@ -75,6 +75,24 @@ TEST_F(Places, FilesOfTheUserAreRefused) {
   EXPECT_BAD_INPUT(check(), AllOf(StartsWith("output.path: "), HasSubstr("is not empty")));
 }
 
+TEST_F(Places, WeightsThatAreNotTheRunsAreRefusedInItsOutput) {
+  fs::create_directory(folder_.path() + "/out.run");
+  fs::create_directory(folder_.path() + "/out");
+  {
+    Journal journal(folder_.path() + "/out.run/journal");
+    journal.append(record::Run{"1", {}, {}, config_.output.path});
+    journal.append(record::Block{.file = "model-00001-of-00009.safetensors"});
+  }
+  folder_.put("out/model-00001-of-00009.safetensors", "of another max_shard_size: the fingerprint differs");
+  folder_.put("out/model.safetensors.index.json", "{}");
+  EXPECT_NO_THROW(check());
+  for (const char* name : {"out/model.safetensors", "out/model-00001-of-00008.safetensors"}) {
+    const std::string path = folder_.put(name, "mine");
+    EXPECT_BAD_INPUT(check(), StartsWith(path + ": is not a file of this checkpoint"));
+    EXPECT_TRUE(fs::remove(path));
+  }
+}
+
 TEST_F(Places, TheRunDirectoryStaysOutOfTheCheckpoint) {
   for (const char* inside : {"/out", "/out/run", "/model/../out/run"}) {
     config_.run.directory = folder_.path() + inside;

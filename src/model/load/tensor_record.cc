@@ -11,31 +11,37 @@ namespace {
 // So many bytes are looked at twice while they are in the cache: for their numbers, and for the digest.
 constexpr std::size_t kPiece = 64 << 10;
 
-// A float is not finite if all bits of its exponent are set.
+// The exponent of the largest of some floats, by its bits. A float is not finite if all bits of its exponent are set.
 template <class Bits>
-bool none_has_all_of(const void* data, std::size_t bytes, Bits exponent) {
+int exponent_of_largest(const void* data, std::size_t bytes, Bits exponent, int mantissa_bits) {
   const Bits* values = static_cast<const Bits*>(data);
   const std::size_t n = bytes / sizeof(Bits);
   Bits found = 0;  // without a branch in the loop, which compilers then turn into vector instructions
-  for (std::size_t i = 0; i < n; ++i) found |= static_cast<Bits>((values[i] & exponent) == exponent);
-  return found == 0;
+  for (std::size_t i = 0; i < n; ++i) found = std::max(found, static_cast<Bits>(values[i] & exponent));
+  if (found == exponent) return kNotFinite;
+  const int bias = static_cast<int>(exponent >> mantissa_bits) / 2;
+  return std::max(1, static_cast<int>(found >> mantissa_bits)) - bias;
 }
 
 }  // namespace
 
-bool all_finite(ElementType type, const void* data, std::size_t bytes) {
+int largest_exponent(ElementType type, const void* data, std::size_t bytes) {
   switch (type) {
     case ElementType::kBF16:
-      return none_has_all_of<std::uint16_t>(data, bytes, 0x7f80);
+      return exponent_of_largest<std::uint16_t>(data, bytes, 0x7f80, 7);
     case ElementType::kF16:
-      return none_has_all_of<std::uint16_t>(data, bytes, 0x7c00);
+      return exponent_of_largest<std::uint16_t>(data, bytes, 0x7c00, 10);
     case ElementType::kF32:
-      return none_has_all_of<std::uint32_t>(data, bytes, 0x7f800000);
+      return exponent_of_largest<std::uint32_t>(data, bytes, 0x7f800000, 23);
     case ElementType::kF64:
-      return none_has_all_of<std::uint64_t>(data, bytes, 0x7ff0000000000000);
+      return exponent_of_largest<std::uint64_t>(data, bytes, 0x7ff0000000000000, 52);
     default:
-      return true;
+      return 0;
   }
+}
+
+bool all_finite(ElementType type, const void* data, std::size_t bytes) {
+  return largest_exponent(type, data, bytes) != kNotFinite;
 }
 
 Error not_finite(const std::string& place) {
@@ -47,7 +53,7 @@ void TensorCheck::update(const void* data, std::size_t bytes) {
   const char* piece = static_cast<const char*>(data);
   for (std::size_t size = 0; bytes > 0; piece += size, bytes -= size) {
     size = std::min(bytes, kPiece);
-    finite_ = all_finite(type_, piece, size) && finite_;
+    exponent_ = std::max(exponent_, largest_exponent(type_, piece, size));
     hasher_.update(piece, size);
   }
 }
@@ -74,6 +80,16 @@ void TensorRecord::see(const std::string& place, const std::string& name, const 
 TensorRecord::Digests TensorRecord::take_new() {
   const std::lock_guard lock(mutex_);
   return std::exchange(new_, {});
+}
+
+void TensorRecord::note_large(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  large_.insert(name);
+}
+
+std::set<std::string> TensorRecord::take_large() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(large_, {});
 }
 
 }  // namespace roundtable

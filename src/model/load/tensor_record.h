@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstddef>
+#include <limits>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 
 #include "base/element_type.h"
@@ -18,6 +20,11 @@ namespace roundtable {
 // bits. `data` is aligned to its elements.
 bool all_finite(ElementType type, const void* data, std::size_t bytes);
 
+// The largest floor(log2(|x|)) of these numbers, where NaN and infinities count as 2^kNotFinite; at least that of the
+// type's least normal number, and 0 for types that all_finite() does not look into.
+inline constexpr int kNotFinite = 1 << 12;
+int largest_exponent(ElementType type, const void* data, std::size_t bytes);
+
 // The Error (kNumeric) of the tensor at `place`.
 Error not_finite(const std::string& place);
 
@@ -27,12 +34,13 @@ class TensorCheck {
   explicit TensorCheck(ElementType type) : type_(type) {}
 
   void update(const void* data, std::size_t bytes);
-  bool finite() const { return finite_; }
+  bool finite() const { return exponent_ != kNotFinite; }
+  int exponent() const { return exponent_; }  // largest_exponent() of all of it
   std::string digest() const { return hasher_.digest(); }
 
  private:
   ElementType type_;
-  bool finite_ = true;
+  int exponent_ = std::numeric_limits<int>::min();
   Hasher hasher_;
 };
 
@@ -52,10 +60,15 @@ class TensorRecord {
   // What see() has kept since the last call.
   Digests take_new();
 
+  // Names of tensors with weights so large that their scales may not fit fp16, since the last take_large().
+  void note_large(const std::string& name);
+  std::set<std::string> take_large();
+
  private:
   mutable std::mutex mutex_;
   Digests known_;
   Digests new_;  // a part of known_
+  std::set<std::string> large_;
 };
 
 }  // namespace roundtable
