@@ -85,10 +85,10 @@ std::vector<Need> needs_of(const Config& config, const Plan& plan, const RunPath
   const std::string run_key = config.run.directory.empty() ? "output.path" : "run.directory";
   std::vector<Need> needs;
   for (const Forecast::Bytes& item : plan.forecast.disk) {
-    if (item.name != "boundaries") {
+    if (item.name == "tuned blocks") {  // from which the output is made
+      needs.push_back({run_key, paths.tuned, item.name, item.bytes});
+    } else if (item.name != "boundaries") {
       needs.push_back({"output.path", paths.output, item.name, item.bytes});
-      // A copy in another format, from which the output is made.
-      if (!plan.tuned_in_place) needs.push_back({run_key, paths.tuned, "tuned blocks", item.bytes});
     } else if (!shared || is_empty_or_absent(config.calibration.cache)) {  // else another run may have made them
       needs.push_back({shared ? "calibration.cache" : run_key, paths.boundary_root(config), item.name, item.bytes});
     }

@@ -154,12 +154,16 @@ TEST_F(Places, SpaceIsCountedPerFileSystem) {
   EXPECT_NO_THROW(check());
 }
 
-TEST_F(Places, ASecondCopyNeedsSpaceToo) {
-  const auto free = static_cast<std::int64_t>(fs::space(folder_.path()).available);
-  plan_.forecast.disk = {{"checkpoint", free / 3 * 2}};
-  EXPECT_NO_THROW(check());
+TEST_F(Places, BlocksThatTheOutputIsMadeFromAreInTheRunDirectory) {
   plan_.tuned_in_place = false;
-  EXPECT_BAD_INPUT(check(), HasSubstr("tuned blocks"));
+  config_.run.directory = folder_.path() + "/run";
+  plan_.forecast.disk = {{"tuned blocks", kTooMuch}, {"checkpoint", 1000}};
+  EXPECT_BAD_INPUT(check(), StartsWith("run.directory: " + config_.run.directory + "/tuned"));
+  const auto free = static_cast<std::int64_t>(fs::space(folder_.path()).available);
+  plan_.forecast.disk = {{"tuned blocks", free / 5 * 2}, {"checkpoint", free / 5 * 2}};
+  EXPECT_NO_THROW(check());
+  plan_.forecast.disk.push_back({"qdq", free / 5 * 2});
+  EXPECT_BAD_INPUT(check(), AllOf(HasSubstr("(tuned blocks "), HasSubstr(", qdq ")));
 }
 
 TEST_F(Places, FilesNextToTheModelThatCannotBeRead) {
