@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -57,13 +56,13 @@ std::optional<std::string> fault_of_launch(int ranks) {
 bool speaks_for_srun() { return number_in("SLURM_PROCID") == 0; }
 
 void check_shared_memory(int ranks, bool with_nccl, const std::string& folder) {
-  struct statvfs state;
+  std::error_code unknown;
+  const std::filesystem::space_info space = std::filesystem::space(folder, unknown);
   // A user who has told Open MPI what to use for messages knows why.
   const bool chosen = std::getenv("OMPI_MCA_btl") != nullptr || std::getenv("OMPI_MCA_pml") != nullptr;
-  if (ranks < 2 || ::statvfs(folder.c_str(), &state) != 0) return;
+  if (ranks < 2 || unknown) return;
   const std::int64_t each = (chosen ? 0 : kSegmentOfMpi) + (with_nccl ? kPoolOfNccl : 0);
-  const std::int64_t free =
-      static_cast<std::int64_t>(state.f_bavail) * static_cast<std::int64_t>(state.f_frsize) + bytes_of_segments(folder);
+  const std::int64_t free = static_cast<std::int64_t>(space.available) + bytes_of_segments(folder);
   if (free >= each * ranks) return;
   throw bad_input(folder,
                   fmt::format("{} has {} free there, and its {} ranks need {} of shared memory for {}", host_name(),

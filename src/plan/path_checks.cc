@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -104,9 +103,10 @@ void check_space(const std::vector<Need>& needs) {
   }
   for (const auto& [device, here] : by_file_system) {
     const std::string folder = existing_folder(here.front()->path);
-    struct statvfs state;
-    if (::statvfs(folder.c_str(), &state) != 0 || state.f_blocks == 0) continue;  // it does not say
-    const auto free = static_cast<std::int64_t>(state.f_bavail * state.f_frsize);
+    std::error_code unknown;
+    const fs::space_info space = fs::space(folder, unknown);
+    if (unknown || space.capacity == 0) continue;  // it does not say
+    const auto free = static_cast<std::int64_t>(space.available);
     std::int64_t bytes = 0;
     std::string parts;
     for (const Need* need : here) {

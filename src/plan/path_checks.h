@@ -15,9 +15,8 @@ namespace roundtable {
 // - the run directory or the output holds files that are not this run's own (rundir/ownership.h);
 // - a folder of the output holds weights that are not the checkpoint's;
 // - one of the folders cannot be made or written;
-// - a run that is new needs more space (plan.forecast.disk) than its file systems have. A run that resumes has part of
-// it
-//   on disk already, and finds out;
+// - a run that is new needs more space (plan.forecast.disk) than its file systems have. A run that resumes has a part of
+//   it on disk already, and finds out;
 // - a file that goes along with the model (tokenizer, licence) cannot be read.
 void check_places(const Config& config, const Plan& plan);
 
