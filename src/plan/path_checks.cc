@@ -17,7 +17,6 @@
 #include "export/checkpoint_files.h"
 #include "io/checkpoint.h"
 #include "io/safetensors.h"
-#include "rundir/journal.h"
 #include "rundir/ownership.h"
 #include "rundir/paths.h"
 
@@ -125,8 +124,7 @@ void check_space(const std::vector<Need>& needs) {
 // are: if the config has changed since, the fingerprint says so.
 void check_weights(const Config& config, const Plan& plan, const RunPaths& paths, const std::vector<Record>& records) {
   std::set<std::string> own;
-  for_each_record<record::Block>(records, [&](const record::Block& block) { own.insert(block.file); });
-  for_each_record<record::Outside>(records, [&](const record::Outside& outside) { own.insert(outside.file); });
+  for (const auto& [file, digest] : weight_files_on_record(records)) own.insert(file);
   if (!own.empty()) own.insert(kIndexFile);
   for (const CheckpointFormat* format : plan.formats) {
     if (format == plan.tuned && plan.tuned_in_place) continue;

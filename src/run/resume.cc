@@ -183,14 +183,13 @@ std::vector<std::int64_t> RunState::missing_boundaries() const {
 
 std::vector<FileOnRecord> RunState::tuned_files() const {
   std::map<std::string, FileOnRecord> files;  // by path: the last record counts
-  const auto add = [&](const auto& record) {
-    const std::string path = paths_.tuned + "/" + record.file;
-    files[path] = {path, record.digest};
+  const auto add = [&](const std::string& name, const std::string& digest) {
+    const std::string path = paths_.tuned + "/" + name;
+    files[path] = {path, digest};
   };
-  for_each_record<record::Block>(journal_->records(), add);
-  for_each_record<record::Outside>(journal_->records(), add);
+  for (const auto& [name, digest] : weight_files_on_record(journal_->records())) add(name, digest);
   for_each_record<record::File>(journal_->records(), [&](const record::File& file) {
-    if (file.in_tuned) add(file);
+    if (file.in_tuned) add(file.file, file.digest);
   });
   return values_of(files);
 }

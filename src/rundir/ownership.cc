@@ -40,16 +40,15 @@ std::vector<std::string> names_in(const std::string& folder, const std::string& 
   return names_of_files(folder);
 }
 
-// file -> digests that the journal has of it
-std::multimap<std::string, std::string> files_on_record(const std::vector<Record>& records) {
+}  // namespace
+
+std::multimap<std::string, std::string> weight_files_on_record(const std::vector<Record>& records) {
   std::multimap<std::string, std::string> files;
   const auto add = [&](const auto& record) { files.emplace(record.file, record.digest); };
   for_each_record<record::Block>(records, add);
   for_each_record<record::Outside>(records, add);
   return files;
 }
-
-}  // namespace
 
 bool is_unfinished_name(const std::string& name) {
   static const std::regex unfinished(R"((.+\.tmp-.+-[0-9]+)|((boundary-[0-9]+|trial)\.h5\.tmp))");
@@ -92,7 +91,7 @@ void refuse_foreign_output(const RunPaths& paths, const std::vector<Record>& rec
   const std::string place = "output.path";
   const std::string owner = fmt::format("the journal in {}", paths.directory);
   const auto* run = last_record<record::Run>(records);
-  const std::multimap<std::string, std::string> files = files_on_record(records);
+  const std::multimap<std::string, std::string> files = weight_files_on_record(records);
   const bool stayed = run != nullptr && true_place(run->output) == true_place(paths.output);
   if (run == nullptr) {
     if (names_in(paths.output, place).empty()) return;

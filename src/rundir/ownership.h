@@ -4,6 +4,7 @@
 // to the journal that knows its files. Nothing here writes.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,9 @@ enum class Work { kRun, kConversion };
 // its first record. `place` begins the line of errors and names the setting ("run.directory"). Throws Error (kBadInput)
 // for a folder with anything else in it, and for a journal of other work.
 std::vector<Record> records_of_own(Work work, const std::string& directory, const std::string& place);
+
+// The files of weights that the groups of a run have written: name -> digests that the journal has of it, in its order.
+std::multimap<std::string, std::string> weight_files_on_record(const std::vector<Record>& records);
 
 // Throws Error (kBadInput) where the output of a run holds files that are not the run's own. `records` are those of its
 // run directory.

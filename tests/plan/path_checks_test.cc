@@ -81,7 +81,9 @@ TEST_F(Places, WeightsThatAreNotTheRunsAreRefusedInItsOutput) {
   {
     Journal journal(folder_.path() + "/out.run/journal");
     journal.append(record::Run{"1", {}, {}, config_.output.path});
-    journal.append(record::Block{.file = "model-00001-of-00009.safetensors"});
+    record::Block block;
+    block.file = "model-00001-of-00009.safetensors";
+    journal.append(block);
   }
   folder_.put("out/model-00001-of-00009.safetensors", "of another max_shard_size: the fingerprint differs");
   folder_.put("out/model.safetensors.index.json", "{}");
