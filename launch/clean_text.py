@@ -13,6 +13,8 @@ import os
 import re
 import sys
 
+from exit_codes import Failure, run
+
 ENTRY = re.compile(r":([^:].*?):\s*(.*)$")  # ":batch: adj.", an entry's head
 
 
@@ -62,29 +64,31 @@ def write(path, parts):
     print(f"{path}: {sum(len(p.split()) for p in parts)} words")
 
 
+def split(source, out_dir, held_out):
+    try:
+        with (gzip.open if source.endswith(".gz") else open)(source, "rt", encoding="utf-8") as f:
+            parts = list(clean(f.read()))
+    except (OSError, EOFError, ValueError) as error:
+        raise Failure(f"{source}: cannot be read as text: {error}") from error
+    total = sum(len(p) for p in parts)
+    seen, cut = 0, 0
+    while cut < len(parts) and seen + len(parts[cut]) <= (1 - held_out) * total:
+        seen += len(parts[cut])
+        cut += 1
+    if cut in (0, len(parts)):
+        raise Failure(f"{source}: {len(parts)} paragraphs are too few to split; give a longer text")
+    os.makedirs(out_dir, exist_ok=True)
+    write(os.path.join(out_dir, "calibration.txt"), parts[:cut])
+    write(os.path.join(out_dir, "heldout.txt"), parts[cut:])
+
+
 def main():
     parser = argparse.ArgumentParser(description="Turns the Jargon File into plain paragraphs.")
     parser.add_argument("source")
     parser.add_argument("out_dir")
     parser.add_argument("--held-out", type=float, default=0.15, help="the part at the end (0.15)")
     arguments = parser.parse_args()
-    try:
-        with (gzip.open if arguments.source.endswith(".gz") else open)(arguments.source, "rt", encoding="utf-8") as f:
-            parts = list(clean(f.read()))
-        total = sum(len(p) for p in parts)
-        seen, cut = 0, 0
-        while cut < len(parts) and seen + len(parts[cut]) <= (1 - arguments.held_out) * total:
-            seen += len(parts[cut])
-            cut += 1
-        if cut in (0, len(parts)):
-            raise ValueError(f"{arguments.source}: {len(parts)} paragraphs are too few to split; give a longer text")
-        os.makedirs(arguments.out_dir, exist_ok=True)
-        write(os.path.join(arguments.out_dir, "calibration.txt"), parts[:cut])
-        write(os.path.join(arguments.out_dir, "heldout.txt"), parts[cut:])
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run(split, arguments.source, arguments.out_dir, arguments.held_out)
 
 
 if __name__ == "__main__":

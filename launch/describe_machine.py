@@ -22,9 +22,12 @@ import sys
 import torch
 
 import machine_rates as rates
-from machine_rates import Block, DeviceWork, Effort, Failure
+from exit_codes import Failure, run
+from machine_rates import Block, DeviceWork, Effort
+from output_file import check_replaceable, start_of
 
 
+MADE_BY = "measured by launch/describe_machine.py"
 FULL = Effort(seconds=3, copy_bytes=256 << 20, caches=2, piece_bytes=16 << 20, pieces=16, trips=2000,
               file_bytes=256 << 20, chunk_bytes=32 << 20)
 # Only to see that the script works: its figures mean nothing.
@@ -114,7 +117,7 @@ def shown(value):
 
 
 def text_of(figures, machine):
-    lines = [f"# {machine}, measured by launch/describe_machine.py.", "cluster:"]
+    lines = [f"# {machine}, {MADE_BY}.", "cluster:"]
     for figure in figures:
         lines += [f"  # {figure.how}", f"  {figure.key}: {shown(figure.value)}"]
     return "\n".join(lines) + "\n"
@@ -163,21 +166,25 @@ def read_arguments():
     return a
 
 
-def main():
-    a = read_arguments()
-    try:
-        gpus = torch.cuda.device_count()
-        if a.device == "cuda" and not 1 <= a.ranks <= gpus:
-            raise Failure(f"--device cuda needs one GPU per rank, but torch finds {gpus} for --ranks {max(1, a.ranks)}; give "
-                          "fewer --ranks, or --device cpu")
-        text = text_of(describe(a), machine_name(a.device))
-        if a.out:
-            a.out.write_text(text, encoding="utf-8")
-    except (Failure, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def is_description(path):
+    return MADE_BY.encode() in start_of(path, 4096).split(b"\n")[0]
+
+
+def measure(a):
+    gpus = torch.cuda.device_count()
+    if a.device == "cuda" and not 1 <= a.ranks <= gpus:
+        raise Failure(f"--device cuda needs one GPU per rank, but torch finds {gpus} for --ranks {max(1, a.ranks)}; give "
+                      "fewer --ranks, or --device cpu")
+    if a.out:
+        check_replaceable(a.out, "--out", is_description, "a description of a machine by this script")
+    text = text_of(describe(a), machine_name(a.device))
+    if a.out:
+        a.out.write_text(text, encoding="utf-8")
     print(text, end="")
-    return 0
+
+
+def main():
+    return run(measure, read_arguments())
 
 
 if __name__ == "__main__":

@@ -15,12 +15,10 @@ from multiprocessing import shared_memory
 
 import torch
 
+from exit_codes import Failure, MachineFailure
+
 TILE_ROWS = 64  # of attention: kAttentionTileRows of src/model/attention/attention.h
 PATIENCE = 120  # seconds that a process waits for the others
-
-
-class Failure(Exception):
-    """What the user can fix; shown as one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +143,7 @@ def at_once(count, work, *arguments):
     for process in processes:
         process.join()
     if any(process.exitcode for process in processes):
-        raise Failure(f"{work.__name__}: a measuring process has failed; its message is above")
+        raise MachineFailure(f"{work.__name__}: a measuring process has failed; its message is above")
     return [result for _, result in sorted(results.get() for _ in processes)]
 
 
@@ -270,7 +268,7 @@ def available_bytes():
     for line in pathlib.Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) << 10
-    raise Failure("/proc/meminfo has no MemAvailable; this script runs on Linux only")
+    raise MachineFailure("/proc/meminfo has no MemAvailable; this script runs on Linux only")
 
 
 def cache_bytes():
@@ -313,4 +311,5 @@ def measure_files(directory, effort):
         with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
             return *write_file(file, effort), read_file(file, effort)
     except OSError as error:
-        raise Failure(f"--directory: a file in {directory} cannot be written and read: {error.strerror}") from error
+        kind = MachineFailure if os.path.isdir(directory) else Failure
+        raise kind(f"--directory: a file in {directory} cannot be written and read: {error.strerror}") from error

@@ -6,6 +6,7 @@
 Weights are dequantized by transformers' own GGUF reader. The directory holds config.json,
 generation_config.json, model*.safetensors, tokenizer.json and tokenizer_config.json. It appears in one
 rename, so a directory that exists is complete; a second run leaves it as it is.
+Exit codes: 0 done, 2 bad input, 3 machine (disk, memory, a missing package).
 """
 
 import argparse
@@ -15,16 +16,14 @@ import shutil
 import sys
 import tempfile
 
+from exit_codes import Failure, run
+
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything comes from the file
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 NEEDED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 PROBE = "Round tables have 12 knights,  and no head — “ünïcödé” too.\n\tThe end."
-
-
-class Failure(Exception):
-    """What the user can fix; shown as one line."""
 
 
 def missing_files(directory):
@@ -148,12 +147,7 @@ def main():
     parser.add_argument("--out", required=True, metavar="DIR", help="the model directory to make")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="bytes per safetensors file (default 5GB)")
     arguments = parser.parse_args()
-    try:
-        prepare(arguments.gguf, arguments.out, arguments.max_shard_size)
-    except (Failure, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run(prepare, arguments.gguf, arguments.out, arguments.max_shard_size)
 
 
 if __name__ == "__main__":

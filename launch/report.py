@@ -17,7 +17,9 @@ import sys
 
 import report_charts as charts
 import report_timeline
-from report_record import NoRun, number, numbers, read_run, table, texts, whole
+from exit_codes import Failure, MachineFailure, run as run_tool
+from output_file import check_replaceable, start_of
+from report_record import number, numbers, read_run, table, texts, whole
 
 STYLE = (pathlib.Path(__file__).resolve().parent / "report.css").read_text
 
@@ -103,7 +105,10 @@ def tiles(run):
                           f"{100 * (after / before - 1):+.1f} %" + (f", {tokens:.0f} tokens" if tokens else "")))
     before, after = (number(table(summary.get("bytes")).get(k)) for k in ("before", "after"))
     if before and after:
-        found.append(tile("size", f"{human_bytes(before)} → {human_bytes(after)}", f"{before / after:.2f} times smaller"))
+        formats = table(table(summary.get("bytes")).get("formats"))
+        others = [f"{name} {human_bytes(size)}" for name, size in formats.items() if len(formats) > 1 and number(size)]
+        found.append(tile("size", f"{human_bytes(before)} → {human_bytes(after)}",
+                          ", ".join([f"{before / after:.2f} times smaller", *others])))
     of = f" of {run.n_blocks}" if run.n_blocks else ""
     found.append(tile("blocks", f"{len(run.blocks)}{of}", "finished" if run.summary is not None else "not finished yet"))
     seconds = phase_seconds(run)
@@ -264,7 +269,23 @@ def write(path, text):
         part.write_text(text, encoding="utf-8", errors="replace")
         os.replace(part, path)
     except OSError as error:
-        raise NoRun(f"{path} cannot be written: {error.strerror}") from error
+        kind = MachineFailure if path.parent.is_dir() else Failure
+        raise kind(f"{path} cannot be written: {error.strerror}") from error
+
+
+def is_page(path):
+    return start_of(path, 15) == b"<!doctype html>"
+
+
+def report(arguments):
+    run = read_run(arguments.run_dir)
+    out = pathlib.Path(arguments.out) if arguments.out else run.directory / "report.html"
+    check_replaceable(out, "--out", is_page, "a page in HTML")
+    write(out, page(run))
+    print(out)
+    if arguments.tensorboard:
+        import report_tensorboard
+        print(report_tensorboard.write(run, run.directory / "tensorboard"))
 
 
 def main():
@@ -272,19 +293,7 @@ def main():
     parser.add_argument("run_dir", metavar="RUN_DIR", help="the run directory, OUTPUT.run by default")
     parser.add_argument("--out", help="the page (default RUN_DIR/report.html)")
     parser.add_argument("--tensorboard", action="store_true", help="also write event files to RUN_DIR/tensorboard")
-    arguments = parser.parse_args()
-    try:
-        run = read_run(arguments.run_dir)
-        out = pathlib.Path(arguments.out) if arguments.out else run.directory / "report.html"
-        write(out, page(run))
-        print(out)
-        if arguments.tensorboard:
-            import report_tensorboard
-            print(report_tensorboard.write(run, run.directory / "tensorboard"))
-    except NoRun as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_tool(report, parser.parse_args())
 
 
 if __name__ == "__main__":

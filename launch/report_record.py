@@ -12,11 +12,13 @@ import math
 import pathlib
 import struct
 
+from exit_codes import Failure
+
 LARGEST = 1e30  # no quantity of a run comes near; charts can draw all below
 MAX_FILE = 2 << 30  # a run of 200 blocks and 1000 iterations has 5 MB of events
 
 
-class NoRun(Exception):
+class NoRun(Failure):
     """The directory holds no run; the text is one line for the user."""
 
 

@@ -3,7 +3,8 @@ their number, the time of each phase, perplexity."""
 
 import shutil
 
-from report_record import NoRun, number, numbers, table
+from exit_codes import MachineFailure
+from report_record import number, numbers, table
 
 
 def writer_class():
@@ -17,7 +18,7 @@ def writer_class():
         from torch.utils.tensorboard import SummaryWriter
         return SummaryWriter
     except ImportError:
-        raise NoRun("--tensorboard needs a package that is not installed; fix: pip install tensorboardX") from None
+        raise MachineFailure("--tensorboard needs a package that is not installed; fix: pip install tensorboardX") from None
 
 
 def write(run, directory):

@@ -16,8 +16,8 @@ install(PROGRAMS launch/report.py launch/prepare_calibration.py launch/prepare_m
   launch/describe_machine.py launch/export_model.py
   DESTINATION ${share}/launch)
 install(FILES launch/report_charts.py launch/report_record.py launch/report_timeline.py launch/report_tensorboard.py
-  launch/machine_rates.py launch/report.css launch/requirements.txt DESTINATION ${share}/launch)
-install(DIRECTORY launch/lm_eval launch/graph_export DESTINATION ${share}/launch PATTERN __pycache__ EXCLUDE)
+  launch/machine_rates.py launch/exit_codes.py launch/output_file.py launch/report.css launch/requirements.txt DESTINATION ${share}/launch)
+install(DIRECTORY launch/lm_eval launch/calibration launch/graph_export DESTINATION ${share}/launch PATTERN __pycache__ EXCLUDE)
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES src/phases/phases.svg DESTINATION ${CMAKE_INSTALL_DOCDIR}/src/phases)  # as README.md refers to it
 

@@ -1,5 +1,6 @@
 // The command line: parse, run, map an error to an exit code.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
@@ -7,6 +8,8 @@
 #include <cstdlib>
 #include <exception>
 #include <new>
+#include <optional>
+#include <string_view>
 #include <system_error>
 
 #include "base/activity.h"
@@ -17,9 +20,11 @@
 #include "comm/mpi/communicator.h"
 #include "comm/watchdog.h"
 #include "commands/commands.h"
+#include "commands/launch_checks.h"
 #include "commands/start.h"
 #include "commands/status.h"
 #include "config/config.h"
+#include "config/user_path.h"
 #include "io/json_fields.h"
 #include "rundir/events.h"
 
@@ -47,7 +52,7 @@ std::string footer() {
   return fmt::format(
       "Start one rank per device:  mpirun -n 8 roundtable quantize CONFIG\n"
       "If a run is interrupted, run the same command again: it resumes.\n\n"
-      "SIGUSR1, SIGTERM and run.max_time make a run stop early, with exit code 75.\n\n"
+      "SIGUSR1, SIGTERM, Ctrl-C and run.max_time make a run stop early, with exit code 75.\n\n"
       "Exit codes: 0 done, 2 bad input, 3 machine (MPI, HDF5, disk, memory), 4 a number that is not finite,\n"
       "            75 stopped early (run the same command again: it resumes), 1 a bug of ours.\n\n"
       "{}",
@@ -69,7 +74,8 @@ void flush_stdout() {
 }
 
 int show_status(const CommandLine& line) {
-  const RunStatus status = read_status(line.run_directory, EventLog::wall_clock());
+  const std::string directory = path_from_user(line.run_directory, "RUN_DIR");
+  const RunStatus status = read_status(directory, EventLog::wall_clock());
   fmt::print("{}", line.json ? json_of(status).dump() + "\n" : describe_status(status));
   flush_stdout();
   return static_cast<int>(ExitCode::kOk);
@@ -111,13 +117,6 @@ nlohmann::json dispatch(MpiCommunicator& world, Watchdog& watchdog, const Comman
   return run_quantize(world, watchdog, config);
 }
 
-// What a rank does about an error that the others do not know of: one line, and the end of all ranks.
-int end_all(const MpiCommunicator& world, Watchdog& watchdog, ExitCode code, const std::string& line) {
-  if (world.size() > 1) watchdog.end_all(code, line);
-  log_error(line);
-  return static_cast<int>(code);
-}
-
 [[noreturn]] void end_at_once(int code) {
   std::fflush(nullptr);
   std::_Exit(code);
@@ -125,6 +124,52 @@ int end_all(const MpiCommunicator& world, Watchdog& watchdog, ExitCode code, con
 
 // LibTorch puts a stack trace behind the message.
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+Error out_of_memory() {
+  return machine_error(where(), "out of memory",
+                       "lower tuning.micro_batch, raise parallel.shards, or raise the limit of memory (ulimit -v)");
+}
+
+// Inside a catch: the line and the exit code of an exception that says nothing of where it comes from.
+Error error_of_present_exception() {
+  try {
+    throw;
+  } catch (const LocatedError& error) {
+    return error;
+  } catch (const Error& error) {
+    return {error.code(), fmt::format("{}: {}", where(), error.what())};
+  } catch (const std::bad_alloc&) {
+    return out_of_memory();
+  } catch (const std::system_error& error) {
+    // The standard library's and {fmt}'s: a print to a full disk, a folder that cannot be listed, a thread.
+    const int number = error.code().value();
+    const std::string problem = number == EAGAIN ? "a thread cannot be started: " : "";
+    return machine_error(where(), problem + first_line(error.what()), fix_of_call(number));
+  } catch (const std::exception& error) {
+    const std::string text = first_line(error.what());
+    // LibTorch's allocators, c10/core/impl/alloc_cpu.cpp and c10/cuda/CUDACachingAllocator.cpp.
+    const bool memory =
+        text.find("can't allocate memory") != std::string::npos || text.find("out of memory") != std::string::npos;
+    return memory ? out_of_memory() : Error(ExitCode::kInternal, fmt::format("{}: {}", where(), text));
+  }
+}
+
+// An exception that nobody caught, on whatever thread: one line and its exit code, as everywhere. The launcher then
+// ends the other ranks.
+[[noreturn]] void end_uncaught() {
+  int code = static_cast<int>(ExitCode::kMachine);
+  try {
+    if (!std::current_exception()) std::abort();
+    const Error error = error_of_present_exception();
+    code = static_cast<int>(error.code());
+    set_log_prefix("");  // where() is in the line
+    log_error(error.what());
+  } catch (...) {  // no memory even for that line
+    constexpr std::string_view kLine = "error: out of memory; raise the limit of memory (ulimit -v)\n";
+    if (::write(STDERR_FILENO, kLine.data(), kLine.size()) < 0) std::_Exit(code);
+  }
+  std::_Exit(code);
+}
 
 void log_end(const Error& error) {
   if (error.code() == ExitCode::kStartAgain) {
@@ -134,15 +179,26 @@ void log_end(const Error& error) {
   }
 }
 
+// Commands that stop at safe points say at once that they will.
+void prepare_to_stop(const CommandLine& line, bool is_root) {
+  const bool resumes = line.command == "quantize" || line.command == "convert";
+  if (!resumes && line.command != "eval") return;
+  listen_for_ctrl_c();
+  if (!is_root) return;
+  set_stop_notice(std::string("info: asked to stop. It ends at the next safe point, or at once if it is asked again.") +
+                  (resumes ? " Run the same command again: it resumes." : ""));
+}
+
 int run(MpiRuntime& mpi, const CommandLine& line) {
   MpiCommunicator& world = mpi.world();
   set_rank(world.rank());
   if (world.size() > 1) set_log_prefix(fmt::format("rank {}: ", world.rank()));
+  prepare_to_stop(line, world.rank() == 0);
   const WatchedThread watched(Lane::kMain);
-  Watchdog watchdog(world);
-  const auto end = [&](ExitCode code, const std::string& text) { return end_all(world, watchdog, code, text); };
+  std::optional<Watchdog> watchdog;
   try {
-    const nlohmann::json result = dispatch(world, watchdog, line);
+    watchdog.emplace(world);
+    const nlohmann::json result = dispatch(world, *watchdog, line);
     if (line.json && world.rank() == 0) fmt::print("{}\n", result.dump());
     flush_stdout();
     return static_cast<int>(ExitCode::kOk);
@@ -150,19 +206,14 @@ int run(MpiRuntime& mpi, const CommandLine& line) {
     set_log_prefix("");
     if (world.rank() == 0) log_end(error);
     return static_cast<int>(error.code());
-  } catch (const LocatedError& error) {
-    return end(error.code(), error.what());
-  } catch (const Error& error) {
-    return end(error.code(), fmt::format("{}: {}", where(), error.what()));
-  } catch (const std::bad_alloc&) {
-    return end(ExitCode::kMachine,
-               fmt::format("{}: out of memory; lower tuning.micro_batch or raise parallel.shards", where()));
-  } catch (const std::system_error& error) {
-    // The standard library's and {fmt}'s: a print to a full disk, a folder that cannot be listed.
-    const Error told = machine_error(where(), first_line(error.what()), fix_of_call(error.code().value()));
-    return end(told.code(), told.what());
-  } catch (const std::exception& error) {
-    return end(ExitCode::kInternal, fmt::format("{}: {}", where(), first_line(error.what())));
+  } catch (...) {
+    // The other ranks do not know of it: one line, and the end of all.
+    const Error error = error_of_present_exception();
+    if (world.size() > 1 && watchdog) watchdog->end_all(error.code(), error.what());
+    set_log_prefix("");
+    log_error(error.what());
+    if (world.size() > 1) abort_all_ranks(static_cast<int>(error.code()));
+    return static_cast<int>(error.code());
   }
 }
 
@@ -171,6 +222,7 @@ int run(MpiRuntime& mpi, const CommandLine& line) {
 
 int main(int argc, char** argv) {
   using namespace roundtable;
+  std::set_terminate(end_uncaught);
   listen_for_stop_signals();
   CLI::App app(
       "Roundtable quantizes the weights of large language models on many ranks (SignRound, arXiv 2309.05516).");
@@ -195,10 +247,14 @@ int main(int argc, char** argv) {
   try {
     if (line.command == "status") return show_status(line);
     MpiRuntime mpi(&argc, &argv);
+    if (const auto fault = fault_of_launch(mpi.world().size())) {
+      if (speaks_for_srun()) log_error(*fault);
+      return static_cast<int>(ExitCode::kBadInput);
+    }
     code = run(mpi, line);
     // MPI_Finalize would end HDF5, which flushes what is open; where a disk has failed it crashes in that.
     if (code == static_cast<int>(ExitCode::kMachine)) end_at_once(code);
-  } catch (const Error& error) {
+  } catch (const Error& error) {  // not yet a rank's
     log_error(error.what());
     code = static_cast<int>(error.code());
   }

@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "base/text.h"
 
@@ -11,7 +12,7 @@ namespace {
 
 struct Cause {
   ExitCode code;
-  const char* fix;
+  std::string fix;
 };
 
 Cause cause_of(int number) {
@@ -31,6 +32,10 @@ Cause cause_of(int number) {
     case ENOSPC:
     case EDQUOT:
       return {ExitCode::kMachine, "free some space there and run the same command again"};
+    case ENOMEM:
+      return {ExitCode::kMachine, "use fewer ranks per node, or raise the limit of memory (ulimit -v)"};
+    case EAGAIN:
+      return {ExitCode::kMachine, "raise the limits of memory and of processes (ulimit -v and ulimit -u)"};
     case EFBIG:
       return {ExitCode::kMachine, "raise the limit of a file's size (ulimit -f)"};
     case EMFILE:
@@ -59,10 +64,19 @@ Error machine_error(std::string_view place, std::string_view problem, std::strin
 
 Error call_error(std::string_view place, std::string_view problem, int number) {
   const Cause cause = cause_of(number);
-  return make_error(cause.code, place, fmt::format("{}: {}", problem, std::strerror(number)), cause.fix);
+  const bool not_found = number == ENOENT || number == ENOTDIR;
+  return make_error(cause.code, place, fmt::format("{}: {}", problem, std::strerror(number)),
+                    cause.fix + (not_found ? searched_from(place) : ""));
 }
 
-std::string_view fix_of_call(int number) { return cause_of(number).fix; }
+std::string searched_from(std::string_view path) {
+  if (path.starts_with('/')) return "";
+  std::error_code ignored;
+  const std::string folder = std::filesystem::current_path(ignored).string();
+  return folder.empty() ? "" : fmt::format(" (it is relative to {})", folder);
+}
+
+std::string fix_of_call(int number) { return cause_of(number).fix; }
 
 void detail::check_failed(const char* file, int line, const char* what) {
   throw std::logic_error(fmt::format("internal error at {}:{}: {} does not hold", file, line, what));

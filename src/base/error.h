@@ -43,10 +43,13 @@ Error bad_input(std::string_view place, std::string_view problem, std::string_vi
 Error machine_error(std::string_view place, std::string_view problem, std::string_view fix = {});
 
 // The error of a system call that failed with `number`, its errno: "place: problem: No space left on device; fix". A
-// path that the user gave wrongly (missing, not permitted, a folder) is bad input; all else is the machine's.
+// path that the user gave wrongly (missing, not permitted, a folder) is bad input; all else is the machine's. The fix
+// for a relative path that is missing says which folder was searched.
 Error call_error(std::string_view place, std::string_view problem, int number);
 // What a user can do about that errno; empty where nothing is known.
-std::string_view fix_of_call(int number);
+std::string fix_of_call(int number);
+// " (it is relative to /home/me)", to end a line about a file that is not there; empty for an absolute path.
+std::string searched_from(std::string_view path);
 
 namespace detail {
 [[noreturn]] void check_failed(const char* file, int line, const char* what);

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <vector>
 
+#include "base/activity.h"
 #include "base/error.h"
 
 namespace roundtable {
@@ -40,6 +41,7 @@ std::string hash_file(const std::string& path) {
   while (file) {
     file.read(piece.data(), static_cast<std::streamsize>(piece.size()));
     hasher.update(piece.data(), static_cast<std::size_t>(file.gcount()));
+    note_progress();
   }
   if (file.bad()) throw machine_error(path, "reading failed");
   return hasher.digest();

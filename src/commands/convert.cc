@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "comm/agree.h"
 #include "commands/commands.h"
+#include "config/user_path.h"
 #include "device/process.h"
 #include "export/registry.h"
 
@@ -17,10 +18,11 @@ namespace roundtable {
 std::string describe_formats() { return names_of(checkpoint_formats()); }
 
 nlohmann::json run_convert(MpiCommunicator& world, const ConvertOptions& options) {
-  std::string record = options.output;
-  while (record.size() > 1 && record.back() == '/') record.pop_back();
-  Conversion conversion{options.source, nullptr, options.output, record + ".run", 0};
+  Conversion conversion;
   run_on_all(world, [&] {
+    conversion.source = path_from_user(options.source, "SOURCE");
+    conversion.output = path_from_user(options.output, "--output");
+    conversion.record = conversion.output + ".run";
     conversion.format = &format_named(options.format, "--format");
     const std::optional<ByteSize> size = ByteSize::parse(options.max_shard_size);
     if (!size || size->empty()) {
@@ -33,11 +35,13 @@ nlohmann::json run_convert(MpiCommunicator& world, const ConvertOptions& options
   set_threads(0, node->rank(), node->size());
   const Converted converted = convert_checkpoint(world, conversion, {});
   if (world.rank() == 0) {
-    fmt::print("{} in {}: {} in {} {}\n", options.format, options.output, human_bytes(converted.bytes), converted.files,
-               converted.files == 1 ? "file" : "files");
+    fmt::print("{} in {}: {} in {} {}\n", options.format, conversion.output, human_bytes(converted.bytes),
+               converted.files, converted.files == 1 ? "file" : "files");
   }
-  return {
-      {"output", options.output}, {"format", options.format}, {"files", converted.files}, {"bytes", converted.bytes}};
+  return {{"output", conversion.output},
+          {"format", options.format},
+          {"files", converted.files},
+          {"bytes", converted.bytes}};
 }
 
 }  // namespace roundtable

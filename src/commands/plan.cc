@@ -8,9 +8,11 @@
 #include "base/error.h"
 #include "comm/agree.h"
 #include "commands/commands.h"
+#include "commands/launch_checks.h"
 #include "commands/start.h"
 #include "commands/trial.h"
 #include "io/checkpoint.h"
+#include "plan/path_checks.h"
 
 namespace roundtable {
 namespace {
@@ -41,7 +43,9 @@ Plan make_plan_for(const Config& config, const World& here) {
   const auto& cluster = config.cluster;
   if (cluster.nodes == 0) {
     require_keys(config, {"calibration.tokens", "output.path"});
-    return make_plan(config, here);
+    Plan plan = make_plan(config, here);
+    check_places(config, plan);
+    return plan;
   }
   const World there{static_cast<int>(cluster.nodes * cluster.devices_a_node), static_cast<int>(cluster.devices_a_node)};
   if (has_checkpoint(config.model.path) && !config.calibration.tokens.empty()) return make_plan(config, there);
@@ -54,6 +58,10 @@ Plan make_plan_for(const Config& config, const World& here) {
 
 nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial) {
   const World ranks = world_of(world);
+  if (config.cluster.nodes == 0) {  // a described cluster is another machine than this one
+    check_backend(config, world);
+    check_shared_memory_everywhere(world, config);
+  }
   nlohmann::json result;
   Plan plan;
   const std::string text = run_on_root(world, [&] {

@@ -6,11 +6,15 @@
 
 #include "base/activity.h"
 #include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
 #include "base/version.h"
 #include "comm/agree.h"
 #include "commands/commands.h"
+#include "commands/launch_checks.h"
 #include "commands/start.h"
 #include "commands/summary.h"
+#include "export/registry.h"
 #include "io/file.h"
 #include "io/json_fields.h"
 #include "phases/assemble.h"
@@ -19,10 +23,13 @@
 #include "phases/evaluate.h"
 #include "phases/formats.h"
 #include "phases/model_card.h"
+#include "phases/model_check.h"
 #include "phases/phase.h"
 #include "phases/prove.h"
 #include "phases/tune/tune.h"
+#include "plan/path_checks.h"
 #include "run/fingerprint.h"
+#include "run/verify.h"
 #include "run/vital_signs.h"
 
 namespace roundtable {
@@ -51,6 +58,7 @@ class QuantizeRun {
     std::optional<VitalSigns> vital_signs;
     if (is_root()) vital_signs.emplace(watchdog_, paths_.ranks());
     RunContext context = make_context();
+    recall_tensors(context);
     run_phases(phases(context), context, meter_);
     return summarize();
   }
@@ -58,12 +66,18 @@ class QuantizeRun {
   // Everything that can be checked is checked before the first byte is written.
   void plan() {
     const World ranks = world_of(world_);
+    check_backend(config_, world_);
+    check_shared_memory_everywhere(world_, config_);
     run_on_root(world_, [&] {
       require_keys(config_, {"calibration.tokens", "output.path"});
       plan_ = make_plan(config_, ranks);
+      check_places(config_, plan_);
       paths_ = RunPaths(config_, plan_.tuned_in_place);
       print_ = fingerprint(config_, plan_);
       state_.emplace(paths_, print_, plan_);
+    });
+    take_stock();
+    run_on_root(world_, [&] {
       events_.emplace(paths_.events());
       const std::string yaml = to_yaml(config_);
       write_file_atomically(paths_.resolved_config(), [&](OutputFile& file) { file.write(yaml.data(), yaml.size()); });
@@ -75,9 +89,16 @@ class QuantizeRun {
     paths_ = RunPaths(config_, plan_.tuned_in_place);
   }
 
+  // The files that an earlier start has made are compared with the journal. Collective.
+  void take_stock() {
+    const std::vector<std::string> damaged =
+        damaged_files(world_, is_root() ? state_->files_on_record() : std::vector<FileOnRecord>());
+    if (is_root()) state_->take_stock(damaged);
+  }
+
   // How this start of the program lays out the work. A run that is finished is not started again.
   void log_start() {
-    if (state_->completed<record::Summary>() != nullptr) return;
+    if (state_->finished_summary() != nullptr) return;
     events_->append(event::Start{.version = std::string(program_version()),
                                  .ranks = plan_.world.ranks,
                                  .groups = plan_.groups,
@@ -93,16 +114,34 @@ class QuantizeRun {
   // The summary of a run that an earlier start has finished: there is no work left. Collective.
   std::optional<RunSummary> finished_summary() {
     const auto found = run_on_root(world_, [&] {
-      const auto* done = state_->completed<record::Summary>();
+      const auto* done = state_->finished_summary();
       return done == nullptr ? nlohmann::json() : json_of(done->summary);
     });
     if (found.is_null()) return std::nullopt;
     const auto summary = read_fields<RunSummary>(found, "summary");
     if (is_root()) {
-      fmt::print("this run is finished already\n");
+      fmt::print("this run is finished already, and its {} files are as they were written\n",
+                 state_->files_on_record().size());
       print_summary(summary);
     }
+    run_on_root(world_, [&] { warn_of_other_tokens(); });
     return summary;
+  }
+
+  // A finished run measures nothing any more.
+  void warn_of_other_tokens() const {
+    const std::string& tokens = config_.run.eval_tokens;
+    if (tokens.empty()) return;
+    bool measured = false;
+    const std::string digest = hash_file(tokens);
+    for_each_record<record::Perplexity>(state_->journal().records(), [&](const record::Perplexity& perplexity) {
+      measured = measured || (perplexity.which == kQuantized && perplexity.digest == digest);
+    });
+    if (measured) return;
+    log_warning(
+        fmt::format("run.eval_tokens: this run was finished without {}; to measure its result on them, use: "
+                    "roundtable eval CONFIG --set model.path={} --set run.eval_tokens={}",
+                    tokens, paths_.tuned, tokens));
   }
 
   RunContext make_context() {
@@ -115,12 +154,13 @@ class QuantizeRun {
             .boundaries = std::move(boundaries),
             .progress = progress_,
             .state = state_ ? &*state_ : nullptr,
-            .events = events_ ? &*events_ : nullptr};
+            .events = events_ ? &*events_ : nullptr,
+            .tensors = &tensors_};
   }
 
   std::vector<Phase> phases(RunContext& context) {
     const auto all_tuned = [this] { return state_->finished_blocks() == plan_.model.n_blocks; };
-    const auto assembled = [this] { return state_->completed<record::Assembled>() != nullptr; };
+    const auto assembled = [this] { return state_->assembled() != nullptr; };
     std::vector<Phase> phases = {{"calibrate", {}, [&] { calibrate(context); }},
                                  {"tune", all_tuned, [&] { tune(context, watchdog_); }},
                                  {"assemble", assembled, [&] { assemble(context); }},
@@ -139,15 +179,39 @@ class QuantizeRun {
     summary.perplexity = perplexity_;
     if (!is_root()) return summary;
     summary.experts_without_tokens = experts_without_tokens();
-    summary.bytes = {checkpoint_bytes(config_.model.path), checkpoint_bytes(paths_.tuned)};
-    for (const CheckpointFormat* format : plan_.formats) {
-      write_model_card(paths_.format(config_, std::string(format->name())), config_, plan_, perplexity_);
-    }
-    if (!plan_.tuned_in_place) write_model_card(paths_.tuned, config_, plan_, perplexity_);
+    summary.bytes = sizes();
+    write_cards();
     events_->append(event::Summary{summary});
     state_->journal().append(record::Summary{summary});
     print_summary(summary);
     return summary;
+  }
+
+  WeightSizes sizes() const {
+    WeightSizes sizes;
+    sizes.before = bytes_of_files(config_.model.path, ".safetensors");
+    for (const CheckpointFormat* format : plan_.formats) {
+      const std::string name(format->name());
+      sizes.formats[name] =
+          bytes_of_files(paths_.format(config_, name), as_safetensors(*format) != nullptr ? ".safetensors" : ".gguf");
+    }
+    sizes.after = sizes.formats.at(std::string(plan_.formats.front()->name()));
+    return sizes;
+  }
+
+  void write_cards() {
+    for (const CheckpointFormat* format : plan_.formats) {
+      write_card(paths_.format(config_, std::string(format->name())));
+    }
+    if (!plan_.tuned_in_place) write_model_card(paths_.tuned, config_, plan_, perplexity_);
+  }
+
+  // A card that somebody has changed since an earlier start wrote it stays.
+  void write_card(const std::string& folder) {
+    const std::string path = folder + "/" + kModelCard;
+    if (state_->was_edited(path)) return;
+    write_model_card(folder, config_, plan_, perplexity_);
+    state_->record_output_files({{path, hash_file(path)}});
   }
 
   // Full names. On rank 0.
@@ -183,6 +247,7 @@ class QuantizeRun {
   nlohmann::json print_;            // rank 0
   std::optional<RunState> state_;   // rank 0
   std::optional<EventLog> events_;  // rank 0
+  TensorRecord tensors_;
   Progress progress_;
   PhaseMeter meter_;
   std::optional<PerplexityPair> perplexity_;

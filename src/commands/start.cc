@@ -45,6 +45,11 @@ World world_of(MpiCommunicator& world) {
   return {world.size(), world.broadcast_value(node->size(), 0)};
 }
 
+void check_backend(const Config& config, MpiCommunicator& world) {
+  const auto node = world.split_by_node();
+  run_on_all(world, [&] { choose_device(config.parallel, node->rank()); });
+}
+
 RankContext make_rank_context(const Config& config, int shards, MpiCommunicator& world) {
   const auto node = world.split_by_node();
   keep_freed_memory();

@@ -20,6 +20,10 @@ Config load_config_everywhere(MpiCommunicator& world, const std::string& path,
 // Ranks of the world and of a node. Collective.
 World world_of(MpiCommunicator& world);
 
+// Throws AgreedError where parallel.backend asks for a device that a rank does not have. Collective: before anything is
+// written.
+void check_backend(const Config& config, MpiCommunicator& world);
+
 // Threads, device, grid of `shards` ranks per group, and communicators of this rank. `world` must outlive the result.
 // Collective. Throws AgreedError where parallel.backend asks for a device that a rank does not have.
 RankContext make_rank_context(const Config& config, int shards, MpiCommunicator& world);

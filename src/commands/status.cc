@@ -35,7 +35,7 @@ std::string run_directory_of(const std::string& path) {
   }
   throw bad_input(path,
                   "no run is here: neither this folder nor the one of this name with .run at its end has a journal",
-                  "name the run directory (run.directory, or output.path + \".run\")");
+                  "name the run directory (run.directory, or output.path + \".run\")" + searched_from(path));
 }
 
 class Reader {

@@ -9,13 +9,26 @@
 #include "base/text.h"
 
 namespace roundtable {
+namespace {
+
+// "120 MB", or of several formats each: "120 MB auto_gptq, 538 MB qdq".
+std::string sizes_after(const WeightSizes& sizes) {
+  if (sizes.formats.size() < 2) return human_bytes(sizes.after);
+  std::string text;
+  for (const auto& [name, bytes] : sizes.formats) {
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", human_bytes(bytes), name);
+  }
+  return text;
+}
+
+}  // namespace
 
 void print_summary(const RunSummary& summary) {
   fmt::print("\n");
   if (const auto& p = summary.perplexity) {
     fmt::print("perplexity   float {:.3f}, quantized {:.3f} ({} held-out tokens)\n", p->before, p->after, p->tokens);
   }
-  fmt::print("size         {} -> {}\n", human_bytes(summary.bytes.before), human_bytes(summary.bytes.after));
+  fmt::print("size         {} -> {}\n", human_bytes(summary.bytes.before), sizes_after(summary.bytes));
   if (const std::size_t idle = summary.experts_without_tokens.size(); idle > 0) {
     fmt::print("experts      {} saw no token and are rounded to nearest (their names: --json, events.jsonl)\n", idle);
   }

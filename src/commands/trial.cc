@@ -248,12 +248,6 @@ class Trial {
           fmt::format("the all-reduce takes {:.0f} % of a step: try fewer ranks per group (parallel.shards)",
                       100 * reduction / step));
     }
-    const json& disk = result["disk"];
-    if (disk["free"].is_number() && disk["free"] < disk["needed"]) {
-      found.push_back(fmt::format("{}: {} are free and the run takes {}: it would fail",
-                                  disk["path"].get<std::string>(), human_bytes(disk["free"]),
-                                  human_bytes(disk["needed"])));
-    }
     const double io = boundary_seconds(result["boundary"]);
     if (const double tune = tune_seconds(context_, step); io > 0.1 * tune) {
       found.push_back(

@@ -52,7 +52,7 @@ struct ModelSection {
 
   template <ConfigVisitor Visitor>
   void visit(Visitor& v) {
-    v("path", path, kByContent, "a Hugging Face model directory (required)", any_text());
+    v("path", path, kByContent, "a Hugging Face model directory (required)", path_or_none());
   }
   bool operator==(const ModelSection&) const = default;
 };
@@ -63,20 +63,24 @@ struct CalibrationSection {
   std::int64_t seqlen = 2048;
   std::string cache;
   std::string estimate;
+  bool check_tokenizer = true;
 
   template <ConfigVisitor Visitor>
   void visit(Visitor& v) {
     v("tokens", tokens, kByContent, "token set made by launch/prepare_calibration.py (required by quantize)",
-      any_text());
+      path_or_none());
     v("n_samples", n_samples, kChangesResult, "number of calibration samples", whole_from(1, kMaxSamples));
     v("seqlen", seqlen, kChangesResult, "tokens per sample", whole_from(1, kMaxCount));
     v("cache", cache, kKeepsResult,
       "folder of boundary files that all runs of a model share; empty: this run keeps its own in run.directory",
-      any_text());
+      path_or_none());
     v("estimate", estimate, kByContent,
       "a quantized checkpoint of this model, made quickly: stages start from its hidden states instead of the float "
       "model's",
-      any_text());
+      path_or_none());
+    v("check_tokenizer", check_tokenizer, kKeepsResult,
+      "refuse token sets that another tokenizer.json than the model's has made; false: only warn of them",
+      true_or_false());
   }
   bool operator==(const CalibrationSection&) const = default;
 };
@@ -274,7 +278,7 @@ struct OutputSection {
 
   template <ConfigVisitor Visitor>
   void visit(Visitor& v) {
-    v("path", path, kKeepsResult, "directory of the quantized checkpoint (required by quantize)", any_text());
+    v("path", path, kKeepsResult, "directory of the quantized checkpoint (required by quantize)", path_or_none());
     v("formats", formats, kChangesResult,
       "checkpoint formats, all made from the same integers (the names are listed below); the first is written to path, "
       "each other one to a folder of its name in path",
@@ -297,11 +301,12 @@ struct RunSection {
   template <ConfigVisitor Visitor>
   void visit(Visitor& v) {
     v("directory", directory, kKeepsResult,
-      "folder of the journal, boundaries and events; empty: output.path + \".run\"", any_text());
+      "folder of the journal, boundaries and events; empty: output.path + \".run\"", path_or_none());
     v("eval_tokens", eval_tokens, kKeepsResult, "token set for perplexity; empty: no perplexity is measured",
-      any_text());
+      path_or_none());
     v("logits", logits, kKeepsResult,
-      "eval on one rank: safetensors file that the logits of every token are written to; empty: no file", any_text());
+      "eval on one rank: safetensors file that the logits of every token are written to; empty: no file",
+      path_or_none());
     v("max_time", max_time, kKeepsResult,
       "the run stops by itself after this time, with exit code 75, and can be resumed; empty: no limit",
       time_span_or_none());
@@ -347,9 +352,9 @@ struct Config {
 };
 
 // Reads `path` (YAML), then `cluster_file` over it if one is given, and then applies `overrides` ("section.key=value",
-// in order; the value is taken as it is written, a list as "a,b"). Every key is checked against its type and range, and
-// model.path must be set. Relative paths stay as written (relative to the working directory).
-// Throws Error (kBadInput) with file, line, key and the valid keys or values.
+// in order; the value is taken as it is written, a list as "a,b" or "[a, b]"). Every key is checked against its type
+// and range, and model.path must be set. Paths are what path_from_user() makes of them: relative ones stay relative to
+// the working directory. Throws Error (kBadInput) with file, line, key and the valid keys or values.
 Config load_config(const std::string& path, const std::vector<std::string>& overrides,
                    const std::string& cluster_file = "");
 

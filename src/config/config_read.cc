@@ -4,7 +4,6 @@
 
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <memory>
 #include <optional>
 
@@ -52,7 +51,7 @@ class Setter {
       throw bad_input(place_, fmt::format("expected {}, found {}", constraint.values, shown_node(node_)),
                       empty ? "write \"\" for an empty text" : "");
     }
-    return std::move(*value);
+    return constraint.settle ? constraint.settle(*value, place_) : std::move(*value);
   }
 
   // An option's text is YAML of its own.
@@ -116,10 +115,10 @@ void apply_recipe(Recipe recipe, Config& config) {
 
 std::string read_file(const std::string& path) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
-  if (!file) throw bad_input(path, fmt::format("cannot open the config: {}", std::strerror(errno)));
+  if (!file) throw call_error(path, "cannot open the config", errno);
   std::string text(kLargestFile + 1, '\0');
   text.resize(std::fread(text.data(), 1, text.size(), file.get()));
-  if (std::ferror(file.get())) throw bad_input(path, fmt::format("cannot read the config: {}", std::strerror(errno)));
+  if (std::ferror(file.get())) throw call_error(path, "cannot read the config", errno);
   if (text.size() > kLargestFile) throw bad_input(path, "is larger than 1 MiB, so it is not a config");
   return text;
 }
@@ -197,7 +196,7 @@ Config parse_config(const std::string& text, const std::string& place, const std
 Config load_config(const std::string& path, const std::vector<std::string>& overrides,
                    const std::string& cluster_file) {
   std::vector<Document> documents;
-  for (const std::string& file : {path, cluster_file}) {
+  for (const std::string& file : {path_from_user(path, "CONFIG"), path_from_user(cluster_file, "--cluster")}) {
     if (!file.empty()) documents.push_back({parse_yaml(read_file(file), file), file});
   }
   return build(documents, overrides);

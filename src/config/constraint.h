@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "config/choices.h"
+#include "config/user_path.h"
 
 namespace roundtable {
 
@@ -18,14 +19,17 @@ template <class T>
 struct Constraint {
   std::string values;  // fits after "expected": "a whole number from 1 to 8"
   std::function<bool(const T&)> holds;
+  // What the key gets from a value that holds; without it, the value itself. Throws Error that begins with `place`.
+  std::function<T(const T& value, const std::string& place)> settle = {};
 };
 
 inline Constraint<bool> true_or_false() {
   return {"true or false", [](bool) { return true; }};
 }
 
-inline Constraint<std::string> any_text() {
-  return {"text", [](const std::string&) { return true; }};
+// Of a file or folder, as a user writes it; see path_from_user().
+inline Constraint<std::string> path_or_none() {
+  return {"a path", [](const std::string&) { return true; }, path_from_user};
 }
 
 // "2, 3 or 4"

@@ -21,13 +21,58 @@ std::optional<TimeSpan> convert(const YamlNode& node, Origin) {
   return TimeSpan::parse(node.text);
 }
 
+namespace {
+
+// The first comma from `start` on that no regular expression needs: not in a set [,], in a quantifier {1,2}, in a group
+// (a,b), or behind a backslash. npos if there is none.
+std::size_t separating_comma(std::string_view text, std::size_t start) {
+  bool in_set = false;
+  int depth = 0;  // of brackets
+  for (std::size_t i = start; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '\\') {
+      ++i;
+    } else if (in_set) {
+      in_set = c != ']';
+    } else if (c == '[') {
+      in_set = true;
+    } else if (c == '(' || c == '{') {
+      ++depth;
+    } else if (c == ')' || c == '}') {
+      --depth;
+    } else if (c == ',' && depth <= 0) {
+      return i;
+    }
+  }
+  return std::string_view::npos;
+}
+
+// The list that `text` is in YAML, as in a file: [a, b]. Kind::kScalar if it is none: [qk]_proj is a regular
+// expression.
+YamlNode listed_node(const std::string& text) {
+  YamlNode plain;
+  plain.kind = YamlNode::Kind::kScalar;
+  if (!text.starts_with('[') || !text.ends_with(']')) return plain;
+  try {
+    YamlNode node = parse_yaml(text, "");
+    return node.kind == YamlNode::Kind::kList ? node : plain;
+  } catch (const Error&) {
+    return plain;
+  }
+}
+
+}  // namespace
+
 template <>
 std::optional<std::vector<std::string>> convert(const YamlNode& node, Origin origin) {
   std::vector<std::string> items;
   if (origin == Origin::kOption) {
     if (node.text.empty()) return items;
+    if (const YamlNode list = listed_node(node.text); list.kind == YamlNode::Kind::kList) {
+      return convert<std::vector<std::string>>(list, Origin::kFile);
+    }
     for (std::size_t start = 0, end = 0; end != std::string::npos; start = end + 1) {
-      end = node.text.find(',', start);
+      end = separating_comma(node.text, start);
       items.push_back(node.text.substr(start, end - start));
     }
     return items;

@@ -6,15 +6,20 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <set>
+#include <vector>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/version.h"
 #include "comm/agree.h"
 #include "convert/output.h"
+#include "export/checkpoint_files.h"
 #include "export/registry.h"
 #include "run/fingerprint.h"
 #include "run/stop.h"
 #include "rundir/journal.h"
+#include "rundir/ownership.h"
 #include "rundir/paths.h"
 
 namespace roundtable {
@@ -36,6 +41,14 @@ class Job {
   }
 
   const ConversionOutput& output() const { return *output_; }
+
+  // The folder has no other weights than those that are made.
+  void check_folder() const {
+    std::set<std::string> own;
+    for (std::int64_t file = 0; file < output_->files(); ++file) own.insert(output_->file_name(file));
+    if (output_->files() > 1 && as_safetensors(*conversion_.format)) own.insert("model.safetensors.index.json");
+    refuse_other_weights(conversion_.output, own);
+  }
 
   // Writes a file and proves it, unless an earlier start has.
   void make(std::int64_t file) const {
@@ -65,27 +78,24 @@ class Job {
 };
 
 // The output is ours, or nobody's yet. Returns the journal of it.
-std::unique_ptr<Journal> claim(const Conversion& conversion) {
+std::unique_ptr<Journal> claim(const Conversion& conversion, const ConversionOutput& output) {
   const std::string path = conversion.record + "/journal";
-  std::error_code ignored;
-  if (!fs::exists(path, ignored) && !is_empty_or_absent(conversion.output)) {
-    throw bad_input(conversion.output, fmt::format("is not empty, and {} says nothing of it", path),
-                    "choose another output, or remove what is there");
-  }
   const nlohmann::json print = {{"source", model_digest(conversion.source)},
                                 {"format", conversion.format->name()},
                                 {"max_shard_size", conversion.max_shard_size}};
+  const std::vector<Record> records = records_of_own(Work::kConversion, conversion.record, "record of the conversion");
+  const auto* made = last_record<record::Conversion>(records);
+  const std::string difference = made == nullptr ? "" : fingerprint_difference(made->fingerprint, print);
+  if (!difference.empty()) {
+    throw bad_input(conversion.output, "was made by another conversion, which differs in: " + difference,
+                    fmt::format("choose another output, or remove it and {}", conversion.record));
+  }
+  std::vector<std::string> known;
+  for (std::int64_t file = 0; made != nullptr && file < output.files(); ++file) known.push_back(output.file_name(file));
+  refuse_foreign_files(conversion.output, known, path, "output");
   make_directory(conversion.record);
   auto journal = std::make_unique<Journal>(path);
-  if (const auto* made = journal->last<record::Conversion>()) {
-    const std::string difference = fingerprint_difference(made->fingerprint, print);
-    if (!difference.empty()) {
-      throw bad_input(conversion.output, "was made by another conversion, which differs in: " + difference,
-                      fmt::format("choose another output, or remove it and {}", conversion.record));
-    }
-  } else {
-    journal->append(record::Conversion{std::string(program_version()), print});
-  }
+  if (journal->records().empty()) journal->append(record::Conversion{std::string(program_version()), print});
   make_directory(conversion.output);
   return journal;
 }
@@ -98,18 +108,28 @@ Converted convert_checkpoint(HostCommunicator& world, const Conversion& conversi
   std::unique_ptr<Journal> journal;  // rank 0; held open, so that no other job works here
   run_on_root(world, [&] {
     job.emplace(conversion);
-    journal = claim(conversion);
+    journal = claim(conversion, job->output());
+    job->check_folder();
   });
+  std::map<std::string, std::string> digests;
+  const auto add_digest = [&](const std::string& name) { digests[name] = hash_file(conversion.output + "/" + name); };
   run_on_all(world, [&] {
     if (!job) job.emplace(conversion);
     for (std::int64_t file = world.rank(); file < job->output().files(); file += world.size()) {
       leave_here_if_asked();
       job->make(file);
+      add_digest(job->output().file_name(file));
       if (on_file) on_file();
     }
   });
-  run_on_root(world, [&] { job->output().finish(conversion.output); });
-  return {job->output().files(), job->output().bytes()};
+  for (const std::string& text : all_gather_text(world, nlohmann::json(digests).dump())) {
+    digests.merge(nlohmann::json::parse(text).get<std::map<std::string, std::string>>());
+  }
+  run_on_root(world, [&] {
+    job->check_folder();
+    for (const std::string& name : job->output().finish(conversion.output, conversion.card)) add_digest(name);
+  });
+  return {job->output().files(), job->output().bytes(), digests};
 }
 
 }  // namespace roundtable

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 
 #include "comm/communicator.h"
@@ -16,11 +17,13 @@ struct Conversion {
   std::string output;  // directory
   std::string record;  // directory for the journal, which tells our output from somebody else's
   std::int64_t max_shard_size = 0;
+  bool card = true;  // the source's model card is copied too
 };
 
 struct Converted {
-  std::int64_t files = 0;  // of weights
-  std::int64_t bytes = 0;  // of all weights
+  std::int64_t files = 0;                      // of weights
+  std::int64_t bytes = 0;                      // of all weights
+  std::map<std::string, std::string> digests;  // of every file, by its name (base/hash.h); on rank 0
 };
 
 // Every rank writes its share of the files, reads each back from the file system and compares it with the source; no

@@ -63,7 +63,9 @@ class GgufOutput final : public ConversionOutput {
     return holds_gguf(directory + "/" + file_name(file), entries(file), tensors(file), data(file));
   }
   // The tokenizer is inside; licences and notes go along.
-  void finish(const std::string& directory) const override { copy_notes(source_.directory(), directory); }
+  std::vector<std::string> finish(const std::string& directory, bool card) const override {
+    return copy_notes(source_.directory(), directory, card);
+  }
 
  private:
   void add(const std::string& name, GgufType type, const std::vector<std::int64_t>& shape, std::uint64_t bytes,
@@ -136,6 +138,10 @@ class GgufOutput final : public ConversionOutput {
     };
     if (!item.layer) return ordered(source_.read_plain(item.stored).to(type_of_plain(item.stored)));
     const QuantizedWeight weight = source_.read_layer(*item.layer);
+    if (const auto reason = gguf_minimum_obstacle(weight.scheme, item.layer->in, {weight.scale, weight.zero_point})) {
+      throw bad_input(fmt::format("{}: layer '{}'", source_.directory(), item.layer->name), *reason,
+                      "choose another format");
+    }
     return gguf_blocks({weight.scheme, ordered(weight.q), ordered(weight.scale), ordered(weight.zero_point)});
   }
 

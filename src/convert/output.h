@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "convert/source.h"
 
@@ -19,8 +20,9 @@ class ConversionOutput {
   virtual void write(const std::string& directory, std::int64_t file) const = 0;
   // Whether the file in `directory` is what write() would write. Errors of input are thrown.
   virtual bool holds(const std::string& directory, std::int64_t file) const = 0;
-  // What makes the directory a model.
-  virtual void finish(const std::string& directory) const = 0;
+  // Writes what makes the directory a model; with `card`, also the source's model card. Returns the names of these
+  // files.
+  virtual std::vector<std::string> finish(const std::string& directory, bool card) const = 0;
 };
 
 // Files of at most `max_bytes`, but where a single layer is larger. `source` is kept.

@@ -78,8 +78,8 @@ class SafetensorsOutput final : public ConversionOutput {
     return tensors == written.tensors().size();
   }
 
-  void finish(const std::string& directory) const override {
-    copy_companions(source_.directory(), directory, /*card=*/true);
+  std::vector<std::string> finish(const std::string& directory, bool card) const override {
+    std::vector<std::string> names = copy_companions(source_.directory(), directory, card);
     if (files() > 1) {
       std::map<std::string, std::string> weight_map;
       for (std::int64_t file = 0; file < files(); ++file) {
@@ -88,13 +88,20 @@ class SafetensorsOutput final : public ConversionOutput {
         }
       }
       write_checkpoint_index(directory, weight_map, static_cast<std::uint64_t>(bytes()));
+      names.push_back(kIndexFile);
     }
     nlohmann::json config = source_.config();
     config.erase("quantization_config");
+    if (source_.model().stored_head) config["tie_word_embeddings"] = false;
     const nlohmann::json quantization = format_.quantization_config(source_.layers(), source_.model());
     if (!quantization.is_null()) config["quantization_config"] = quantization;
-    for (const std::string& file : format_.config_files()) save_json(directory + "/" + file, quantization);
+    for (const std::string& file : format_.config_files()) {
+      save_json(directory + "/" + file, quantization);
+      names.push_back(file);
+    }
     save_json(directory + "/config.json", config);
+    names.push_back("config.json");
+    return names;
   }
 
  private:

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "export/registry.h"
 #include "io/json_file.h"
+#include "model/load/stored_head.h"
 #include "model/load/tensor_span.h"
 #include "plan/layer_schemes.h"
 
@@ -46,7 +47,7 @@ ConversionSource::ConversionSource(const std::string& directory, const Checkpoin
     : directory_(directory),
       format_(format),
       checkpoint_(directory),
-      model_(load_model_config(directory)),
+      model_(load_model_description(directory)),
       layers_(find_layers()) {
   const std::string embedding = stored_name(checkpoint_.checkpoint(), model_.names.embedding + ".weight");
   float_type_ = scalar_type(checkpoint_.checkpoint().info(embedding).type, embedding);
@@ -59,7 +60,8 @@ CheckpointScheme ConversionSource::find_layers() const {
     return checkpoint_.is_quantized(linear) ? std::optional(checkpoint_.scheme_of(linear.name)) : std::nullopt;
   });
   out.common = most_frequent(out.layers);
-  out.iters = JsonObject(config()["quantization_config"], directory_).get_int_or("iters", 0);
+  const JsonObject quantization(config()["quantization_config"], directory_ + "/config.json: quantization_config");
+  if (quantization.has("iters")) out.iters = quantization.get_int("iters", 0);
   return out;
 }
 
@@ -74,6 +76,12 @@ void ConversionSource::find_plain() {
   for (const std::string& name : checkpoint_.checkpoint().names()) {
     if (taken.contains(name)) continue;
     const TensorInfo& info = checkpoint_.checkpoint().info(name);
+    if (!is_weight_type(info.type) && !is_derived_table(name)) {
+      throw bad_input(fmt::format("{}/{}: tensor '{}'", directory_, checkpoint_.checkpoint().file_of(name), name),
+                      fmt::format("is of type {} and belongs to no quantized layer: its meaning is not known",
+                                  safetensors_dtype(info.type)),
+                      "convert a checkpoint without such tensors");
+    }
     plain_.push_back({name, scalar_type(info.type, name), info.shape});
   }
 }
@@ -102,6 +110,9 @@ QuantizedWeight ConversionSource::read_layer(const LinearSpec& layer) const {
 torch::Tensor ConversionSource::read_plain(const TensorSpec& spec) const {
   torch::Tensor tensor = torch::empty(spec.shape, spec.type);
   checkpoint_.checkpoint().read(spec.name, tensor.data_ptr());
+  if (!all_finite(element_type_of(spec.type), tensor.const_data_ptr(), tensor.nbytes())) {
+    throw not_finite(checkpoint_.checkpoint().place_of(spec.name));
+  }
   return tensor;
 }
 

@@ -35,6 +35,12 @@ void check_ids(const std::string& path, const TokenRows& tokens, std::int64_t vo
 
 TokenSetShape token_set_shape(const std::string& path) { return shape_of(path, SafetensorsFile(path)); }
 
+std::string tokenizer_of_tokens(const std::string& path) {
+  const SafetensorsFile file(path);
+  const auto found = file.metadata().find("tokenizer_sha256");
+  return found == file.metadata().end() ? "" : found->second;
+}
+
 TokenRows load_tokens(const std::string& path, std::int64_t n_samples, std::int64_t seqlen, std::int64_t vocab_size) {
   const SafetensorsFile file(path);
   const TokenSetShape shape = shape_of(path, file);

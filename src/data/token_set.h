@@ -1,7 +1,8 @@
 // A token set: rows of token ids, made by launch/prepare_calibration.py.
 //
 // On disk: a safetensors file with one tensor `input_ids`, int32, [n_samples, seqlen], and string metadata
-// (format = "roundtable.tokens", tokenizer_sha256, vocab_size, source, seed).
+// (format = "roundtable.tokens", tokenizer_sha256, vocab_size, source, seed). The metadata may be missing: other tools
+// make token sets too.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,10 @@ struct TokenSetShape {
 
 // Throws Error (kBadInput) where the file is missing, broken or not a token set.
 TokenSetShape token_set_shape(const std::string& path);
+
+// The SHA-256 of the tokenizer.json that made a token set; empty where the file does not say it. Throws as
+// token_set_shape().
+std::string tokenizer_of_tokens(const std::string& path);
 
 // The first `n_samples` rows, each cut to its first `seqlen` ids. Pass 0 for all rows or the whole length.
 // Throws Error (kBadInput) where there are fewer rows or ids than asked for, or an id is outside [0, vocab_size).

@@ -3,9 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 
+#include "base/error.h"
 #include "io/file.h"
 
 namespace roundtable {
@@ -17,15 +19,37 @@ constexpr const char* kCard = "README.md";
 // Larger files next to a model are weights in other formats.
 constexpr std::uintmax_t kMaxCompanion = 128u << 20;
 
-bool is_companion(const fs::directory_entry& entry) {
-  const std::string name = entry.path().filename().string();
-  const std::string extension = entry.path().extension().string();
-  for (const char* weights : {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}) {
-    if (extension == weights) return false;
+// Folders of a model that transformers 5.23 reads besides its files: chat templates (utils/hub.py, CHAT_TEMPLATE_DIR),
+// and code for generate() (generation/utils.py, load_custom_generate).
+constexpr const char* kCompanionFolders[] = {"additional_chat_templates/", "custom_generate/"};
+
+bool is_weights(const std::string& name) {
+  for (const char* ending :
+       {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json"}) {
+    if (name.ends_with(ending)) return true;
   }
-  return entry.is_regular_file() && entry.file_size() <= kMaxCompanion && name.front() != '.' &&
-         !name.ends_with(".index.json") && name != "config.json" && name != "quantization_config.json" &&
-         name != "quantize_config.json";
+  return false;
+}
+
+// vLLM (get_config_filenames of its quantization methods) and SGLang take every file with such an ending.
+bool says_quantization(const std::string& name) {
+  for (const char* ending : {"quantize_config.json", "quant_config.json", "quantization_config.json",
+                             "quant_model_description.json", "quantization_map.json"}) {
+    if (name.ends_with(ending)) return true;
+  }
+  return false;
+}
+
+bool has_companion_name(const fs::directory_entry& entry) {
+  const std::string name = entry.path().filename().string();
+  return !is_weights(name) && name.front() != '.' && name != "config.json" && !says_quantization(name);
+}
+
+// A link that leads nowhere is one too: whoever opens it says so.
+bool is_companion(const fs::directory_entry& entry) {
+  if (!has_companion_name(entry)) return false;
+  if (entry.is_symlink() && !entry.exists()) return true;
+  return entry.is_regular_file() && entry.file_size() <= kMaxCompanion;
 }
 
 void copy_file(const std::string& from, const std::string& to) {
@@ -39,6 +63,33 @@ bool is_note(const std::string& name) {
     if (name.starts_with(word)) return true;
   }
   return false;
+}
+
+// The companions of the model in `directory`, those of its folders as "folder/name".
+std::vector<std::string> companions_of(const std::string& directory) {
+  std::vector<std::string> names;
+  const auto add = [&](const std::string& folder) {
+    if (!fs::is_directory(directory + "/" + folder)) return;
+    for (const fs::directory_entry& entry : fs::directory_iterator(directory + "/" + folder)) {
+      if (is_companion(entry)) names.push_back(folder + entry.path().filename().string());
+    }
+  };
+  add("");
+  for (const char* folder : kCompanionFolders) add(folder);
+  return names;
+}
+
+// Copies the companions whose names are `wanted`. Returns their names.
+template <class Wanted>
+std::vector<std::string> copy_files(const std::string& from, const std::string& to, const Wanted& wanted) {
+  std::vector<std::string> names;
+  for (const std::string& name : companions_of(from)) {
+    if (!wanted(name)) continue;
+    fs::create_directories(fs::path(to + "/" + name).parent_path());
+    copy_file(from + "/" + name, to + "/" + name);
+    names.push_back(name);
+  }
+  return names;
 }
 
 }  // namespace
@@ -61,18 +112,38 @@ std::vector<std::vector<std::size_t>> cut_by_size(const std::vector<std::uint64_
   return files;
 }
 
-void copy_companions(const std::string& from, const std::string& to, bool card) {
-  for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
-    const std::string name = entry.path().filename().string();
-    if (is_companion(entry) && (card || name != kCard)) copy_file(entry.path().string(), to + "/" + name);
-  }
+void check_companions(const std::string& from) {
+  for (const std::string& name : companions_of(from)) const InputFile readable(from + "/" + name);
 }
 
-void copy_notes(const std::string& from, const std::string& to) {
-  for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
+void refuse_other_weights(const std::string& directory, const std::set<std::string>& own) {
+  std::error_code missing;
+  std::set<std::string> others;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, missing)) {
     const std::string name = entry.path().filename().string();
-    if (is_companion(entry) && is_note(name)) copy_file(entry.path().string(), to + "/" + name);
+    if (is_weights(name) && !own.contains(name) && !entry.is_directory()) others.insert(name);
   }
+  if (others.empty()) return;
+  throw bad_input(directory + "/" + *others.begin(),
+                  "is not a file of this checkpoint, and readers would take it for one", "move it to another folder");
+}
+
+std::vector<std::string> quantization_files(const std::string& directory) {
+  std::vector<std::string> found;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string();
+    if (says_quantization(name)) found.push_back(name);
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+std::vector<std::string> copy_companions(const std::string& from, const std::string& to, bool card) {
+  return copy_files(from, to, [card](const std::string& name) { return card || name != kCard; });
+}
+
+std::vector<std::string> copy_notes(const std::string& from, const std::string& to, bool card) {
+  return copy_files(from, to, [card](const std::string& name) { return is_note(name) && (card || name != kCard); });
 }
 
 }  // namespace roundtable

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,12 +17,25 @@ std::string shard_name(std::int64_t index, std::int64_t count);
 // item would make it too large.
 std::vector<std::vector<std::size_t>> cut_by_size(const std::vector<std::uint64_t>& sizes, std::int64_t max_bytes);
 
-// Copies what lies next to a model's weights and goes along with them (tokenizer, generation config, chat template,
-// licence), each file atomically. Weights, config.json and quantization configs are left out: they are written for the
-// new checkpoint. With `card` the model card (README.md) is copied too.
-void copy_companions(const std::string& from, const std::string& to, bool card);
+// Throws Error (kBadInput) if a folder holds files of weights, or indexes of them, other than `own`: readers would take
+// them for the checkpoint, or for a part of it. The folder may be missing.
+void refuse_other_weights(const std::string& directory, const std::set<std::string>& own);
 
-// Copies of these the licence, notices and model card alone, for a format that has the rest inside.
-void copy_notes(const std::string& from, const std::string& to);
+// The files next to a model's weights that say how these are quantized (quantize_config.json, hf_quant_config.json and
+// others), by name.
+std::vector<std::string> quantization_files(const std::string& directory);
+
+// Copies what lies next to a model's weights and goes along with them (tokenizer, generation config, chat templates,
+// licence), each file atomically. Weights, config.json and quantization_files() are left out: they are written for the
+// new checkpoint. With `card` the model card (README.md) is copied too. Returns their names ("tokenizer.json",
+// "additional_chat_templates/tools.jinja").
+std::vector<std::string> copy_companions(const std::string& from, const std::string& to, bool card);
+
+// Throws Error (kBadInput) for one of these that cannot be read: no permission, a link to nothing, a git-lfs pointer.
+void check_companions(const std::string& from);
+
+// Copies of these the licence, notices and, with `card`, the model card alone, for a format that has the rest inside.
+// Returns their names.
+std::vector<std::string> copy_notes(const std::string& from, const std::string& to, bool card);
 
 }  // namespace roundtable

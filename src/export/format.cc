@@ -14,6 +14,19 @@ std::optional<std::string> CheckpointFormat::checkpoint_obstacle(const ModelConf
 
 std::optional<std::string> CheckpointFormat::directory_obstacle(const std::string&) const { return std::nullopt; }
 
+std::uint64_t SafetensorsFormat::layer_bytes(const LinearSpec& linear, const QuantScheme& scheme,
+                                             torch::ScalarType float_type) const {
+  std::uint64_t bytes = 0;
+  for (const TensorSpec& tensor : layout(linear, scheme, float_type)) bytes += tensor.bytes();
+  return bytes;
+}
+
+std::optional<std::string> CheckpointFormat::number_obstacle(const QuantScheme& scheme, std::int64_t,
+                                                             const GroupScales& scales) const {
+  if (scheme.type != WeightType::kInt) return std::nullopt;
+  return fp16_obstacle("a scale", scales.scale);
+}
+
 bool PackedFormat::holds(const TensorReader& reader, const LinearSpec& linear, const QuantizedWeight& weight,
                          torch::ScalarType) const {
   const QuantizedWeight read = unpack(reader, linear, weight.scheme);
@@ -34,6 +47,11 @@ std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelC
     if (reason) return fmt::format("{}: {}", layer.linear.name, *reason);
   }
   return format.checkpoint_obstacle(model, checkpoint);
+}
+
+std::optional<std::string> fp16_obstacle(const char* what, const torch::Tensor& numbers) {
+  if (numbers.to(torch::kFloat16).isfinite().all().item<bool>()) return std::nullopt;
+  return fmt::format("{} of {:g} would be needed, and fp16 ends at 65504", what, numbers.abs().amax().item<float>());
 }
 
 std::optional<std::string> group_size_obstacle(const LinearSpec& linear, const QuantScheme& scheme) {

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "export/fused_layer.h"
 #include "export/layer_tensors.h"
 #include "model/description/model_config.h"
 #include "quant/fake_quant.h"
@@ -25,9 +26,9 @@ struct LayerScheme {
 
 // A checkpoint as a whole.
 struct CheckpointScheme {
-  QuantScheme common;               // what most layers have
-  std::int64_t iters = 0;           // of tuning
-  std::vector<LayerScheme> layers;  // every linear layer of every block, and lm_head where it is quantized
+  QuantScheme common;                 // what most layers have
+  std::optional<std::int64_t> iters;  // of tuning; nothing if the source of a conversion does not say it
+  std::vector<LayerScheme> layers;    // every linear layer of every block, and lm_head where it is quantized
 };
 
 // The scheme of a quantized layer, as a checkpoint's config gives it.
@@ -50,6 +51,15 @@ class CheckpointFormat {
                                                          const CheckpointScheme& checkpoint) const;
   // The same for the files next to the weights, such as a tokenizer. Throws Error (kBadInput) if one cannot be read.
   virtual std::optional<std::string> directory_obstacle(const std::string& directory) const;
+  // Bytes of a quantized layer in a file, without its bias. `float_type` is what the model's own weights are stored in.
+  virtual std::uint64_t layer_bytes(const LinearSpec& linear, const QuantScheme& scheme,
+                                    torch::ScalarType float_type) const = 0;
+  // Why one of a layer's numbers would not be finite as the format stores it: a scale, or what the format makes of
+  // scale and zero point; nothing if all are. `columns` are the layer's inputs.
+  virtual std::optional<std::string> number_obstacle(const QuantScheme& scheme, std::int64_t columns,
+                                                     const GroupScales& scales) const;
+  // What vLLM and SGLang make of a layer that they fuse.
+  virtual FusedReading fused_reading(const FusedLayer&) const { return FusedReading::kRight; }
   // The least zero point of an asymmetric group that the format can hold.
   virtual int min_zero_point() const { return 0; }
 };
@@ -57,6 +67,9 @@ class CheckpointFormat {
 // A format whose tensors lie in safetensors files, in a directory as Hugging Face lays it out.
 class SafetensorsFormat : public CheckpointFormat {
  public:
+  std::uint64_t layer_bytes(const LinearSpec& linear, const QuantScheme& scheme,
+                            torch::ScalarType float_type) const final;
+
   // The type that a quantized layer's bias is stored in; nothing: the model's own float type.
   virtual std::optional<torch::ScalarType> bias_type() const { return std::nullopt; }
 
@@ -97,6 +110,9 @@ class PackedFormat : public SafetensorsFormat {
 // Why a format cannot hold a checkpoint, with the layer at which it fails; nothing if it can.
 std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelConfig& model,
                                     const CheckpointScheme& checkpoint);
+
+// The obstacle of numbers that are to be stored in fp16, where one is too large; `what` they are opens the text.
+std::optional<std::string> fp16_obstacle(const char* what, const torch::Tensor& numbers);
 
 // The obstacle of a layer whose input dimension the group size does not divide; nothing if it does.
 std::optional<std::string> group_size_obstacle(const LinearSpec& linear, const QuantScheme& scheme);

@@ -71,9 +71,9 @@ QuantizedWeight QuantizedCheckpoint::read(const LinearSpec& linear) const {
   return format_->unpack(reader_of(checkpoint(), first), linear, scheme);
 }
 
-std::unique_ptr<TensorSource> open_tensor_source(const std::string& directory) {
+std::unique_ptr<TensorSource> open_tensor_source(const std::string& directory, TensorRecord* record) {
   const JsonObject json = JsonObject::load(directory + "/config.json");
-  if (!json.has("quantization_config")) return std::make_unique<CheckpointSource>(directory);
+  if (!json.has("quantization_config")) return std::make_unique<CheckpointSource>(directory, record);
   return std::make_unique<QuantizedSource>(directory);
 }
 

@@ -35,6 +35,7 @@ class QuantizedCheckpoint {
 
 // The source for a model directory, float or quantized: quantized layers are dequantized as they are read (to fp32,
 // which holds scale * (q - zero_point) exactly enough to round to bf16 as the tuner did).
-std::unique_ptr<TensorSource> open_tensor_source(const std::string& directory);
+// `record` is for a float model (CheckpointSource).
+std::unique_ptr<TensorSource> open_tensor_source(const std::string& directory, TensorRecord* record = nullptr);
 
 }  // namespace roundtable

@@ -2,13 +2,13 @@
 #include "io/checkpoint.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <set>
 #include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
+#include "io/file.h"
 #include "io/json_file.h"
 #include "io/safetensors_header.h"
 
@@ -17,20 +17,23 @@ namespace roundtable {
 namespace {
 
 constexpr const char* kSingleFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";
-
-bool exists(const std::string& path) {
-  struct stat status;
-  return stat(path.c_str(), &status) == 0;
-}
 
 Error no_weights(const std::string& directory) {
-  if (!exists(directory)) return bad_input(directory, "there is no such folder", "check the path");
+  if (!is_there(directory))
+    return bad_input(directory, "there is no such folder", "check the path" + searched_from(directory));
   const std::string problem = fmt::format("holds neither {} nor {}", kSingleFile, kIndexFile);
-  if (exists(directory + "/pytorch_model.bin") || exists(directory + "/pytorch_model.bin.index.json")) {
+  if (is_there(directory + "/pytorch_model.bin") || is_there(directory + "/pytorch_model.bin.index.json")) {
     return bad_input(directory, problem, "convert pytorch_model.bin first (transformers: save_pretrained)");
   }
-  return bad_input(directory, problem, "check the path, or fetch the weights");
+  return bad_input(directory, problem, "fetch the weights, or check the path" + searched_from(directory));
+}
+
+Error two_models(const std::string& directory, const std::string& file) {
+  return bad_input(
+      directory,
+      fmt::format("holds {} and {}, which names other files ({}): readers disagree on which of them counts",
+                  kSingleFile, kIndexFile, printable(file)),
+      "remove the one that is out of date");
 }
 
 // Shards lie in the directory itself. A name from an index must not lead out of it.
@@ -45,16 +48,20 @@ void check_file_name(const std::string& index, const std::string& file) {
 }  // namespace
 
 bool has_checkpoint(const std::string& directory) {
-  return exists(directory + "/" + kSingleFile) || exists(directory + "/" + kIndexFile);
+  return is_there(directory + "/" + kSingleFile) || is_there(directory + "/" + kIndexFile);
 }
 
 Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
   const std::string index = directory + "/" + kIndexFile;
-  if (exists(directory + "/" + kSingleFile)) {
+  const bool single = is_there(directory + "/" + kSingleFile);
+  if (is_there(index)) load_index(index, single);
+  if (single) {
+    for (const auto& [name, file] : file_of_) {
+      if (file != kSingleFile) throw two_models(directory, file);
+    }
+    file_of_.clear();  // what the file holds counts
     for (const auto& [name, info] : shard(kSingleFile).tensors()) file_of_.emplace(name, kSingleFile);
-  } else if (exists(index)) {
-    load_index(index);
-  } else {
+  } else if (!is_there(index)) {
     throw no_weights(directory);
   }
   for (const auto& [name, file] : file_of_) names_.push_back(name);
@@ -62,14 +69,14 @@ Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
 
 Checkpoint::~Checkpoint() = default;
 
-void Checkpoint::load_index(const std::string& index_path) {
+void Checkpoint::load_index(const std::string& index_path, bool single) {
   const JsonObject weight_map = JsonObject::load(index_path).get_object("weight_map");
   std::set<std::string> checked;
   for (const auto& item : weight_map.json().items()) {
     std::string file = weight_map.get_string(item.key());
     if (checked.insert(file).second) {
       check_file_name(index_path, file);
-      if (!exists(directory_ + "/" + file)) {
+      if (!single && !is_there(directory_ + "/" + file)) {
         throw bad_input(index_path, fmt::format("names the file {}, which is missing", printable(file)),
                         "fetch the rest of the model");
       }
@@ -84,6 +91,10 @@ const std::string& Checkpoint::file_of(std::string_view name) const {
   const auto found = file_of_.find(name);
   if (found == file_of_.end()) throw bad_input(tensor_place(directory_, name), "is missing from the checkpoint");
   return found->second;
+}
+
+std::string Checkpoint::place_of(std::string_view name) const {
+  return tensor_place(directory_ + "/" + file_of(name), name);
 }
 
 const SafetensorsFile& Checkpoint::shard(const std::string& file) const {
@@ -108,10 +119,28 @@ void Checkpoint::read(std::string_view name, void* dst) const {
   shard(file_of(name)).read(tensor, dst);
 }
 
+void Checkpoint::read_part(std::string_view name, std::uint64_t offset, void* dst, std::size_t bytes) const {
+  const TensorInfo& tensor = info(name);
+  shard(file_of(name)).read_part(tensor, offset, dst, bytes);
+}
+
 std::uint64_t Checkpoint::total_bytes() const {
   std::uint64_t total = 0;
   for (const std::string& name : names_) total += info(name).bytes;
   return total;
+}
+
+std::vector<Checkpoint::Stray> Checkpoint::strays() const {
+  std::set<std::string> files;
+  for (const auto& [name, file] : file_of_) files.insert(file);
+  std::vector<Stray> found;
+  for (const std::string& file : files) {
+    for (const auto& [name, info] : shard(file).tensors()) {
+      const auto place = file_of_.find(name);
+      if (place == file_of_.end() || place->second != file) found.push_back({name, file});
+    }
+  }
+  return found;
 }
 
 void write_checkpoint_index(const std::string& directory, const std::map<std::string, std::string>& weight_map,

@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <string_view>
 
 #include "base/activity.h"
 #include "base/error.h"
@@ -16,6 +18,8 @@
 namespace roundtable {
 
 namespace {
+
+namespace fs = std::filesystem;
 
 std::string temporary_name(const std::string& path) {
   char host[256] = "";
@@ -54,12 +58,32 @@ class TemporaryFile {
   bool in_place_ = false;
 };
 
+// Why `path` cannot be opened. A link to nothing is a file that somebody has lost, not a wrong path.
+Error error_of_open(const std::string& path, int number) {
+  std::error_code none;
+  const fs::path target = number == ENOENT ? fs::read_symlink(path, none) : fs::path();
+  if (target.empty()) return call_error(path, "cannot be opened", number);
+  return bad_input(path, fmt::format("is a link to {}, where there is no file", target.string()),
+                   "fetch the file again (a cache of the Hugging Face hub keeps its files behind such links)");
+}
+
+// Source: github.com/git-lfs/git-lfs, docs/spec.md: a pointer is shorter than 1024 bytes and begins with its version.
+void refuse_lfs_pointer(const InputFile& file) {
+  constexpr std::string_view kPointer = "version https://git-lfs.github.com/spec/";
+  if (file.size() < kPointer.size() || file.size() >= 1024) return;
+  char start[kPointer.size()];
+  file.read_at(0, start, sizeof start);
+  if (std::string_view(start, sizeof start) != kPointer) return;
+  throw bad_input(file.path(), "is a git-lfs pointer: the file itself was not fetched",
+                  "run git lfs pull in its folder, or fetch the model again");
+}
+
 }  // namespace
 
 // O_NONBLOCK: open() does not wait on a named pipe, which is refused below. It has no effect on a regular file.
 InputFile::InputFile(const std::string& path)
     : path_(path), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
-  if (!fd_.is_open()) throw call_error(path, "cannot be opened", errno);
+  if (!fd_.is_open()) throw error_of_open(path, errno);
   struct stat status;
   if (::fstat(fd_.get(), &status) != 0) throw call_error(path, "cannot be read", errno);
   if (!S_ISREG(status.st_mode)) {
@@ -67,6 +91,14 @@ InputFile::InputFile(const std::string& path)
                     "check the path");
   }
   size_ = static_cast<std::uint64_t>(status.st_size);
+  refuse_lfs_pointer(*this);
+}
+
+bool is_there(const std::string& path) {
+  struct stat status;
+  if (::lstat(path.c_str(), &status) == 0) return true;
+  if (errno == ENOENT || errno == ENOTDIR) return false;
+  throw call_error(path, "cannot be looked at", errno);
 }
 
 void InputFile::read_at(std::uint64_t offset, void* dst, std::size_t bytes) const {

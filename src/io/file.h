@@ -12,7 +12,8 @@
 
 namespace roundtable {
 
-// A regular file opened for reading. Movable; closes on destruction.
+// A regular file opened for reading. Movable; closes on destruction. Refused by a line of their own are what only looks
+// like a file: a link to nothing, and git-lfs's pointer to a file that was not fetched.
 class InputFile {
  public:
   explicit InputFile(const std::string& path);
@@ -29,6 +30,10 @@ class InputFile {
   std::uint64_t size_ = 0;
   UniqueFd fd_;
 };
+
+// Whether a file, a folder or a link is at `path`, be it a link to nothing: whoever opens that is told so. Throws Error
+// where a folder above it may not be searched.
+bool is_there(const std::string& path);
 
 // The whole content of a file of at most `max_bytes` bytes; a larger one is refused before anything is allocated.
 std::string read_text_file(const std::string& path, std::uint64_t max_bytes);

@@ -80,4 +80,9 @@ const TensorInfo* SafetensorsFile::find(std::string_view name) const {
 
 void SafetensorsFile::read(const TensorInfo& info, void* dst) const { file_.read_at(info.offset, dst, info.bytes); }
 
+void SafetensorsFile::read_part(const TensorInfo& info, std::uint64_t offset, void* dst, std::size_t bytes) const {
+  RT_CHECK(offset <= info.bytes && bytes <= info.bytes - offset);
+  file_.read_at(info.offset + offset, dst, bytes);
+}
+
 }  // namespace roundtable

@@ -54,6 +54,8 @@ class SafetensorsFile {
   const TensorInfo* find(std::string_view name) const;
   // Copies info.bytes bytes to `dst`. `info` is one of this file's. Thread-safe.
   void read(const TensorInfo& info, void* dst) const;
+  // The same for `bytes` of its bytes, from its byte `offset` on.
+  void read_part(const TensorInfo& info, std::uint64_t offset, void* dst, std::size_t bytes) const;
 
  private:
   InputFile file_;

@@ -9,7 +9,6 @@
 #include "base/error.h"
 #include "comm/agree.h"
 #include "export/checkpoint_files.h"
-#include "io/checkpoint.h"
 #include "io/json_file.h"
 #include "plan/layer_schemes.h"
 #include "run/stop.h"
@@ -19,26 +18,33 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void write_config(const Config& config, const Plan& plan, const std::string& directory) {
+// Returns the names of the files.
+std::vector<std::string> write_config(const Config& config, const Plan& plan, const std::string& directory) {
   nlohmann::json json = load_json(config.model.path + "/config.json");
+  if (plan.model.stored_head) json["tie_word_embeddings"] = false;  // some readers would take the embedding
   json["quantization_config"] = plan.tuned->quantization_config(checkpoint_scheme(config, plan), plan.model);
   save_json(directory + "/config.json", json);
+  std::vector<std::string> names = {"config.json"};
   for (const std::string& file : plan.tuned->config_files()) {
     save_json(directory + "/" + file, json["quantization_config"]);
+    names.push_back(file);
   }
+  return names;
 }
 
+LinearSpec head_of(const Plan& plan) { return {plan.model.names.head, plan.model.vocab_size, plan.model.hidden_size}; }
+
 // The head, rounded to nearest (auto-round's own way for a layer outside of the blocks whose inputs it has not kept).
-std::vector<NamedTensor> quantized_head(const Config& config, const Plan& plan) {
-  const CheckpointSource source(config.model.path);
-  const LinearSpec head{plan.model.names.head, plan.model.vocab_size, plan.model.hidden_size};
+std::vector<NamedTensor> quantized_head(const CheckpointSource& source, const Plan& plan) {
+  const LinearSpec head = head_of(plan);
   const torch::Tensor weight = source.read(head.weight());
   return plan.tuned->pack(head, round_to_nearest(weight, *plan.head), weight.scalar_type());
 }
 
 // Some of what is outside the blocks as it is, under the names of transformers' own modules, as the blocks are.
-record::Outside write_outside(const Config& config, const Plan& plan, const std::string& directory, std::size_t index) {
-  const Checkpoint checkpoint(config.model.path);
+record::Outside write_outside(const CheckpointSource& source, const Plan& plan, const std::string& directory,
+                              std::size_t index) {
+  const Checkpoint& checkpoint = source.checkpoint();
   const std::string head = plan.model.names.head + ".weight";
   std::vector<std::string> names;
   for (const ParameterSpec& spec : plan.outside_files[index]) names.push_back(spec.name);
@@ -51,12 +57,11 @@ record::Outside write_outside(const Config& config, const Plan& plan, const std:
   for (const std::string& name : names) {
     leave_here_if_asked();
     if (plan.head && name == head) {
-      packed = quantized_head(config, plan);
+      packed = quantized_head(source, plan);
       continue;
     }
     const TensorInfo& info = checkpoint.info(stored_name(checkpoint, name));
-    data.emplace_back(info.bytes);
-    checkpoint.read(info.name, data.back().data());
+    data.push_back(source.read_bytes(info.name));
     views.push_back({name, info.type, info.shape, data.back().data()});
   }
   for (const NamedTensor& named : packed) views.push_back(named.view());
@@ -81,26 +86,41 @@ void write_index(const Plan& plan, const std::string& directory) {
 
 }  // namespace
 
+void check_head(const RunContext& context) {
+  run_on_root(context.ranks.world, [&] {
+    const Plan& plan = context.plan;
+    if (!plan.head || context.state->assembled() != nullptr) return;
+    const ParameterSpec weight = head_of(plan).weight();
+    const CheckpointSource source(context.config.model.path, context.tensors);
+    scale_check(context.config, plan)(weight.name, source.read(weight));
+  });
+}
+
 void assemble(RunContext& context) {
   run_on_root(context.ranks.world, [&] {
     const std::string& directory = context.paths.tuned;
+    const CheckpointSource source(context.config.model.path, context.tensors);
     std::vector<record::Outside> outside;
     for (std::size_t i = 0; i < context.plan.outside_files.size(); ++i) {
-      outside.push_back(write_outside(context.config, context.plan, directory, i));
+      outside.push_back(write_outside(source, context.plan, directory, i));
     }
     leave_here_if_asked();
-    copy_companions(context.config.model.path, directory, /*card=*/false);
-    write_config(context.config, context.plan, directory);
+    refuse_other_weights(directory, context.plan.weight_files());
+    std::vector<std::string> names = copy_companions(context.config.model.path, directory, /*card=*/false);
+    for (std::string& name : write_config(context.config, context.plan, directory)) names.push_back(std::move(name));
     write_index(context.plan, directory);
+    names.push_back(kIndexFile);
     for (const record::Outside& file : outside) context.state->journal().append(file);
+    context.state->record_tuned_files(names);
+    context.state->refuse_what_stays_damaged(context.config.model.path);
     context.state->journal().append(record::Assembled{});
   });
 }
 
-std::int64_t checkpoint_bytes(const std::string& directory) {
+std::int64_t bytes_of_files(const std::string& directory, const std::string& extension) {
   std::int64_t bytes = 0;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
-    if (entry.path().extension() == ".safetensors") bytes += static_cast<std::int64_t>(entry.file_size());
+    if (entry.path().extension() == extension) bytes += static_cast<std::int64_t>(entry.file_size());
   }
   return bytes;
 }

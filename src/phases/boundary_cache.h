@@ -2,6 +2,7 @@
 //
 //   calibration.cache/<digest of states_fingerprint()>/
 //     about.json                    the parts of that fingerprint, for people
+//     tensors.json                  the digests of the model's tensors (phases/model_check.h)
 //     boundary-00012.h5             the float model's hidden states that enter block 12
 //     boundary-00016.h5.tmp-<run>   being written by that run, or left by a start of it that was killed
 //

@@ -12,8 +12,10 @@
 #include "data/token_set.h"
 #include "export/quantized_checkpoint.h"
 #include "model/load/tensor_span.h"
+#include "phases/assemble.h"
 #include "phases/boundary_cache.h"
 #include "phases/forward_pass.h"
+#include "phases/model_check.h"
 #include "plan/tune_settings.h"
 #include "run/background_write.h"
 
@@ -30,7 +32,12 @@ class Calibration {
 
   void run() {
     const std::vector<BoundaryToMake> missing = boundaries_to_make();
-    if (missing.empty()) return;
+    if (!missing.empty()) make(missing);
+    check_rest_of_model(context_);
+  }
+
+ private:
+  void make(const std::vector<BoundaryToMake>& missing) {
     writing_comm_ = context_.ranks.world.duplicate();
     context_.progress.begin_phase("calibrate", missing.back().block + 1);
     try {
@@ -43,7 +50,6 @@ class Calibration {
     context_.progress.end_phase();
   }
 
- private:
   // Of the stages that have work left. Collective.
   std::vector<BoundaryToMake> boundaries_to_make() {
     const bool shared = context_.boundaries.shared;
@@ -60,7 +66,8 @@ class Calibration {
   void pass(const std::vector<BoundaryToMake>& missing) {
     const auto& c = context_.config.calibration;
     const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, context_.plan.model.vocab_size);
-    const auto source = open_tensor_source(c.estimate.empty() ? context_.config.model.path : c.estimate);
+    const auto source = c.estimate.empty() ? open_tensor_source(context_.config.model.path, context_.tensors)
+                                           : open_tensor_source(c.estimate);
     const ForwardPass forward(context_.ranks, context_.plan.model, pass_width_of(context_.config));
     torch::Tensor hidden = forward.embed_rows(*source, tokens, range_);
     if (context_.config.tuning.low_gpu_mem_usage) hidden = hidden.cpu();
@@ -90,6 +97,7 @@ class Calibration {
     if (!under_way_) return;
     writer_.finish();
     const std::int64_t block = *std::exchange(under_way_, std::nullopt);
+    record_tensors(context_);  // first: the boundary was made from them
     if (context_.boundaries.shared) return;
     run_on_root(context_.ranks.world, [&] {
       const std::uintmax_t bytes = std::filesystem::file_size(context_.boundaries.boundary(block));
@@ -107,6 +115,9 @@ class Calibration {
 
 }  // namespace
 
-void calibrate(RunContext& context) { Calibration(context).run(); }
+void calibrate(RunContext& context) {
+  check_head(context);
+  Calibration(context).run();
+}
 
 }  // namespace roundtable

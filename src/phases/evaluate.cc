@@ -6,6 +6,7 @@
 
 #include "base/hash.h"
 #include "comm/agree.h"
+#include "export/quantized_checkpoint.h"
 #include "io/json_fields.h"
 #include "phases/forward_pass.h"
 #include "plan/shape.h"
@@ -34,8 +35,9 @@ record::Perplexity measure(RunContext& context, const std::string& which, const 
     return *known;
   }
   const ForwardPass forward(context.ranks, context.plan.model, pass_width_of(context.config));
-  const Perplexity result =
-      forward.measure_perplexity(directory, context.config.run.eval_tokens, "", [&] { context.progress.advance(1); });
+  const auto source = open_tensor_source(directory, which == kFloat ? context.tensors : nullptr);
+  const Perplexity result = forward.measure_perplexity(*source, directory, context.config.run.eval_tokens, "",
+                                                       [&] { context.progress.advance(1); });
   const record::Perplexity record{which, token_digest, result.value, result.tokens};
   run_on_root(context.ranks.world, [&] { context.state->journal().append(record); });
   return record;
@@ -47,8 +49,8 @@ PerplexityPair evaluate(RunContext& context) {
   context.progress.begin_phase("evaluate", 2 * context.plan.model.n_blocks);
   const std::string digest =
       run_on_root(context.ranks.world, [&] { return hash_file(context.config.run.eval_tokens); });
-  const record::Perplexity before = measure(context, "float", context.config.model.path, digest);
-  const record::Perplexity after = measure(context, "quantized", context.paths.tuned, digest);
+  const record::Perplexity before = measure(context, kFloat, context.config.model.path, digest);
+  const record::Perplexity after = measure(context, kQuantized, context.paths.tuned, digest);
   context.progress.end_phase();
   return {before.value, after.value, after.tokens};
 }

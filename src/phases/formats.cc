@@ -1,8 +1,10 @@
 // One conversion per format.
 #include "phases/formats.h"
 
+#include <map>
 #include <string>
 
+#include "comm/agree.h"
 #include "convert/convert.h"
 
 namespace roundtable {
@@ -18,13 +20,20 @@ std::vector<const CheckpointFormat*> formats_to_make(const Plan& plan) {
 void make_formats(const RunContext& context) {
   for (const CheckpointFormat* format : formats_to_make(context.plan)) {
     const std::string name(format->name());
-    convert_checkpoint(context.ranks.world,
-                       {.source = context.paths.tuned,
-                        .format = format,
-                        .output = context.paths.format(context.config, name),
-                        .record = context.paths.format_record(name),
-                        .max_shard_size = context.config.output.max_shard_size.bytes()},
-                       {});
+    const std::string folder = context.paths.format(context.config, name);
+    const Converted made = convert_checkpoint(context.ranks.world,
+                                              {.source = context.paths.tuned,
+                                               .format = format,
+                                               .output = folder,
+                                               .record = context.paths.format_record(name),
+                                               .max_shard_size = context.config.output.max_shard_size.bytes(),
+                                               .card = false},  // it is written when the run ends
+                                              {});
+    run_on_root(context.ranks.world, [&] {
+      std::map<std::string, std::string> digests;
+      for (const auto& [file, digest] : made.digests) digests[folder + "/" + file] = digest;
+      context.state->record_output_files(digests);
+    });
   }
 }
 

@@ -9,10 +9,10 @@
 
 #include "base/activity.h"
 #include "base/error.h"
-#include "export/quantized_checkpoint.h"
 #include "io/safetensors.h"
 #include "model/load/block_loader.h"
 #include "model/load/model_ends.h"
+#include "plan/path_checks.h"
 #include "run/stop.h"
 
 namespace roundtable {
@@ -45,7 +45,8 @@ torch::Tensor rows_of(const TokenRows& tokens, const SampleRange& range) {
 }
 
 void write_logits(const std::string& path, const torch::Tensor& logits) {
-  write_safetensors(path, {{"logits", ElementType::kF32, logits.sizes().vec(), logits.const_data_ptr()}});
+  write_safetensors(path, {{"logits", ElementType::kF32, logits.sizes().vec(), logits.const_data_ptr()}},
+                    {{"format", kLogitsFormat}});
 }
 
 }  // namespace
@@ -77,20 +78,19 @@ torch::Tensor ForwardPass::run_blocks(
   return hidden;
 }
 
-Perplexity ForwardPass::measure_perplexity(const std::string& directory, const std::string& token_path,
-                                           const std::string& logits_path,
+Perplexity ForwardPass::measure_perplexity(const TensorSource& source, const std::string& name,
+                                           const std::string& token_path, const std::string& logits_path,
                                            const std::function<void()>& on_block) const {
   const torch::NoGradGuard no_gradients;
-  const std::unique_ptr<TensorSource> source = open_tensor_source(directory);
   const TokenRows tokens = load_tokens(token_path, 0, 0, model_.vocab_size);
   if (tokens.seqlen < 2) throw bad_input(token_path, "its samples are one token long: there is nothing to predict");
   const SampleRange range = part_of(tokens.rows, ranks_.world.size(), ranks_.world.rank());
 
-  torch::Tensor hidden = embed_rows(*source, tokens, range);
-  hidden = run_blocks(*source, hidden, model_.n_blocks, [&](std::int64_t block, const torch::Tensor&) {
+  torch::Tensor hidden = embed_rows(source, tokens, range);
+  hidden = run_blocks(source, hidden, model_.n_blocks, [&](std::int64_t block, const torch::Tensor&) {
     if (block > 0 && on_block) on_block();
   });
-  const Head head = load_head(*source, model_, ranks_.dtype, ranks_.device, ranks_.world, 0);
+  const Head head = load_head(source, model_, ranks_.dtype, ranks_.device, ranks_.world, 0);
   const torch::Tensor ids = rows_of(tokens, range).to(ranks_.device);
   torch::Tensor logits;
   if (!logits_path.empty()) logits = torch::empty({range.size(), tokens.seqlen, model_.vocab_size});
@@ -106,7 +106,7 @@ Perplexity ForwardPass::measure_perplexity(const std::string& directory, const s
   sum = ranks_.world.sum(sum);
   if (!std::isfinite(sum)) {
     throw AgreedError(ExitCode::kNumeric,
-                      located(fmt::format("the perplexity of {} on {} is not finite", directory, token_path)));
+                      located(fmt::format("the perplexity of {} on {} is not finite", name, token_path)));
   }
   const std::int64_t predicted = tokens.rows * (tokens.seqlen - 1);
   return {std::exp(sum / static_cast<double>(predicted)), predicted};

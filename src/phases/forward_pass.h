@@ -39,11 +39,11 @@ class ForwardPass {
       const TensorSource& source, torch::Tensor hidden, std::int64_t last,
       const std::function<void(std::int64_t block, const torch::Tensor& hidden)>& before_block) const;
 
-  // Measures the model of `directory` (float, or quantized in a layout that we read) on a token set. If `logits_path`
+  // Measures the model of `source`, which errors call `name`, on a token set. If `logits_path`
   // is not empty (one rank only), the logits of all rows are written there as safetensors, `logits` [rows, seqlen,
   // vocab]. `on_block` is called after each block. Collective over the world. Throws AgreedError (kNumeric) where the
   // perplexity is not finite.
-  Perplexity measure_perplexity(const std::string& directory, const std::string& token_path,
+  Perplexity measure_perplexity(const TensorSource& source, const std::string& name, const std::string& token_path,
                                 const std::string& logits_path, const std::function<void()>& on_block) const;
 
  private:

@@ -11,6 +11,7 @@
 #include "io/file.h"
 #include "io/json_file.h"
 #include "plan/layer_schemes.h"
+#include "rundir/paths.h"
 
 namespace roundtable {
 namespace {
@@ -21,7 +22,7 @@ constexpr std::uint64_t kMaxCard = 16 << 20;
 
 // The lines of the keys `license...` and `base_model` between the dashes that open the model's own card.
 std::string kept_metadata(const std::string& directory) {
-  const std::string path = directory + "/README.md";
+  const std::string path = directory + "/" + kModelCard;
   std::error_code ignored;
   if (!fs::is_regular_file(path, ignored) || fs::file_size(path, ignored) > kMaxCard) return "";
   std::istringstream card(read_text_file(path, kMaxCard));
@@ -35,13 +36,37 @@ std::string kept_metadata(const std::string& directory) {
   return kept;
 }
 
-// A hub's name for the model, where config.json has one, else its folder's. Never a path.
+// "org/name" of a folder of huggingface_hub's cache, .../models--org--name/snapshots/HASH; else nothing.
+// Source: huggingface_hub, file_download.py, repo_folder_name(). The names of a repository hold no "--".
+std::string hub_name(const std::string& directory) {
+  std::error_code ignored;
+  const fs::path real = fs::canonical(directory, ignored);
+  const std::string prefix = "models--";
+  std::string repository;  // the part above the present one
+  for (const fs::path& part : real) {
+    if (part == "snapshots" && repository.starts_with(prefix)) {
+      std::string name = repository.substr(prefix.size());
+      if (const std::size_t dashes = name.find("--"); dashes != std::string::npos) name.replace(dashes, 2, "/");
+      return name;
+    }
+    repository = part.string();
+  }
+  return "";
+}
+
+}  // namespace
+
+// The cache knows the repository. A name in config.json comes second: in a tuned model it is often the name of the one
+// that it was tuned from.
 std::string base_model(const std::string& directory) {
+  if (const std::string name = hub_name(directory); !name.empty()) return name;
   const std::string name = JsonObject::load(directory + "/config.json").get_string_or("_name_or_path", "");
   const fs::path path(name.empty() || name.front() == '/' || name.front() == '.' ? directory : name);
   if (path.string() == name) return name;
   return (path.has_filename() ? path.filename() : path.parent_path().filename()).string();
 }
+
+namespace {
 
 std::string settings_rows(const Config& config, const Plan& plan) {
   const TuningSection& t = config.tuning;
@@ -79,7 +104,7 @@ void write_model_card(const std::string& directory, const Config& config, const 
     text += fmt::format("\nPerplexity on {} held-out tokens: {:.3f} before, {:.3f} after.\n", perplexity->tokens,
                         perplexity->before, perplexity->after);
   }
-  write_file_atomically(directory + "/README.md", [&](OutputFile& file) { file.write(text.data(), text.size()); });
+  write_file_atomically(directory + "/" + kModelCard, [&](OutputFile& file) { file.write(text.data(), text.size()); });
 }
 
 }  // namespace roundtable

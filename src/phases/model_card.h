@@ -10,6 +10,10 @@
 
 namespace roundtable {
 
+// The name of the model in `directory`: its repository's, where the folder is one of huggingface_hub's cache, else the
+// one in config.json, else the folder's. Never a path.
+std::string base_model(const std::string& directory);
+
 // Writes it atomically. `perplexity` is empty where none was measured. The licence and the base model's name are taken
 // from the model's own card and config.json. Says nothing of time and place, so that the same run writes the same
 // bytes.

@@ -1,29 +1,23 @@
-// Digests of the files, spread over the ranks.
+// The files of the tuned checkpoint, spread over the ranks.
 #include "phases/prove.h"
 
 #include <string>
+#include <vector>
 
+#include "base/activity.h"
 #include "base/error.h"
-#include "base/hash.h"
-#include "comm/agree.h"
-#include "run/stop.h"
+#include "run/verify.h"
 
 namespace roundtable {
 
 void prove(const RunContext& context) {
-  const HostCommunicator& world = context.ranks.world;
-  const auto digests = run_on_root(context.ranks.world, [&] { return context.state->file_digests(); });
-  run_on_all(context.ranks.world, [&] {
-    int index = 0;
-    for (const auto& [file, digest] : digests) {
-      if (index++ % world.size() != world.rank()) continue;
-      leave_here_if_asked();
-      const std::string path = context.paths.tuned + "/" + file;
-      if (hash_file(path) == digest) continue;
-      throw machine_error(path, "does not hold what was written",
-                          "suspect the file system; remove the file and run the same command again");
-    }
-  });
+  const auto files = context.state == nullptr ? std::vector<FileOnRecord>() : context.state->tuned_files();
+  const std::vector<std::string> damaged = damaged_files(context.ranks.world, files);
+  if (damaged.empty()) return;
+  throw AgreedError(ExitCode::kMachine,
+                    machine_error(located(damaged.front()), "does not hold what was written",
+                                  "suspect the file system; run the same command again: it makes the file again")
+                        .what());
 }
 
 }  // namespace roundtable

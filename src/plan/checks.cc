@@ -3,17 +3,22 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <set>
 
 #include "base/error.h"
 #include "base/text.h"
+#include "data/sha256.h"
 #include "data/token_set.h"
 #include "export/quantized_checkpoint.h"
 #include "export/registry.h"
 #include "io/checkpoint.h"
+#include "io/file.h"
+#include "io/json_file.h"
 #include "model/description/block_layout.h"
 #include "model/load/tensor_source.h"
-#include "plan/layout.h"
+#include "plan/forecast.h"
 
 namespace roundtable {
 
@@ -74,12 +79,13 @@ void check_stages(const Config& config, const Plan& plan) {
 
 void check_memory(const Config& config, const Plan& plan) {
   if (config.cluster.nodes == 0) return;
-  const LayoutChoice choice = choose_layout(config, plan.model, plan.schemes, plan.world);
-  if (choice.fits) return;
+  const auto capacity = static_cast<std::int64_t>(config.cluster.device_memory * 1e9);
+  // If no layout fits, choose_layout() has taken the smallest.
+  const std::int64_t needed = make_forecast(config, plan.model, plan.schemes, plan.layout(), 0).memory_bytes();
+  if (needed <= capacity) return;
   throw bad_input("cluster.device_memory",
-                  fmt::format("{} are too little: the smallest layout needs {} per rank",
-                              human_bytes(static_cast<std::int64_t>(config.cluster.device_memory * 1e9)),
-                              human_bytes(choice.least_bytes)),
+                  fmt::format("{} are too little: the smallest layout needs {} per rank", human_bytes(capacity),
+                              human_bytes(needed)),
                   "lower tuning.micro_batch or calibration.n_samples, or use more ranks");
 }
 
@@ -95,6 +101,39 @@ void check_formats(const Config& config, const Plan& plan) {
   }
 }
 
+std::string tensor_place(const Config& config, const std::string& file, const std::string& name) {
+  return fmt::format("{}/{}: tensor '{}'", config.model.path, file, printable(name));
+}
+
+// A config that says how the weights are quantized. Readers believe it: transformers 5.23, quantizers/auto.py
+// (get_hf_quantizer); vLLM, model_loader/weight_utils.py (get_quant_config), which knows the second key as well.
+void check_not_quantized(const Config& config) {
+  const JsonObject json = JsonObject::load(config.model.path + "/config.json");
+  for (const char* key : {"quantization_config", "compression_config"}) {
+    if (!json.has(key)) continue;
+    const Checkpoint checkpoint(config.model.path);
+    const auto& names = checkpoint.names();
+    const auto packed = std::find_if(names.begin(), names.end(), [&](const std::string& name) {
+      return !is_weight_type(checkpoint.info(name).type) && !is_derived_table(name);
+    });
+    const nlohmann::json& method = json.json().at(key);
+    const std::string named =
+        method.is_object() && method.contains("quant_method") && method["quant_method"].is_string()
+            ? printable(method["quant_method"].get<std::string>())
+            : "no quant_method";
+    if (packed != names.end()) {
+      json.fail(key,
+                fmt::format("the model is quantized already ({}; tensor '{}' is {})", named, printable(*packed),
+                            safetensors_dtype(checkpoint.info(*packed).type)),
+                "quantize from the float model");
+    }
+    json.fail(key, fmt::format("says that the weights are quantized ({}), and the weights are floats", named),
+              "remove the key from config.json if it is out of date");
+  }
+}
+
+// Every tensor that is loaded or copied has a type and a shape that we handle, and every other one is known to be of no
+// use.
 void check_tensors(const Config& config, const Plan& plan) {
   const Checkpoint checkpoint(config.model.path);
   std::set<std::string> expected;
@@ -102,10 +141,15 @@ void check_tensors(const Config& config, const Plan& plan) {
     const std::string stored = stored_name(checkpoint, name);
     expected.insert(stored);
     const TensorInfo& info = checkpoint.info(stored);
-    if (info.shape == spec.stored_shape()) return;
-    throw bad_input(fmt::format("{}/{}: tensor '{}'", config.model.path, checkpoint.file_of(stored), stored),
-                    fmt::format("has shape [{}] and config.json calls for [{}]", fmt::join(info.shape, ", "),
-                                fmt::join(spec.stored_shape(), ", ")));
+    const std::string place = tensor_place(config, checkpoint.file_of(stored), stored);
+    if (info.shape != spec.stored_shape()) {
+      throw bad_input(place, fmt::format("has shape [{}] and config.json calls for [{}]", fmt::join(info.shape, ", "),
+                                         fmt::join(spec.stored_shape(), ", ")));
+    }
+    if (!is_weight_type(info.type)) {
+      throw bad_input(place, fmt::format("is of type {}; weights are F32, F16 or BF16", safetensors_dtype(info.type)),
+                      "convert it, or quantize from the float model");
+    }
   };
   for (std::int64_t block = 0; block < plan.model.n_blocks; ++block) {
     for (const ParameterSpec& spec : block_parameters(plan.model)) {
@@ -113,11 +157,20 @@ void check_tensors(const Config& config, const Plan& plan) {
     }
   }
   for (const ParameterSpec& spec : outside_parameters(plan.model)) expect(spec.name, spec);
+  // A head that is tied, and that the file has all the same, is copied.
+  const ParameterSpec head{plan.model.names.head + ".weight", {plan.model.vocab_size, plan.model.embedding_width()}};
+  if (checkpoint.contains(head.name)) expect(head.name, head);
   for (const std::string& name : checkpoint.names()) {
-    if (expected.contains(name) || is_derived_table(name) || name == plan.model.names.head + ".weight") continue;
-    throw bad_input(fmt::format("{}/{}: tensor '{}'", config.model.path, checkpoint.file_of(name), name),
+    if (expected.contains(name) || is_derived_table(name)) continue;
+    throw bad_input(tensor_place(config, checkpoint.file_of(name), name),
                     fmt::format("is not part of a '{}' model", plan.model.model_type),
                     "check model_type, the biases and the number of layers in config.json");
+  }
+  // transformers 5.23 would load it (modeling_utils.py, _load_pretrained_model takes all tensors of all files).
+  for (const Checkpoint::Stray& stray : checkpoint.strays()) {
+    if (checkpoint.contains(stray.name) || is_derived_table(stray.name)) continue;
+    throw bad_input(tensor_place(config, stray.file, stray.name), "is in the file, and the index does not name it",
+                    "fetch the model again, or correct model.safetensors.index.json");
   }
 }
 
@@ -164,6 +217,23 @@ void check_length(const ModelConfig& model, std::int64_t seqlen, const std::stri
                   "make the token set with a smaller --seqlen");
 }
 
+std::string check_tokenizer(const Config& config, const std::string& tokens) {
+  constexpr std::uint64_t kMaxTokenizer = 1 << 30;
+  const std::string theirs = tokenizer_of_tokens(tokens);
+  if (theirs.empty()) return "";
+  const std::string path = config.model.path + "/tokenizer.json";
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) {
+    return fmt::format("{}: whether the model's own tokenizer made it is not known: there is no {}", tokens, path);
+  }
+  if (sha256(read_text_file(path, kMaxTokenizer)) == theirs) return "";
+  const std::string problem = fmt::format("was made with another tokenizer than {}", path);
+  if (!config.calibration.check_tokenizer) return fmt::format("{}: {}", tokens, problem);
+  throw bad_input(tokens, problem,
+                  "make it with this model's tokenizer (launch/prepare_calibration.py --model), or, if both give the "
+                  "same ids, set calibration.check_tokenizer=false");
+}
+
 void check_settings(const Config& config, const Plan& plan) {
   check_reproducible(config);
   check_formats(config, plan);
@@ -176,6 +246,7 @@ void check_settings(const Config& config, const Plan& plan) {
 }
 
 std::int64_t check_files(const Config& config, const Plan& plan) {
+  check_not_quantized(config);
   check_tensors(config, plan);
   check_estimate(config, plan);
   check_directories(config, plan);

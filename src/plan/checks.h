@@ -23,14 +23,20 @@ namespace roundtable {
 void check_settings(const Config& config, const Plan& plan);
 
 // All refusals that need files. Reads the headers of the model's files and the token sets whole:
-// - a tensor of a block, or one outside the blocks, is missing or has another shape than config.json asks for, or the
-//   model has one that would be dropped silently;
+// - config.json says that the model is quantized;
+// - a tensor that is loaded or copied is missing, has another shape than config.json asks for, or a type that no float
+//   weights have; or the model has one that would be dropped silently, or that its index does not name;
 // - calibration.estimate is of another model, or of a format that cannot be read (its tensors are checked when they are
 //   read);
 // - the model's folder lacks what an output format needs;
 // - a token set is missing, broken, too small, longer than check_length() allows, or has an id outside the vocabulary.
 // Returns the number of held-out tokens (run.eval_tokens), 0 without such a set.
 std::int64_t check_files(const Config& config, const Plan& plan);
+
+// Compares the tokenizer that made the token set `tokens` with the model's tokenizer.json. Throws Error (kBadInput)
+// where they differ; if calibration.check_tokenizer is false, returns a warning. Also returns one where the model has
+// no tokenizer.json to compare with. Empty where they are the same, or the token set does not name its tokenizer.
+std::string check_tokenizer(const Config& config, const std::string& tokens);
 
 // Refuses, with a line that begins with `place`, if the model has learned positions for fewer than `seqlen` tokens.
 void check_length(const ModelConfig& model, std::int64_t seqlen, const std::string& place);

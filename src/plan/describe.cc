@@ -42,6 +42,13 @@ std::string place_of_boundaries(const Config& config, const Plan& plan) {
                      config.calibration.cache.empty() ? "" : ", where they stay for other runs");
 }
 
+// The number of stages changes the result, so whoever changes the number of ranks must know what it follows.
+std::string source_of_stages(const Config& config, const Plan& plan) {
+  if (!config.tuning.use_quant_input || config.parallel.stages > 0) return "";
+  return fmt::format(", which follows the number of groups; parallel.stages={} keeps it on other ranks",
+                     plan.stages.size());
+}
+
 }  // namespace
 
 std::string describe(const Plan& plan, const Config& config) {
@@ -58,7 +65,8 @@ std::string describe(const Plan& plan, const Config& config) {
   if (plan.head) line("lm_head", scheme_text(*plan.head) + ", rounded to nearest");
   line("ranks", fmt::format("{} = {} groups x {} shards, {} per node", plan.world.ranks, plan.groups, plan.shards,
                             plan.world.ranks_a_node));
-  line("stages", fmt::format("{} of up to {} blocks", plan.stages.size(), plan.stages.front().size()));
+  line("stages", fmt::format("{} of up to {} blocks{}", plan.stages.size(), plan.stages.front().size(),
+                             source_of_stages(config, plan)));
   line("steps", fmt::format("{} iterations per block, {} samples per step of {} tokens", config.tuning.iters,
                             plan.batch, config.calibration.seqlen));
   const Forecast& f = plan.forecast;

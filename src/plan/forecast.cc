@@ -186,11 +186,6 @@ std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfi
        bytes(kSlack * joint * (s.in_pass * seqlen * (block.kept + block.spare) * s.element + kept_scores))}};
 }
 
-std::vector<Forecast::Bytes> count_disk(const ModelConfig& m, const BlockCost& block, const Sizes& s) {
-  return {{"boundaries", static_cast<std::int64_t>(s.on_disk)},
-          {"checkpoint", static_cast<std::int64_t>(block.packed_bytes * static_cast<double>(m.n_blocks) + s.table)}};
-}
-
 // Collects a phase's terms: seconds by what limits them.
 class Terms {
  public:
@@ -345,7 +340,7 @@ Forecast make_forecast(const Config& config, const ModelConfig& model, const std
   Forecast forecast;
   forecast.layout = layout;
   forecast.memory = count_memory(config, model, block, sizes, layout);
-  forecast.disk = count_disk(model, block, sizes);
+  forecast.disk = {{"boundaries", static_cast<std::int64_t>(sizes.on_disk)}};
   forecast.traffic = clockwork.traffic();
   if (config.cluster.nodes == 0) return forecast;
   forecast.phases = {clockwork.calibrate(), clockwork.tune(), clockwork.prove()};

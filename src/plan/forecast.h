@@ -29,7 +29,7 @@ struct Forecast {
 
   Layout layout;
   std::vector<Bytes> memory;   // per rank in the phase that needs most, by item
-  std::vector<Bytes> disk;     // by kind of file, at the fullest
+  std::vector<Bytes> disk;     // by kind of file, at the fullest; make_forecast() leaves checkpoints to the plan
   std::vector<Bytes> traffic;  // of the whole run, by what carries it
   std::vector<Phase> phases;   // empty without a cluster section
 

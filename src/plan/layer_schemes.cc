@@ -107,8 +107,7 @@ std::vector<std::string> reason_lines(const Reasons& reasons, const std::vector<
   std::vector<std::string> lines;
   for (const auto& [key, blocks] : reasons) {
     const bool all = static_cast<std::int64_t>(blocks.size()) == n_blocks;
-    const std::string which =
-        all ? "" : fmt::format(" ({} {})", blocks.size() == 1 ? "block" : "blocks", ranges_text(blocks));
+    const std::string which = all ? "" : fmt::format(" ({})", blocks_text(blocks, n_blocks));
     lines.push_back(fmt::format("{}{} stays in 16 bits: {}", linears[key.first].name, which, key.second));
   }
   return lines;
@@ -122,6 +121,14 @@ std::optional<std::string> obstacle_of(const LinearSpec& linear, const QuantSche
     }
   }
   return std::nullopt;
+}
+
+// Layers of one kind mostly share a reason: the first says enough.
+[[noreturn]] void refuse_float_model(const std::vector<std::string>& reasons, const QuantScheme& common) {
+  const std::string more = reasons.size() > 1 ? fmt::format(" (and {} other kinds of layers)", reasons.size() - 1) : "";
+  throw bad_input(
+      "quantization", fmt::format("no layer can be quantized: {}{}", reasons.front(), more),
+      fmt::format("the group_size is {}: choose one that divides the layers' input dimensions", common.group_size));
 }
 
 // The head is a layer like others once somebody asks for it; to keep it as it is may be said of every model.
@@ -208,11 +215,13 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConf
   refuse_idle(ignored, model);
   out.float_reasons = reason_lines(reasons, linears, model.n_blocks);
   out.float_reasons.insert(out.float_reasons.end(), head_reasons.begin(), head_reasons.end());
-  if (!any) {
-    throw bad_input("quantization", fmt::format("no layer can be quantized: {}", fmt::join(out.float_reasons, "; ")),
-                    "choose a group_size that divides the layers' input dimensions");
-  }
+  if (!any) refuse_float_model(out.float_reasons, common);
   return out;
+}
+
+std::string blocks_text(const std::vector<std::int64_t>& blocks, std::int64_t n_blocks) {
+  if (std::ssize(blocks) == n_blocks) return "all blocks";
+  return fmt::format("{} {}", blocks.size() == 1 ? "block" : "blocks", ranges_text(blocks));
 }
 
 std::string scheme_text(const QuantScheme& scheme) {

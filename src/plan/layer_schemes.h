@@ -32,6 +32,9 @@ QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats
 // tied head that is to be quantized, and where no layer at all would be.
 LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConfig& model, const Formats& formats);
 
+// "all blocks", "block 3", "blocks 0, 4-7", of sorted blocks.
+std::string blocks_text(const std::vector<std::int64_t>& blocks, std::int64_t n_blocks);
+
 // "4 bits, sym, groups of 128"
 std::string scheme_text(const QuantScheme& scheme);
 

@@ -26,8 +26,8 @@ std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages) {
   return cut;
 }
 
-LayoutChoice choose_layout(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes,
-                           const World& world) {
+Layout choose_layout(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes,
+                     const World& world) {
   const std::int64_t strata = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
   const auto capacity = static_cast<std::int64_t>(config.cluster.device_memory * 1e9);
   std::optional<Forecast> fastest, smallest;  // of those that fit; of all
@@ -40,10 +40,10 @@ LayoutChoice choose_layout(const Config& config, const ModelConfig& model, const
     if (!smallest || one.memory_bytes() < smallest->memory_bytes()) smallest = one;
     if (one.memory_bytes() <= capacity && (!fastest || one.seconds() < fastest->seconds())) fastest = one;
   }
-  if (fastest) return {fastest->layout, true, smallest->memory_bytes()};
-  if (smallest) return {smallest->layout, false, smallest->memory_bytes()};
+  if (fastest) return fastest->layout;
+  if (smallest) return smallest->layout;
   // parallel.shards divides neither the ranks nor the strata.
-  return {{world.ranks, world.ranks_a_node, static_cast<int>(config.parallel.shards), 1}, false, 0};
+  return {world.ranks, world.ranks_a_node, static_cast<int>(config.parallel.shards), 1};
 }
 
 }  // namespace roundtable

@@ -19,15 +19,9 @@ int choose_shards(std::int64_t wanted, const World& world, std::int64_t strata);
 // Divides `blocks` blocks into `stages` stages of nearly equal length, the longer ones first.
 std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages);
 
-struct LayoutChoice {
-  Layout layout;
-  bool fits = false;             // its memory per rank fits a device of the cluster
-  std::int64_t least_bytes = 0;  // memory per rank of the layout that needs least
-};
-
 // The layout with the least time on the described cluster whose memory fits a device; parallel.shards and
 // parallel.stages are kept if they are set. If none fits, the one that needs least memory.
-LayoutChoice choose_layout(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes,
-                           const World& world);
+Layout choose_layout(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes,
+                     const World& world);
 
 }  // namespace roundtable

@@ -1,9 +1,12 @@
 // Planning in four steps: decide, check, warn, forecast.
 #include <algorithm>
+#include <numeric>
 
 #include "export/checkpoint_files.h"
 #include "export/registry.h"
+#include "io/checkpoint.h"
 #include "io/json_file.h"
+#include "model/load/stored_head.h"
 #include "plan/checks.h"
 #include "plan/layer_schemes.h"
 #include "plan/layout.h"
@@ -33,7 +36,7 @@ std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
 
 // Ranks per group; by the cost model if the cluster is described.
 int decide_shards(const Config& config, const Plan& plan) {
-  if (config.cluster.nodes > 0) return choose_layout(config, plan.model, plan.schemes, plan.world).layout.shards;
+  if (config.cluster.nodes > 0) return choose_layout(config, plan.model, plan.schemes, plan.world).shards;
   return choose_shards(config.parallel.shards, plan.world, sharded_strata(config, plan.batch));
 }
 
@@ -49,24 +52,36 @@ std::uint64_t bytes_of(const ParameterSpec& spec, std::int64_t element) {
   return static_cast<std::uint64_t>(count);
 }
 
-// What the largest block takes in the checkpoint.
-std::uint64_t largest_block(const Plan& plan, std::int64_t element) {
+// What a weight takes in a format, quantized or not.
+std::uint64_t weight_bytes(const CheckpointFormat& format, const LinearSpec& linear,
+                           const std::optional<QuantScheme>& scheme, std::int64_t element) {
+  if (!scheme) return bytes_of(linear.weight(), element);
+  return format.layer_bytes(linear, *scheme, element == 4 ? torch::kFloat32 : torch::kBFloat16);
+}
+
+// What each block takes in a format.
+std::vector<std::uint64_t> block_bytes(const Plan& plan, const CheckpointFormat& format, std::int64_t element) {
   const std::vector<LinearSpec> linears = block_linears(plan.model);
-  std::uint64_t largest = 0;
+  std::vector<std::uint64_t> blocks;
   for (const BlockSchemes& schemes : plan.schemes) {
     std::uint64_t bytes = 0;
-    for (std::size_t i = 0; i < linears.size(); ++i) {
-      if (!schemes[i]) {
-        bytes += bytes_of(linears[i].weight(), element);
-        continue;
-      }
-      for (const TensorSpec& tensor : plan.tuned->layout(linears[i], *schemes[i], torch::kFloat32))
-        bytes += tensor.bytes();
-    }
+    for (std::size_t i = 0; i < linears.size(); ++i) bytes += weight_bytes(format, linears[i], schemes[i], element);
     for (const ParameterSpec& norm : block_norms(plan.model)) bytes += bytes_of(norm, element);
-    largest = std::max(largest, bytes);
+    blocks.push_back(bytes);
   }
-  return largest;
+  return blocks;
+}
+
+// What a whole checkpoint takes.
+std::int64_t checkpoint_bytes(const Plan& plan, const CheckpointFormat& format, std::int64_t element) {
+  const std::vector<std::uint64_t> blocks = block_bytes(plan, format, element);
+  std::uint64_t sum = std::accumulate(blocks.begin(), blocks.end(), std::uint64_t{0});
+  const LinearSpec head{plan.model.names.head, plan.model.vocab_size, plan.model.hidden_size};
+  for (const ParameterSpec& spec : outside_parameters(plan.model)) {
+    sum += plan.head && spec.name == head.weight().name ? weight_bytes(format, head, plan.head, element)
+                                                        : bytes_of(spec, element);
+  }
+  return static_cast<std::int64_t>(sum);
 }
 
 // Which files there will be. Groups write one file per block while they tune. If one would be too large, or a run
@@ -74,7 +89,8 @@ std::uint64_t largest_block(const Plan& plan, std::int64_t element) {
 void decide_files(const Config& config, Plan& plan) {
   const std::int64_t limit = config.output.max_shard_size.bytes();
   const std::int64_t element = float_bytes(config.model.path);
-  const bool fits = largest_block(plan, element) <= static_cast<std::uint64_t>(limit);
+  const std::vector<std::uint64_t> blocks = block_bytes(plan, *plan.tuned, element);
+  const bool fits = *std::max_element(blocks.begin(), blocks.end()) <= static_cast<std::uint64_t>(limit);
   plan.tuned_in_place = fits && plan.tuned == plan.formats.front();
   const std::vector<ParameterSpec> outside = outside_parameters(plan.model);
   std::vector<std::uint64_t> sizes;
@@ -89,7 +105,7 @@ void decide_files(const Config& config, Plan& plan) {
 // decided: an unknown model or format, and rules that contradict the model.
 Plan decide(const Config& config, const World& world) {
   Plan plan;
-  plan.model = load_model_config(config.model.path);
+  plan.model = load_model_description(config.model.path);
   plan.world = world;
   plan.batch = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
   // Rounding to nearest takes no steps: the batch need not be filled.
@@ -108,17 +124,37 @@ Plan decide(const Config& config, const World& world) {
 }
 
 Forecast forecast_of(const Config& config, const Plan& plan, std::int64_t held_out_tokens) {
-  const Layout layout{plan.world.ranks, plan.world.ranks_a_node, plan.shards, std::ssize(plan.stages)};
-  return make_forecast(config, plan.model, plan.schemes, layout, held_out_tokens);
+  Forecast forecast = make_forecast(config, plan.model, plan.schemes, plan.layout(), held_out_tokens);
+  const std::int64_t element = float_bytes(config.model.path);
+  const auto add = [&](const std::string& name, const CheckpointFormat& format) {
+    forecast.disk.push_back({name, checkpoint_bytes(plan, format, element)});
+  };
+  if (!plan.tuned_in_place) add("tuned blocks", *plan.tuned);
+  for (const CheckpointFormat* format : plan.formats) {
+    add(format == plan.formats.front() ? "checkpoint" : std::string(format->name()), *format);
+  }
+  return forecast;
 }
 
 }  // namespace
+
+std::set<std::string> Plan::weight_files() const {
+  std::set<std::string> names = {kIndexFile};
+  for (std::int64_t i = 0; i < files(); ++i) names.insert(shard_name(i, files()));
+  return names;
+}
 
 CheckpointScheme checkpoint_scheme(const Config& config, const Plan& plan) {
   const auto scheme_at = [&](const LinearSpec&, std::int64_t block, std::size_t place) {
     return block < 0 ? plan.head : plan.schemes[static_cast<std::size_t>(block)][place];
   };
   return {scheme_of(config.quantization, plan.formats), config.tuning.iters, checkpoint_layers(plan.model, scheme_at)};
+}
+
+ScaleCheck scale_check(const Config& config, const Plan& plan) {
+  std::vector<const CheckpointFormat*> formats = plan.formats;
+  formats.push_back(plan.tuned);
+  return {checkpoint_scheme(config, plan), std::move(formats)};
 }
 
 Plan lay_out(const Config& config, const World& world) {
@@ -133,6 +169,11 @@ Plan lay_out(const Config& config, const World& world) {
 Plan make_plan(const Config& config, const World& world) {
   Plan plan = lay_out(config, world);
   const std::int64_t held_out_tokens = check_files(config, plan);
+  for (std::string& warning : warnings_of_model(config)) plan.warnings.push_back(std::move(warning));
+  for (const std::string& tokens : {config.calibration.tokens, config.run.eval_tokens}) {
+    if (tokens.empty()) continue;
+    if (const std::string warning = check_tokenizer(config, tokens); !warning.empty()) plan.warnings.push_back(warning);
+  }
   if (held_out_tokens > 0) plan.forecast = forecast_of(config, plan, held_out_tokens);
   return plan;
 }

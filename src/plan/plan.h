@@ -3,11 +3,13 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "config/config.h"
 #include "export/format.h"
+#include "export/scale_check.h"
 #include "model/description/block_layout.h"
 #include "model/description/model_config.h"
 #include "plan/forecast.h"
@@ -35,21 +37,27 @@ struct Plan {
 
   Forecast forecast;
 
+  Layout layout() const { return {world.ranks, world.ranks_a_node, shards, static_cast<std::int64_t>(stages.size())}; }
   // Files of the checkpoint that the groups write: one per block, and those of what no block holds.
   std::int64_t files() const { return model.n_blocks + static_cast<std::int64_t>(outside_files.size()); }
+  // Their names, and that of the index.
+  std::set<std::string> weight_files() const;
 };
 
 // Decides, checks everything that can be checked, collects the warnings and makes the forecast, in that order. Reads
 // the model's headers and the token sets. Throws Error (kBadInput) with the place and the fix. Not collective.
 Plan make_plan(const Config& config, const World& world);
 
-// The same without files other than config.json: what needs the model's tensors or token sets is not checked, and the
-// forecast knows no held-out tokens. All decisions are those of make_plan(), so that every rank can make them by
-// itself.
+// The same without files other than config.json (and the model's two tables, if they may be tied): what needs the
+// model's tensors or token sets is not checked, and the forecast knows no held-out tokens. All decisions are those of
+// make_plan(), so that every rank can make them by itself.
 Plan lay_out(const Config& config, const World& world);
 
 // The output's layers, for formats.
 CheckpointScheme checkpoint_scheme(const Config& config, const Plan& plan);
+
+// What tells whether the formats of the run can store the scales of a layer.
+ScaleCheck scale_check(const Config& config, const Plan& plan);
 
 // For people.
 std::string describe(const Plan& plan, const Config& config);

@@ -7,7 +7,11 @@
 #include <map>
 #include <set>
 
+#include "base/text.h"
+#include "export/checkpoint_files.h"
 #include "export/registry.h"
+#include "io/checkpoint.h"
+#include "plan/layer_schemes.h"
 
 namespace roundtable {
 namespace {
@@ -68,6 +72,106 @@ void warn_of_readers(const Plan& plan, std::vector<std::string>& warnings) {
   }
 }
 
+void warn_of_head(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
+  if (!plan.model.stored_head) return;
+  warnings.push_back(
+      fmt::format("{}/config.json: tie_word_embeddings is true, but the checkpoint has a {}.weight that differs from "
+                  "the embedding: it is used, as transformers does, and the output says tie_word_embeddings: false",
+                  config.model.path, plan.model.names.head));
+}
+
+// Places among block_linears() of the layers that engines make one of.
+std::vector<std::vector<std::size_t>> fused_places(const ModelConfig& model) {
+  const std::vector<LinearSpec> linears = block_linears(model);
+  const BlockNames& names = model.block_names;
+  std::vector<std::size_t> attention, mlp, experts;
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    const std::string& name = linears[i].name;
+    if (expert_of(model, name) >= 0) {
+      experts.push_back(i);
+    } else if (name == names.q || name == names.k || name == names.v) {
+      attention.push_back(i);
+    } else if (!names.gate.empty() && (name == names.gate || name == names.up)) {
+      mlp.push_back(i);
+    }
+  }
+  std::vector<std::vector<std::size_t>> fused = {attention, mlp, experts};
+  std::erase_if(fused, [](const auto& places) { return places.size() < 2; });
+  return fused;
+}
+
+// "q_proj, k_proj (4 bits, sym, groups of 128), v_proj (16 bits)". Of experts, which are many, the first of each
+// scheme.
+std::string parts_text(const FusedLayer& layer, const std::vector<std::string>& names) {
+  std::vector<std::string> texts;
+  std::set<std::size_t> told;
+  for (std::size_t first = 0; first < names.size(); ++first) {
+    if (told.contains(first)) continue;
+    std::vector<std::string> alike;
+    for (std::size_t i = first; i < names.size(); ++i) {
+      if (!FusedLayer::same(layer.parts[i], layer.parts[first])) continue;
+      told.insert(i);
+      alike.push_back(names[i]);
+    }
+    const std::string shown = layer.parts_per_expert > 0 && alike.size() > 2
+                                  ? fmt::format("{} and {} more", alike.front(), alike.size() - 1)
+                                  : fmt::format("{}", fmt::join(alike, ", "));
+    texts.push_back(fmt::format("{} ({})", shown, layer.parts[first] ? scheme_text(*layer.parts[first]) : "16 bits"));
+  }
+  return fmt::format("{}", fmt::join(texts, ", "));
+}
+
+// What engines do with a layer in the formats of the run: "refuse auto_round and misread auto_gptq"; or nothing.
+std::string reading_text(const FusedLayer& layer, const std::vector<const CheckpointFormat*>& formats) {
+  std::vector<std::string> texts;
+  for (const auto& [reading, verb] :
+       {std::pair{FusedReading::kRefused, "refuse"}, std::pair{FusedReading::kMisread, "misread"}}) {
+    std::vector<const CheckpointFormat*> read;
+    for (const CheckpointFormat* format : formats) {
+      if (format->fused_reading(layer) == reading) read.push_back(format);
+    }
+    if (!read.empty()) texts.push_back(fmt::format("{} {}", verb, names_of(read)));
+  }
+  return fmt::format("{}", fmt::join(texts, " and "));
+}
+
+void warn_of_fused_layers(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
+  const std::vector<LinearSpec> linears = block_linears(plan.model);
+  std::map<std::string, std::vector<std::int64_t>> blocks;  // what is said of them
+  for (const std::vector<std::size_t>& places : fused_places(plan.model)) {
+    FusedLayer layer{{}, scheme_of(config.quantization, plan.formats)};
+    if (expert_of(plan.model, linears[places.front()].name) >= 0) {
+      layer.parts_per_expert = places.size() / static_cast<std::size_t>(plan.model.n_experts);
+    }
+    std::vector<std::string> names;
+    for (const std::size_t i : places) names.push_back(linears[i].name);
+    for (std::size_t block = 0; block < plan.schemes.size(); ++block) {
+      layer.parts.clear();
+      for (const std::size_t i : places) layer.parts.push_back(plan.schemes[block][i]);
+      const std::string reading = reading_text(layer, plan.formats);
+      if (reading.empty()) continue;
+      const char* fix = layer.alike() ? "without settings of their own they are read right" : "give them one scheme";
+      blocks[fmt::format("{} are one layer in vLLM and SGLang, which {} here; {}", parts_text(layer, names), reading,
+                         fix)]
+          .push_back(static_cast<std::int64_t>(block));
+    }
+  }
+  for (const auto& [text, of_text] : blocks) {
+    warnings.push_back(fmt::format("{}: {}", blocks_text(of_text, plan.model.n_blocks), text));
+  }
+}
+
+// From stages of so many blocks on, no loss is seen (src/phases/README.md, "Groups, shards and stages").
+constexpr std::int64_t kCleanStage = 8;
+
+// Where the ranks of a node do not divide the samples of a step, they cannot form one group.
+std::string way_to_fewer_groups(const Plan& plan) {
+  const int node = plan.world.ranks_a_node;
+  if (plan.shards == node || plan.batch % node == 0) return "";
+  return fmt::format(", or start a number of ranks per node that divides the {} samples of a step, which {} does not",
+                     plan.batch, node);
+}
+
 void warn_of_stages(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
   if (std::ssize(plan.stages) < plan.groups) {
     warnings.push_back(
@@ -78,6 +182,13 @@ void warn_of_stages(const Config& config, const Plan& plan, std::vector<std::str
         fmt::format("run.reproducible: the number of stages ({}) follows the number of groups; set "
                     "parallel.stages to keep the bytes on other numbers of groups",
                     plan.stages.size()));
+  }
+  if (config.tuning.use_quant_input && config.parallel.stages == 0 && plan.stages.size() > 1 &&
+      plan.stages.back().size() < kCleanStage) {
+    warnings.push_back(fmt::format(
+        "the number of stages ({}) follows the number of groups, and stages of fewer than {} blocks cost quality; set "
+        "parallel.stages=1 for the quality of one group{}",
+        plan.stages.size(), kCleanStage, way_to_fewer_groups(plan)));
   }
   if (!config.calibration.estimate.empty() && plan.stages.size() == 1) {
     warnings.push_back("calibration.estimate changes nothing: the only stage starts from the embeddings");
@@ -97,8 +208,25 @@ std::vector<std::string> warnings_of(const Config& config, const Plan& plan) {
   warn_of_second_copy(plan, warnings);
   warn_of_tensor_parallel(plan, warnings);
   warn_of_readers(plan, warnings);
+  warn_of_head(config, plan, warnings);
+  warn_of_fused_layers(config, plan, warnings);
   warn_of_stages(config, plan, warnings);
   warn_of_length(config, plan, warnings);
+  return warnings;
+}
+
+std::vector<std::string> warnings_of_model(const Config& config) {
+  std::vector<std::string> warnings;
+  for (const std::string& file : quantization_files(config.model.path)) {
+    warnings.push_back(
+        fmt::format("{} says how weights are quantized, and the model's weights are floats: it is not copied", file));
+  }
+  const Checkpoint checkpoint(config.model.path);
+  for (const Checkpoint::Stray& stray : checkpoint.strays()) {
+    if (!checkpoint.contains(stray.name)) continue;
+    warnings.push_back(fmt::format("tensor '{}' is in {} too: the index decides for the one in {}",
+                                   printable(stray.name), stray.file, checkpoint.file_of(stray.name)));
+  }
   return warnings;
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/error.h"
 #include "quant/fake_quant_kernels.h"
@@ -54,10 +55,37 @@ QuantScheme with_global_scale(const QuantScheme& scheme, const std::vector<torch
     largest = std::max(largest, weight.abs().amax().to(torch::kFloat32).item<float>());
   }
   int exponent = 0;
-  if (largest > 0) std::frexp(kLargestE4m3 * kLargestE2m1 / largest, &exponent);
+  const float quotient = kLargestE4m3 * kLargestE2m1 / largest;
+  if (largest > 0) std::frexp(std::isfinite(quotient) ? quotient : std::numeric_limits<float>::max(), &exponent);
   QuantScheme out = scheme;
   out.global_scale = std::ldexp(1.0f, std::clamp(exponent - 1, -126, 126));
   return out;
+}
+
+GroupScales nearest_scales(const torch::Tensor& weight, const QuantScheme& scheme) {
+  const torch::Tensor in_groups = grouped(weight, scheme);
+  const torch::Tensor wmin = in_groups.amin(2).clamp_max(0).to(torch::kFloat32).cpu().contiguous();
+  const torch::Tensor wmax = in_groups.amax(2).clamp_min(0).to(torch::kFloat32).cpu().contiguous();
+  GroupScales scales{torch::empty_like(wmin), torch::empty_like(wmin)};
+  const auto *low = wmin.const_data_ptr<float>(), *high = wmax.const_data_ptr<float>();
+  auto *scale = scales.scale.data_ptr<float>(), *zero_point = scales.zero_point.data_ptr<float>();
+  for (std::int64_t group = 0; group < wmin.numel(); ++group) {
+    const GroupGrid grid = group_grid(scheme, {low[group], high[group], 1.0f, 1.0f});
+    scale[group] = grid.scale;
+    zero_point[group] = grid.zero_point;
+  }
+  return scales;
+}
+
+void replace_zero_scales(QuantizedWeight& weight) {
+  if (weight.scheme.type != WeightType::kNvFp4) return;
+  const torch::Tensor zero = weight.scale.eq(0);
+  if (!zero.any().item<bool>()) return;
+  constexpr float kLeastE4m3 = 0.001953125f;  // 2^-9
+  weight.scale.masked_fill_(zero, kLeastE4m3 / weight.scheme.global_scale);
+  const std::int64_t columns = weight.q.size(1);
+  const std::int64_t width = weight.scheme.group_columns(columns);
+  weight.q.masked_fill_(zero.repeat_interleave(width, 1).narrow(1, 0, columns), 0);
 }
 
 RoundingParameters make_rounding_parameters(const torch::Tensor& weight, const QuantScheme& scheme) {
@@ -128,7 +156,9 @@ QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme&
     scale.push_back(part.scale);
     zero_point.push_back(part.zero_point);
   }
-  return {scheme, torch::cat(q), torch::cat(scale), torch::cat(zero_point)};
+  QuantizedWeight whole{scheme, torch::cat(q), torch::cat(scale), torch::cat(zero_point)};
+  replace_zero_scales(whole);
+  return whole;
 }
 
 }  // namespace roundtable

@@ -77,6 +77,19 @@ QuantizedWeight quantize(const torch::Tensor& weight, const RoundingParameters& 
 void quantize_where(const torch::Tensor& wanted, const torch::Tensor& weight, const RoundingParameters& parameters,
                     const QuantScheme& scheme, QuantizedWeight& out);
 
+// The grid of each group of a matrix, on the host: [out, G] fp32.
+struct GroupScales {
+  torch::Tensor scale;
+  torch::Tensor zero_point;
+};
+
+// Those that round_to_nearest() takes, and that tuning starts from. For kNvFp4 the scheme needs the global scale.
+GroupScales nearest_scales(const torch::Tensor& weight, const QuantScheme& scheme);
+
+// Gives groups with a scale of 0 the least one of their type instead, and zeros for weights: the dequantized weights
+// are the same zeros. Only E4M3 (kNvFp4) has such a scale, for groups of zeros and of weights far below the others.
+void replace_zero_scales(QuantizedWeight& weight);
+
 // Rounding to nearest: v is 0, scales are 1. Works on some rows at a time, so that v never has the whole matrix's size.
 QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme& scheme);
 

@@ -17,8 +17,9 @@ namespace {
 
 // ---- content ---------------------------------------------------------------------------------------------------
 
-// A file's size, its first bytes (the header) and 16 pieces spread over its data. Hashing hundreds of gigabytes at
-// every start would cost minutes, and a model that was exchanged or edited differs in these pieces too.
+// A file's size, its first bytes (the header) and 16 pieces spread over its data. This refuses another model at once,
+// by name. Hashing hundreds of gigabytes at every start would cost minutes: what differs between the pieces is found
+// when the tensors are read (model/load/tensor_record.h).
 void update_with_file(Hasher& hasher, const std::string& path) {
   constexpr std::uint64_t kPiece = 64 << 10;
   constexpr std::uint64_t kPieces = 16;

@@ -9,7 +9,7 @@
 namespace roundtable {
 
 // Of a model directory: config.json, the tensors' names, and of each file of weights its size and pieces of its
-// content.
+// content. Two models with the same digest can still differ between these pieces.
 std::string model_digest(const std::string& directory);
 
 // An object of named parts, so that a difference can be named: the two objects below, a version and the number of

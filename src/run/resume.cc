@@ -2,56 +2,88 @@
 #include "run/resume.h"
 
 #include <fcntl.h>
+#include <fmt/ranges.h>
 #include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
 #include <map>
 #include <numeric>
-#include <regex>
+#include <optional>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/version.h"
 #include "run/fingerprint.h"
-#include "run/stop.h"
+#include "rundir/at_work.h"
+#include "rundir/ownership.h"
 
 namespace roundtable {
 
 namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kFormats = "output.formats";
+
+std::vector<FileOnRecord> values_of(const std::map<std::string, FileOnRecord>& files) {
+  std::vector<FileOnRecord> values;
+  for (const auto& [path, file] : files) values.push_back(file);
+  return values;
+}
+
+// Whether a record says that the checkpoint which the groups write was changed, or is complete.
+bool is_of_tuned_checkpoint(const Record& record) {
+  const auto* file = std::get_if<record::File>(&record);
+  return (file != nullptr && file->in_tuned) || std::holds_alternative<record::Block>(record) ||
+         std::holds_alternative<record::Outside>(record) || std::holds_alternative<record::Assembled>(record);
+}
+
+// What the user can do about a run that differs from the one in the journal in `difference`.
+std::string fix_of(const record::Run& run, const nlohmann::json& print, const std::string& difference,
+                   const RunPaths& paths) {
+  std::string fix = fmt::format("choose another output.path, or remove it and {}", paths.directory);
+  if (difference.find("number of stages") != std::string::npos) {
+    return fmt::format("set parallel.stages={} to keep the stages of that run on any number of ranks, or {}",
+                       run.stages.size(), fix);
+  }
+  if (difference != kFormats) return fix;
+  const auto known = run.fingerprint[kFormats].get<std::vector<std::string>>();
+  for (const auto& format : print[kFormats].get<std::vector<std::string>>()) {
+    if (std::find(known.begin(), known.end(), format) != known.end()) continue;
+    return fmt::format(
+        "set {} to {} as before, and when the run is finished make the further format with: roundtable convert {} "
+        "--format {} --output {}-{}; or {}",
+        kFormats, fmt::join(known, ","), paths.tuned, format, paths.output, folder_name(format), fix);
+  }
+  return fmt::format("set {} to {} as before, or {}", kFormats, fmt::join(known, ","), fix);
+}
+
+}  // namespace
 
 // A lock of the kernel, on the directory itself: two runs with different run directories may be given the same output.
 // A dead job leaves no lock behind.
 class RunState::DirectoryLock {
  public:
   explicit DirectoryLock(const std::string& path) : fd_(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-    // A file system without such locks (some network mounts) gives another error: work without a lock.
-    const bool taken = fd_ >= 0 && ::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-    if (!taken) return;
-    ::close(fd_);
-    throw bad_input(path, "another job is at work in this output directory",
-                    "wait for it, or choose another output.path");
+    constexpr const char* kFix = "wait for it, or choose another output.path";
+    if (!fd_.is_open() || ::flock(fd_.get(), LOCK_EX | LOCK_NB) == 0) return;
+    if (errno == EWOULDBLOCK) throw bad_input(path, "another job is at work in this output directory", kFix);
+    // A file system without such locks (some network mounts).
+    at_work_.emplace(path, kFix);
   }
-  ~DirectoryLock() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  DirectoryLock(const DirectoryLock&) = delete;
-  DirectoryLock& operator=(const DirectoryLock&) = delete;
 
  private:
-  int fd_;
+  UniqueFd fd_;
+  std::optional<AtWork> at_work_;
 };
 
 RunState::~RunState() = default;
 
 RunState::RunState(const RunPaths& paths, const nlohmann::json& print, const Plan& plan) : paths_(paths), plan_(plan) {
-  if (!fs::exists(paths.journal()) && !is_empty_or_absent(paths.output)) {
-    throw bad_input(paths.output, fmt::format("is not empty, and no journal of this run is in {}", paths.directory),
-                    "choose another output.path, or remove what is there");
-  }
+  refuse_foreign_output(paths, records_of_own(Work::kRun, paths.directory, "run.directory"));
   if (fs::is_directory(paths.output)) output_lock_ = std::make_unique<DirectoryLock>(paths.output);
   make_directory(paths.directory);
   journal_ = std::make_unique<Journal>(paths.journal());
@@ -68,7 +100,7 @@ void RunState::claim(const nlohmann::json& print) {
     const std::string difference = fingerprint_difference(run->fingerprint, print);
     if (difference.empty()) return;
     throw bad_input(paths_.output, "holds another run, which differs in: " + difference,
-                    fmt::format("choose another output.path, or remove it and {}", paths_.directory));
+                    fix_of(*run, print, difference, paths_));
   }
   record::Run run{std::string(program_version()), print, {}, paths_.output};
   for (const Stage& stage : plan_.stages) run.stages.push_back({stage.first, stage.last});
@@ -77,31 +109,35 @@ void RunState::claim(const nlohmann::json& print) {
 
 // Temporary files of a start that was killed. Nobody else can be writing one: this process holds the journal.
 void RunState::sweep() const {
-  static const std::regex temporary(R"((.+\.tmp-.+-[0-9]+)|((boundary-[0-9]+|trial)\.h5\.tmp))");
   if (!journal_->locked()) return;
   constexpr auto kOptions = fs::directory_options::skip_permission_denied;
   for (const std::string& directory : {paths_.directory, paths_.output}) {
     std::error_code ignored;  // what cannot be removed costs disk, not correctness
     // Formats have folders of their own inside.
     for (const fs::directory_entry& entry : fs::recursive_directory_iterator(directory, kOptions, ignored)) {
-      if (std::regex_match(entry.path().filename().string(), temporary)) fs::remove(entry.path(), ignored);
+      if (is_unfinished_name(entry.path().filename().string())) fs::remove(entry.path(), ignored);
     }
   }
 }
 
-bool RunState::is_intact(const std::string& file, const std::string& digest) const {
-  const std::string path = paths_.tuned + "/" + file;
-  return fs::exists(path) && hash_file(path) == digest;
+void RunState::take_stock(const std::vector<std::string>& damaged) {
+  damaged_ = {damaged.begin(), damaged.end()};
+  find_finished_blocks();
+  std::set<std::string> blocks;
+  for (const auto& [block, record] : blocks_on_record()) blocks.insert(paths_.tuned + "/" + record->file);
+  for (const std::string& path : damaged_) {
+    if (!blocks.contains(path)) log_warning(path + " is missing or was changed: it is made again");
+  }
 }
 
 void RunState::find_finished_blocks() {
   const std::map<std::int64_t, const record::Block*> blocks = blocks_on_record();
+  finished_.clear();
   for (const Stage& stage : plan_.stages) {
     std::int64_t block = stage.first;
     for (; block < stage.last && blocks.contains(block); ++block) {
-      leave_here_if_asked();
       const record::Block& record = *blocks.at(block);
-      if (is_intact(record.file, record.digest)) continue;
+      if (!damaged_.contains(paths_.tuned + "/" + record.file)) continue;
       log_warning(
           fmt::format("{}/{} is missing or was changed: block {} and the blocks after it in its stage are tuned again",
                       paths_.tuned, record.file, block));
@@ -145,21 +181,90 @@ std::vector<std::int64_t> RunState::missing_boundaries() const {
   return missing;
 }
 
-std::map<std::string, std::string> RunState::file_digests() const {
-  std::map<std::string, std::string> digests;
-  const auto add = [&](const auto& record) { digests[record.file] = record.digest; };
-  for_each_record<record::Block>(journal_->records(), add);
-  for_each_record<record::Outside>(journal_->records(), add);
-  return digests;
+std::vector<FileOnRecord> RunState::tuned_files() const {
+  std::map<std::string, FileOnRecord> files;  // by path: the last record counts
+  const auto add = [&](const std::string& name, const std::string& digest) {
+    const std::string path = paths_.tuned + "/" + name;
+    files[path] = {path, digest};
+  };
+  for (const auto& [name, digest] : weight_files_on_record(journal_->records())) add(name, digest);
+  for_each_record<record::File>(journal_->records(), [&](const record::File& file) {
+    if (file.in_tuned) add(file.file, file.digest);
+  });
+  return values_of(files);
 }
 
-bool RunState::is_complete() const {
-  if (finished_blocks() != plan_.model.n_blocks || journal_->last<record::Assembled>() == nullptr) return false;
-  std::map<std::string, std::string> outside;  // an earlier start may have written a file too: its last record counts
-  for_each_record<record::Outside>(journal_->records(),
-                                   [&](const auto& record) { outside[record.file] = record.digest; });
-  return std::all_of(outside.begin(), outside.end(),
-                     [&](const auto& file) { return is_intact(file.first, file.second); });
+std::vector<FileOnRecord> RunState::files_on_record() const {
+  std::map<std::string, FileOnRecord> files;
+  for (const FileOnRecord& file : tuned_files()) files[file.path] = file;
+  for_each_record<record::File>(journal_->records(), [&](const record::File& file) {
+    if (file.in_tuned) return;
+    const std::string path = paths_.output + "/" + file.file;
+    files[path] = {path, file.digest, fs::path(path).filename() == kModelCard};
+  });
+  return values_of(files);
+}
+
+void RunState::record_tuned_files(const std::vector<std::string>& names) {
+  std::map<std::string, std::string> digests;
+  for (const std::string& name : names) digests[name] = hash_file(paths_.tuned + "/" + name);
+  record_files(true, digests);
+}
+
+void RunState::record_output_files(const std::map<std::string, std::string>& digests) {
+  std::map<std::string, std::string> relative;
+  for (const auto& [path, digest] : digests) {
+    RT_CHECK(path.starts_with(paths_.output + "/"));
+    relative[path.substr(paths_.output.size() + 1)] = digest;
+  }
+  record_files(false, relative);
+}
+
+// What is on record with this digest already is not written again.
+void RunState::record_files(bool in_tuned, const std::map<std::string, std::string>& digests) {
+  std::map<std::string, std::string> before;
+  for_each_record<record::File>(journal_->records(), [&](const record::File& file) {
+    if (file.in_tuned == in_tuned) before[file.file] = file.digest;
+  });
+  for (const auto& [name, digest] : digests) {
+    const auto known = before.find(name);
+    if (known != before.end() && known->second == digest) continue;
+    if (known != before.end() && in_tuned) {
+      log_warning(paths_.tuned + "/" + name + " has another content than before: the model's own file was changed");
+    }
+    journal_->append(record::File{in_tuned, name, digest});
+  }
+}
+
+bool RunState::was_edited(const std::string& path) const {
+  for (const FileOnRecord& file : files_on_record()) {
+    if (file.path == path) return fs::exists(path) && hash_file(path) != file.digest;
+  }
+  return false;
+}
+
+void RunState::refuse_what_stays_damaged(const std::string& model) const {
+  for (const FileOnRecord& file : tuned_files()) {
+    if (!damaged_.contains(file.path) || is_intact(file)) continue;
+    throw bad_input(file.path,
+                    "is missing or was changed, and cannot be made again: the model has no such file any more",
+                    fmt::format("put it into {} and run the same command again", model));
+  }
+}
+
+const record::Assembled* RunState::assembled() const {
+  if (finished_blocks() != plan_.model.n_blocks) return nullptr;
+  for (const FileOnRecord& file : tuned_files()) {
+    if (damaged_.contains(file.path)) return nullptr;
+  }
+  const auto& records = journal_->records();
+  const auto end = std::find_if(records.rbegin(), records.rend(), is_of_tuned_checkpoint);
+  return end == records.rend() ? nullptr : std::get_if<record::Assembled>(&*end);
+}
+
+const record::Summary* RunState::finished_summary() const {
+  if (assembled() == nullptr || !damaged_.empty()) return nullptr;
+  return std::get_if<record::Summary>(&journal_->records().back());
 }
 
 }  // namespace roundtable

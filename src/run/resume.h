@@ -5,10 +5,12 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "plan/plan.h"
+#include "run/verify.h"
 #include "rundir/journal.h"
 #include "rundir/paths.h"
 
@@ -16,6 +18,7 @@ namespace roundtable {
 
 class RunState {
  public:
+  // What is done is what the journal says, until take_stock().
   // Makes the directories, locks the output as long as this lives, opens the journal, compares `print` with the one in
   // it and removes temporary files of dead jobs. Throws Error (kBadInput), having changed nothing, when the output
   // directory holds another run or somebody else's files, or another job is at work in it. `plan` must outlive this.
@@ -26,6 +29,24 @@ class RunState {
 
   Journal& journal() { return *journal_; }
   const Journal& journal() const { return *journal_; }
+
+  // Every file of the result that the journal knows, as its last record says.
+  std::vector<FileOnRecord> files_on_record() const;
+  // Those of the checkpoint that the groups write.
+  std::vector<FileOnRecord> tuned_files() const;
+  // From now on, of the files on record those at the paths `damaged` count as not made. Warns of each.
+  void take_stock(const std::vector<std::string>& damaged);
+  // Throws Error (kBadInput) that names a tuned file of take_stock() which this start could not make again, because
+  // `model`, the directory that it was copied from, no longer has it.
+  void refuse_what_stays_damaged(const std::string& model) const;
+
+  // Writes to the journal what files in the checkpoint that the groups write hold now, by their names there. Warns of
+  // one whose content is another than in an earlier start.
+  void record_tuned_files(const std::vector<std::string>& names);
+  // The same for files in the output: path -> digest.
+  void record_output_files(const std::map<std::string, std::string>& digests);
+  // Whether somebody has changed a file of the output since its last record.
+  bool was_edited(const std::string& path) const;
 
   // Per stage: the number of blocks at its start whose files are on disk as they were written. A block after a missing
   // one does not count: it was tuned on an input that will be made again.
@@ -39,28 +60,25 @@ class RunState {
   // Those of them that have no complete boundary in the run directory.
   std::vector<std::int64_t> missing_boundaries() const;
 
-  // file -> digest of every file of the checkpoint that the journal knows.
-  std::map<std::string, std::string> file_digests() const;
-  // The last record of type T (Assembled, Summary) if every block is finished and, once assembled, the files of what no
-  // block holds are on disk as they were written; else null.
-  template <class T>
-  const T* completed() const {
-    return is_complete() ? journal_->last<T>() : nullptr;
-  }
+  // The record if the tuned checkpoint is complete: its files are on disk as they were written, and none was written
+  // after this record. Else null.
+  const record::Assembled* assembled() const;
+  // The same for all files of the run.
+  const record::Summary* finished_summary() const;
 
  private:
   class DirectoryLock;
 
   void claim(const nlohmann::json& print);
   void sweep() const;
-  bool is_intact(const std::string& file, const std::string& digest) const;
-  bool is_complete() const;
   void find_finished_blocks();
+  void record_files(bool in_tuned, const std::map<std::string, std::string>& digests);
 
   RunPaths paths_;
   const Plan& plan_;
   std::unique_ptr<DirectoryLock> output_lock_;
   std::unique_ptr<Journal> journal_;
+  std::set<std::string> damaged_;  // paths
   std::vector<std::int64_t> finished_;
 };
 

@@ -9,6 +9,7 @@
 
 #include "comm/rank_grid.h"
 #include "config/config.h"
+#include "model/load/tensor_record.h"
 #include "plan/plan.h"
 #include "run/progress.h"
 #include "run/resume.h"
@@ -51,9 +52,10 @@ struct RunContext {
   const Plan& plan;
   RunPaths paths;
   BoundaryPlace boundaries;
-  Progress& progress;  // draws on rank 0 only
-  RunState* state;     // rank 0 of a run; null elsewhere
-  EventLog* events;    // the same
+  Progress& progress;               // draws on rank 0 only
+  RunState* state;                  // rank 0 of a run; null elsewhere
+  EventLog* events;                 // the same
+  TensorRecord* tensors = nullptr;  // what the run knows of its model's bytes; null: they are not compared
 };
 
 }  // namespace roundtable

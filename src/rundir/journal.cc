@@ -20,6 +20,9 @@ namespace {
 constexpr std::uint32_t kMaxRecord = 64u << 20;
 constexpr const char* kDamaged =
     "the file was damaged; remove the run directory and the output, and start the run again";
+constexpr const char* kForeignOrDamaged =
+    "if this is a file of your own, choose another run.directory; if it was a run's, it was damaged: remove the run "
+    "directory and the output, and start the run again";
 constexpr std::uint64_t kMaxJournal = std::uint64_t{1} << 30;
 
 struct Head {
@@ -29,6 +32,11 @@ struct Head {
 };
 constexpr std::size_t kHead = sizeof(Head);
 static_assert(kHead == 16, "the file's format");
+
+std::string folder_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : path.substr(0, slash);
+}
 
 struct flock whole_file(short type) {
   struct flock lock {};
@@ -43,6 +51,18 @@ Head read_head(const char* bytes) {
   return head;
 }
 
+// Without a whole record, `bytes` may be a first record that a dead job has torn, or a file of somebody else, of which
+// nothing may be cut off. The two sizes tell them apart.
+void refuse_foreign_start(const std::string& path, const std::string& bytes) {
+  std::uint32_t sizes[2] = {};
+  if (bytes.empty()) return;
+  if (bytes.size() >= sizeof sizes) {
+    std::memcpy(sizes, bytes.data(), sizeof sizes);
+    if (sizes[0] == ~sizes[1]) return;
+  }
+  throw bad_input(path, "is not a journal of this program", "choose another run directory, or remove the file");
+}
+
 }  // namespace
 
 JournalContent read_journal(const std::string& path) {
@@ -53,6 +73,7 @@ JournalContent read_journal(const std::string& path) {
   while (bytes.size() - at >= kHead) {
     const Head head = read_head(bytes.data() + at);
     if (head.size != ~head.not_size || head.size > kMaxRecord) {
+      if (at == 0) throw bad_input(path, "record at byte 0 has a damaged head", kForeignOrDamaged);
       throw bad_input(path, fmt::format("record at byte {} has a damaged head", at), kDamaged);
     }
     if (bytes.size() - at - kHead < head.size) break;  // torn
@@ -66,6 +87,7 @@ JournalContent read_journal(const std::string& path) {
                                                fmt::format("{}: record at byte {}", path, at)));
     at += kHead + head.size;
   }
+  if (content.records.empty()) refuse_foreign_start(path, bytes);
   return content;
 }
 
@@ -93,7 +115,8 @@ void Journal::lock() {
     throw bad_input(path_, "another job is at work in this run directory",
                     "wait for it, or choose another output.path");
   }
-  // A file system without locks (some Lustre mounts): work without one.
+  // A file system without locks (some Lustre mounts).
+  at_work_ = std::make_unique<AtWork>(folder_of(path_), "wait for it, or choose another output.path");
 }
 
 void Journal::cut_torn_tail(std::size_t whole) {
@@ -109,7 +132,10 @@ void Journal::append(const Record& record) {
   const Head head{size, ~size, xxh3_64(payload.data(), payload.size())};
   std::string bytes(reinterpret_cast<const char*>(&head), kHead);
   bytes += payload;
+  const off_t before = ::lseek(fd_.get(), 0, SEEK_CUR);
   if (const int number = write_whole(fd_.get(), bytes.data(), bytes.size())) {
+    // So that a first record leaves nothing that cannot be told from somebody else's file.
+    if (before >= 0 && ::ftruncate(fd_.get(), before) == 0) ::lseek(fd_.get(), before, SEEK_SET);
     throw call_error(path_, "cannot be written", number);
   }
   if (::fsync(fd_.get()) != 0) throw call_error(path_, "cannot be synced to the disk", errno);

@@ -9,11 +9,13 @@
 // after it can be trusted. The second size is there because a damaged one would make whole records look torn.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "io/posix.h"
+#include "rundir/at_work.h"
 #include "rundir/records.h"
 
 namespace roundtable {
@@ -63,7 +65,8 @@ class Journal {
     return last_record<T>(records_);
   }
 
-  // No other process has the journal; false where the file system knows no locks.
+  // The kernel keeps other processes from the journal. False where the file system knows no locks: there a file of this
+  // job in the folder does (rundir/at_work.h).
   bool locked() const { return locked_; }
 
   // Safe to call from one thread at a time.
@@ -76,6 +79,7 @@ class Journal {
   std::string path_;
   UniqueFd fd_;
   bool locked_ = false;
+  std::unique_ptr<AtWork> at_work_;  // where there are no locks
   std::vector<Record> records_;
 };
 

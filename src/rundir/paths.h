@@ -21,6 +21,14 @@ inline void make_directory(const std::string& path) {
   if (error) throw call_error(path, "cannot be made", error.value());
 }
 
+// Where `path` leads, without links and dots, for comparing places; as it is written where that cannot be found out.
+inline std::filesystem::path true_place(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  const std::filesystem::path place = std::filesystem::weakly_canonical(absolute, error);
+  return error ? absolute.lexically_normal() : place;
+}
+
 // Whether the folder is empty or does not exist.
 inline bool is_empty_or_absent(const std::string& path) {
   std::error_code ignored;
@@ -33,6 +41,9 @@ inline std::string folder_name(std::string format) {
   std::replace(format.begin(), format.end(), ':', '-');
   return format;
 }
+
+// The model card of a checkpoint.
+inline constexpr const char* kModelCard = "README.md";
 
 // The file of the hidden states that enter block `first`.
 inline std::string boundary_in(const std::string& folder, std::int64_t first) {

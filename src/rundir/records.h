@@ -15,6 +15,8 @@
 #include <variant>
 #include <vector>
 
+#include "rundir/run_summary.h"
+
 namespace roundtable {
 
 // Blocks [first, last) of the model, tuned in order by one group.
@@ -26,20 +28,6 @@ struct BlockRange {
   void fields(Fields& f) {
     f("first", first);
     f("last", last);
-  }
-};
-
-// Perplexity of the model before and after, on the same held-out tokens.
-struct PerplexityPair {
-  double before = 0;
-  double after = 0;
-  std::int64_t tokens = 0;  // that are predicted
-
-  template <class Fields>
-  void fields(Fields& f) {
-    f("float", before);
-    f("quantized", after);
-    f("tokens", tokens);
   }
 };
 
@@ -66,38 +54,6 @@ struct ReductionTimes {
     f("bytes", bytes);
     f("seconds_under_way", seconds_under_way);
     f("seconds_waiting", seconds_waiting);
-  }
-};
-
-// Bytes of the model's weights.
-struct SizePair {
-  std::int64_t before = 0;
-  std::int64_t after = 0;
-
-  template <class Fields>
-  void fields(Fields& f) {
-    f("before", before);
-    f("after", after);
-  }
-};
-
-// What a finished run tells: the object that `quantize --json` prints.
-struct RunSummary {
-  std::string output;
-  std::map<std::string, double> seconds;                        // by phase, of rank 0
-  std::map<std::string, std::vector<std::int64_t>> peak_bytes;  // by phase and rank: the largest resident set
-  std::optional<PerplexityPair> perplexity;                     // with run.eval_tokens
-  std::vector<std::string> experts_without_tokens;              // full names: they are rounded to nearest
-  SizePair bytes;
-
-  template <class Fields>
-  void fields(Fields& f) {
-    f("output", output);
-    f("seconds", seconds);
-    f("peak_bytes", peak_bytes);
-    f("perplexity", perplexity);
-    f("experts_without_tokens", experts_without_tokens);
-    f("bytes", bytes);
   }
 };
 
@@ -130,6 +86,18 @@ struct Conversion {
   void fields(Fields& f) {
     f("version", version);
     f("fingerprint", fingerprint);
+  }
+};
+
+// Tensors of the model were read for the first time: the digest of each, by its name in the checkpoint. A later start
+// that reads one of them again compares it.
+struct Tensors {
+  static constexpr const char* kType = "tensors";
+  std::map<std::string, std::string> digests;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("digests", digests);
   }
 };
 
@@ -191,6 +159,22 @@ struct Outside {
   }
 };
 
+// A file of the output other than those of Block and Outside is on disk: configs, index, companions, model cards, and
+// all files of further formats.
+struct File {
+  static constexpr const char* kType = "file";
+  bool in_tuned = false;  // `file` is a path in the checkpoint that the groups wrote; else one in the output
+  std::string file;
+  std::string digest;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("in_tuned", in_tuned);
+    f("file", file);
+    f("digest", digest);
+  }
+};
+
 // The checkpoint is complete: configs and index are written.
 struct Assembled {
   static constexpr const char* kType = "assembled";
@@ -229,8 +213,8 @@ struct Summary {
 
 }  // namespace record
 
-using Record = std::variant<record::Run, record::Conversion, record::Boundary, record::Block, record::Outside,
-                            record::Assembled, record::Perplexity, record::Summary>;
+using Record = std::variant<record::Run, record::Conversion, record::Tensors, record::Boundary, record::Block,
+                            record::Outside, record::File, record::Assembled, record::Perplexity, record::Summary>;
 
 nlohmann::json to_json(const Record& record);
 // Throws Error (kBadInput), opened by `place`, for a record that this version does not know or cannot read; the line

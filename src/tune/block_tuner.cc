@@ -34,6 +34,9 @@ TunedBlock BlockTuner::tune() {
     run_iterations();
   }
   tuned_.weights = state_->take_best();
+  for (std::optional<QuantizedWeight>& weight : tuned_.weights) {
+    if (weight) replace_zero_scales(*weight);
+  }
   tuned_.reduction = state_->figures();
   state_.reset();  // gradients are of no use any more, and take memory
   set_weights();

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <filesystem>
+#include <string>
 
 namespace roundtable {
 namespace {
@@ -21,10 +23,18 @@ TEST(Error, OfASystemCallSaysWhatToDo) {
                "a.h5: cannot be written: No space left on device; free some space there and run the same "
                "command again");
   EXPECT_EQ(full.code(), ExitCode::kMachine);
-  const Error missing = call_error("a.h5", "cannot be opened", ENOENT);
-  EXPECT_STREQ(missing.what(), "a.h5: cannot be opened: No such file or directory; check the path");
+  const Error missing = call_error("/data/a.h5", "cannot be opened", ENOENT);
+  EXPECT_STREQ(missing.what(), "/data/a.h5: cannot be opened: No such file or directory; check the path");
   EXPECT_EQ(missing.code(), ExitCode::kBadInput);
   EXPECT_STREQ(call_error("a.h5", "cannot be read", EIO).what(), "a.h5: cannot be read: Input/output error");
+}
+
+TEST(Error, OfARelativePathSaysWhereItWasSearched) {
+  const std::string folder = std::filesystem::current_path().string();
+  EXPECT_EQ(call_error("m/a.h5", "cannot be opened", ENOENT).what(),
+            "m/a.h5: cannot be opened: No such file or directory; check the path (it is relative to " + folder + ")");
+  EXPECT_EQ(call_error("m/a.h5", "cannot be opened", EACCES).what(),
+            std::string("m/a.h5: cannot be opened: Permission denied; check the permissions, or choose another path"));
 }
 
 TEST(Check, NamesOurBug) {

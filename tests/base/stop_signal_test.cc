@@ -41,6 +41,39 @@ TEST(StopSignal, TheFirstAsksAndItsEchoIsTheSameRequest) {
             0);
 }
 
+TEST(StopSignal, CtrlCAsksWhereACommandListens) {
+  EXPECT_EQ(in_a_child([] {
+              listen_for_ctrl_c();
+              raise(SIGINT);
+              return stop_reason() == "Ctrl-C";
+            }),
+            0);
+  EXPECT_EQ(in_a_child([] {
+              raise(SIGINT);  // ends the child
+              return true;
+            }),
+            -1);
+}
+
+TEST(StopSignal, TheFirstPrintsTheNoticeAtOnceAndTheSecondDoesNot) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  EXPECT_EQ(in_a_child([&] {
+              dup2(ends[1], STDERR_FILENO);
+              listen_for_ctrl_c();
+              set_stop_notice("info: it stops");
+              raise(SIGINT);
+              raise(SIGINT);
+              return stop_reason() == "Ctrl-C";
+            }),
+            0);
+  close(ends[1]);
+  char text[64] = "";
+  EXPECT_EQ(read(ends[0], text, sizeof text), 15);
+  EXPECT_STREQ(text, "info: it stops\n");
+  close(ends[0]);
+}
+
 TEST(StopSignal, ALaterOneEndsTheProcess) {
   EXPECT_EQ(in_a_child([] {
               raise(SIGUSR1);

@@ -145,9 +145,9 @@ INSTANTIATE_TEST_SUITE_P(
                     BadValue{"output.max_shard_size", "0GB", "expected a size such as 5GB or 500MB, found '0GB'"},
                     BadValue{"output.max_shard_size", "99999999999TB",
                              "expected a size such as 5GB or 500MB, found '99999999999TB'"},
-                    BadValue{"output.path", "[a]", "expected text, found ['a']"},
-                    BadValue{"output.path", "~", "expected text, found nothing; write \"\" for an empty text"},
-                    BadValue{"output.path", "", "expected text, found nothing; write \"\" for an empty text"},
+                    BadValue{"output.path", "[a]", "expected a path, found ['a']"},
+                    BadValue{"output.path", "~", "expected a path, found nothing; write \"\" for an empty text"},
+                    BadValue{"output.path", "", "expected a path, found nothing; write \"\" for an empty text"},
                     // Which names there are is for export/ to say: tests/export/format_test.cc.
                     BadValue{"output.formats", "auto_round:auto_gptq", kFormatList + "'auto_round:auto_gptq'"},
                     BadValue{"output.formats", "[]", kFormatList + "[]"},
@@ -240,9 +240,9 @@ TEST(ConfigErrors, WhatIsNoTextIsRefused) {
 TEST_F(ConfigFile, OtherKindsOfBadFile) {
   const std::string missing = directory_ / "none.yaml";
   EXPECT_EQ(error_of([&] { load_config(missing, {}); }),
-            missing + ": cannot open the config: No such file or directory");
+            missing + ": cannot open the config: No such file or directory; check the path");
   EXPECT_EQ(error_of([&] { load_config(directory_, {}); }),
-            directory_.string() + ": cannot read the config: Is a directory");
+            directory_.string() + ": cannot read the config: Is a directory; check the path");
   const std::string large = write(kModel + std::string(1 << 20, '#'));
   EXPECT_EQ(error_of([&] { load_config(large, {}); }), large + ": is larger than 1 MiB, so it is not a config");
   EXPECT_EQ(error_of([&] { load_config("/dev/zero", {}); }), "/dev/zero: is larger than 1 MiB, so it is not a config");
@@ -279,6 +279,9 @@ TEST(ConfigErrors, OverridesOfTheWrongType) {
   EXPECT_THAT(set_error("tuning.iters= 3"), HasSubstr("found ' 3'"));
   EXPECT_THAT(set_error("output.formats="), HasSubstr("expected a list"));
   EXPECT_THAT(set_error("output.formats=gguf,gguf"), HasSubstr("expected a list"));
+  EXPECT_THAT(set_error("output.formats=[gguf, gguf]"), HasSubstr("expected a list"));
+  EXPECT_THAT(set_error("output.formats=[]"), HasSubstr("expected a list"));
+  EXPECT_THAT(set_error("output.formats=[[a]]"), HasSubstr("expected a list"));
   EXPECT_THAT(set_error("output.path=\xFF"), HasSubstr("is not UTF-8 text"));
 }
 

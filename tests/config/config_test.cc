@@ -67,6 +67,41 @@ TEST(Config, AnOverridesTextIsTakenAsItStands) {
   EXPECT_EQ(parse(kModel, {"output.formats=auto_round:auto_gptq"}).output.formats.size(), 1u);
 }
 
+using Items = std::vector<std::string>;
+
+Items ignored(const std::string& text) {
+  return parse(kModel, {"quantization.ignore_layers=" + text}).quantization.ignore_layers;
+}
+
+TEST(Config, AListMayBeWrittenAsInAFileOrWithCommas) {
+  const Items formats = {"auto_round:auto_gptq", "qdq"};
+  for (const auto* text : {"[auto_round:auto_gptq, qdq]", "[auto_round:auto_gptq,qdq]",
+                           "['auto_round:auto_gptq', \"qdq\"]", "auto_round:auto_gptq,qdq"}) {
+    EXPECT_EQ(parse(kModel, {fmt::format("output.formats={}", text)}).output.formats, formats) << text;
+  }
+  EXPECT_EQ(ignored("[]"), Items());
+  EXPECT_EQ(ignored(""), Items());
+}
+
+TEST(Config, ACommaInsideARegularExpressionDoesNotEndIt) {
+  const std::string blocks = "layers\\.\\d{1,2}\\.mlp";
+  EXPECT_EQ(ignored(blocks), Items{blocks});
+  EXPECT_EQ(ignored(blocks + ",lm_head"), (Items{blocks, "lm_head"}));
+  EXPECT_EQ(ignored("(a,b)c,[,(]d,e"), (Items{"(a,b)c", "[,(]d", "e"}));
+  EXPECT_EQ(ignored("a\\{,b\\(,c"), (Items{"a\\{", "b\\(", "c"}));
+  EXPECT_EQ(ignored("[qk]_proj"), Items{"[qk]_proj"});
+  EXPECT_EQ(ignored("[qk]_proj,[ov]"), (Items{"[qk]_proj", "[ov]"}));
+}
+
+TEST(Config, AListReadsBackAsItIsPrinted) {
+  Config config = parse(kModel);
+  config.quantization.ignore_layers = {"\\d{1,2}", "[qk]_proj", "a b", "lm_head", "\"", "(x|y),z"};
+  const std::string yaml = to_yaml(config);
+  const std::string key = "ignore_layers: ";
+  const std::size_t begin = yaml.find(key) + key.size();
+  EXPECT_EQ(ignored(yaml.substr(begin, yaml.find('\n', begin) - begin)), config.quantization.ignore_layers);
+}
+
 TEST(Config, ModelPathMayComeFromAnOverride) {
   EXPECT_EQ(parse("tuning: {iters: 0}", {"model.path=x"}).model.path, "x");
 }
@@ -98,41 +133,11 @@ TEST_F(ConfigFile, TheDumpReadsBackToTheSameValues) {
 }
 
 TEST(Config, TheDumpKeepsTextsThatYamlWouldReadOtherwise) {
-  for (const std::string text : {"null",
-                                 "~",
-                                 "-",
-                                 "---",
-                                 "...",
-                                 "a: b",
-                                 "a:",
-                                 " a",
-                                 "a ",
-                                 "#a",
-                                 "&a",
-                                 "*a",
-                                 "!a",
-                                 "[a",
-                                 "{",
-                                 "?",
-                                 "a #b",
-                                 "'",
-                                 "\"",
-                                 "\\",
-                                 "\n",
-                                 "%a",
-                                 "@a",
-                                 "`a",
-                                 "1e3",
-                                 "true",
-                                 "C:\\x",
-                                 "<<",
-                                 "\xE2\x80\xA8",
-                                 "\xC2\x85",
-                                 "/plain/path-1.0:x",
-                                 "a,b",
-                                 "\x7F",
-                                 "| x",
-                                 "> x"}) {
+  for (const std::string text :
+       {"null", "-",    "---", "...", "a: b", "a:",    " a", "a ",           "#a",       "&a",
+        "*a",   "!a",   "[a",  "{",   "?",    "a #b",  "'",  "\"",           "\\",       "\n",
+        "%a",   "@a",   "`a",  "1e3", "true", "C:\\x", "<<", "\xE2\x80\xA8", "\xC2\x85", "/plain/path-1.0:x",
+        "a,b",  "\x7F", "| x", "> x"}) {
     Config config;
     config.model.path = text;
     EXPECT_EQ(parse(to_yaml(config)).model.path, text) << to_yaml(config);

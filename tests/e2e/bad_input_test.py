@@ -1,5 +1,6 @@
 """What a user can get wrong: one line that names the place and the fix, an exit code, and nothing overwritten."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import pathlib
 import shutil
 import struct
 import unittest
+import unittest.mock
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -149,6 +151,28 @@ class FilesTest(BadInputCase):
         save_file(tensors, model / "model.safetensors")
         self.refuse({"model.path": str(model)}, model, "model.layers.1.mlp.up_proj.bias")
 
+    def test_types_of_tensors(self):
+        model = self.model()
+        for tensor, dtype, word in (("lm_head.weight", torch.int8, "I8"), ("model.norm.weight", torch.float64, "F64"),
+                                    ("model.layers.1.mlp.up_proj.weight", torch.float8_e4m3fn, "F8_E4M3")):
+            tensors = load_file(self.folder / "model" / "model.safetensors")
+            save_file(tensors | {tensor: tensors[tensor].to(dtype)}, model / "model.safetensors")
+            self.refuse({"model.path": str(model)}, f"{model}/model.safetensors: tensor '{tensor}': is of type {word}",
+                        "convert it, or quantize from the float model")
+
+    def test_stale_quantization_config(self):
+        model = self.model()
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+        self.refuse({"model.path": str(model)}, f"{model}/config.json: key 'quantization_config': says that",
+                    "(fp8), and the weights are floats", "remove the key")
+
+    def test_a_single_file_next_to_shards(self):
+        tiny_model.make_model(self.folder / "both", num_hidden_layers=2, shard_size="100KB")
+        shutil.copy(self.folder / "model" / "model.safetensors", self.folder / "both")
+        self.refuse({"model.path": str(self.folder / "both")}, "holds model.safetensors and model.safetensors.index.json",
+                    "remove the one that is out of date")
+
     def spoil_header(self, tensor, change):
         model = self.model()
         header, data = read_header(model / "model.safetensors")
@@ -194,6 +218,21 @@ class SettingsTest(BadInputCase):
             self.refuse({"calibration.tokens": str(path)}, path, line, "this model's tokenizer", ranks=ranks)
             self.refuse({"run.eval_tokens": str(path)}, path, line, ranks=ranks)
 
+    def test_tokens_of_another_tokenizer(self):
+        ids = tiny_model.make_tokens(self.folder / "ids.safetensors", rows=8, seqlen=16)
+        right = hashlib.sha256((self.folder / "model" / "tokenizer.json").read_bytes()).hexdigest()
+        for name, digest in (("right", right), ("wrong", hashlib.sha256(b"another").hexdigest())):
+            tiny_model.make_tokens(self.folder / f"{name}.safetensors", ids=ids, tokenizer_sha256=digest)
+        wrong, right = str(self.folder / "wrong.safetensors"), str(self.folder / "right.safetensors")
+        words = (wrong, f"made with another tokenizer than {self.folder / 'model' / 'tokenizer.json'}",
+                 "calibration.check_tokenizer=false")
+        for key in ("calibration.tokens", "run.eval_tokens"):
+            self.refuse({key: wrong}, *words)
+        self.fail_with(["eval", self.config({"run.eval_tokens": wrong})], 1, BAD_INPUT, *words)
+        self.succeed(["plan", self.config({"calibration.tokens": right})])
+        allowed = self.config({"calibration.tokens": wrong, "calibration.check_tokenizer": False})
+        self.assertRegex(self.succeed(["plan", allowed]).out, "warning +.*wrong.safetensors: was made with another tok")
+
     def test_more_samples_than_there_are(self):
         self.refuse({"calibration.n_samples": 9}, "tokens.safetensors", "9 samples are asked for and it holds 8")
 
@@ -217,7 +256,18 @@ class SettingsTest(BadInputCase):
         self.refuse({"parallel.stages": 3}, "parallel.stages", "2 blocks")
 
     def test_no_layer_can_be_quantized(self):
-        self.refuse({"quantization.group_size": 7}, "quantization", "group_size")
+        self.refuse({"quantization.group_size": 7}, "quantization: no layer can be quantized: ",
+                    "(and 6 other kinds of layers); the group_size is 7: choose one that divides")
+        line = program.run(["plan", self.config({"quantization.group_size": 7})]).errors[0]
+        self.assertLess(len(line), 300, line)
+
+    def test_nccl_without_a_gpu(self):
+        with unittest.mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):
+            nccl = {"parallel.backend": "nccl"}
+            self.refuse(nccl, "parallel.backend: 'nccl' needs a CUDA device", "use 'auto' or 'mpi'", ranks=(1, 2))
+            self.fail_with(["plan", self.config(nccl)], 1, BAD_INPUT, "parallel.backend: 'nccl' needs a CUDA device")
+            # The cluster that is described has devices, whatever the login node has.
+            self.succeed(["plan", self.config(nccl | {"cluster.nodes": 1})])
 
     def test_required_keys(self):
         for key in ("model.path", "calibration.tokens", "output.path"):
@@ -257,19 +307,32 @@ class SettingsTest(BadInputCase):
 class NumbersTest(BadInputCase):
     """Not finite: in a file, or on the way."""
 
-    def spoil(self, tensor, change):
-        model = self.model()
+    def spoil(self, tensor, change, name="broken"):
+        model = self.model(name)
         tensors = load_file(model / "model.safetensors")
         change(tensors[tensor])
         save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
         return {"model.path": str(model), "tuning.amp": False}
 
     def test_weights_whose_products_overflow(self):
-        changes = self.spoil("model.layers.1.mlp.up_proj.weight", lambda w: w.mul_(1e30))
+        changes = self.spoil("model.layers.1.post_attention_layernorm.weight", lambda w: w.mul_(1e30))
         self.refuse(changes, "block 1: ", "the loss is", "layer mlp.", code=NUMERIC, may_write=True)
         # Two groups: the other one does not know of it, and must not wait for ever.
         changes |= {"parallel.shards": 1, "parallel.stages": 2}
         self.refuse(changes, "block 1: ", "layer mlp.", code=NUMERIC, ranks=(2,), may_write=True)
+
+    def test_scale_beyond_fp16(self):
+        """Named with its layer and weight before anything is tuned, at any number of iterations."""
+        outlier = self.spoil("model.layers.1.mlp.up_proj.weight", lambda w: w[3, 5].fill_(-1e7))
+        words = ("layer 'model.layers.1.mlp.up_proj': its largest weight is 1e+07: a scale of 1.25e+06",
+                 "fp16 ends at 65504", "quantization.ignore_layers")
+        head = self.spoil("lm_head.weight", lambda w: w[3, 5].fill_(1e7), "head") | {"quantization.quant_lm_head": True}
+        for changes, ranks, *words in ((outlier | {"tuning.iters": 0}, 1, *words), (outlier, 2, *words),
+                                       (head, 1, "layer 'lm_head': its largest weight is 1e+07")):
+            for start in (1, 2):  # what was found once is found again
+                self.fail_with(["quantize", self.config(changes)], ranks, NUMERIC, *words)
+                self.assertEqual(list((self.folder / "out").iterdir()), [])
+            self.tearDown()
 
     def test_weight_that_is_not_finite(self):
         for value, ranks in ((float("nan"), (1, 2)), (float("inf"), (1,))):
@@ -280,6 +343,16 @@ class NumbersTest(BadInputCase):
         for tensor in ("model.layers.0.input_layernorm.weight", "model.embed_tokens.weight"):
             changes = self.spoil(tensor, lambda w: w.view(-1)[:].fill_(float("nan")))
             self.refuse(changes, tensor, code=NUMERIC, ranks=(1,), may_write=True)
+
+    def test_what_is_only_copied_is_looked_at_before_a_block_is_tuned(self):
+        for tensor, value in (("lm_head.weight", float("nan")), ("model.norm.weight", float("inf")),
+                              ("model.layers.1.mlp.down_proj.weight", float("nan"))):
+            changes = self.spoil(tensor, lambda w: w.view(-1)[-1:].fill_(value))
+            config = self.config(changes)
+            self.fail_with(["quantize", config], next(self.turn)[0], NUMERIC, "calibrate",
+                           f"model.safetensors: tensor '{tensor}': holds a value that is not finite")
+            self.assertEqual(list((self.folder / "out").glob("*")), [])
+            self.tearDown()
 
 
 class CommandLineTest(BadInputCase):

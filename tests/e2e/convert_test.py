@@ -1,6 +1,7 @@
 """Formats of one run and conversions between them: the same integers everywhere, the same bytes at any number of ranks."""
 
 import json
+import re
 import shutil
 import unittest
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import program
 import tiny_model
-from bad_input_test import BAD_INPUT
+from bad_input_test import BAD_INPUT, NUMERIC
 
 FIRST = "auto_round:auto_gptq"
 PACKED = ["auto_round", "auto_round:auto_awq", "auto_gptq", "auto_awq", "llm_compressor"]
@@ -45,6 +46,9 @@ class ConvertCase(program.Case):
                                               num_hidden_layers=2) | {"tuning.iters": 2}
         (cls.folder / "model" / "LICENSE").write_text("as you like\n")
         (cls.folder / "model" / "chat_template.jinja").write_text("{{ messages }}\n")
+        (cls.folder / "model" / "additional_chat_templates").mkdir()
+        (cls.folder / "model" / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}\n")
+        (cls.folder / "model" / "hf_quant_config.json").write_text("{}")
 
     def quantize(self, name, changes, ranks=1):
         config = program.write_config(self.folder / f"{name}.yaml", self.settings | {
@@ -90,16 +94,40 @@ class ConvertTest(ConvertCase):
                 for name in want:
                     self.assertEqual(back[name].dtype, want[name].dtype, name)
                     self.assertTrue(torch.equal(back[name], want[name]), f"{scheme}, {format}: {name}")
+                self.check_iters(scheme, format)
+
+    def check_iters(self, scheme, format):
+        """A config says how many iterations there were, or nothing where the source does not know it."""
+        settings = json.loads((self.folder / f"{scheme}-{folder_of(format)}-back" / "config.json").read_text())
+        iters = 2 if format.startswith("auto_round") else None
+        self.assertEqual(settings["quantization_config"].get("iters"), iters, format)
 
     def test_what_goes_along(self):
         for directory in [self.folder / "sym"] + [self.folder / "sym" / folder_of(f) for f in OTHERS]:
-            for name in ("LICENSE", "chat_template.jinja", "generation_config.json", "tokenizer.json"):
+            for name in ("LICENSE", "chat_template.jinja", "generation_config.json", "tokenizer.json",
+                         "additional_chat_templates/tools.jinja"):
                 self.assertEqual((directory / name).read_bytes(), (self.folder / "model" / name).read_bytes())
+            self.assertFalse((directory / "hf_quant_config.json").exists())
         config = json.loads((self.folder / "sym" / "qdq" / "config.json").read_text())
         self.assertNotIn("quantization_config", config)
         gptq = self.folder / "sym" / "auto_gptq"
         self.assertEqual(json.loads((gptq / "quantize_config.json").read_text()),
                          json.loads((gptq / "config.json").read_text())["quantization_config"])
+
+    def test_the_sizes_are_those_of_every_format(self):
+        result = self.outputs["sym"]
+        folders = {FIRST: self.folder / "sym"} | {f: self.folder / "sym" / folder_of(f) for f in OTHERS}
+        sizes = {name: sum(p.stat().st_size for p in folder.glob("*.safetensors")) for name, folder in folders.items()}
+        self.assertEqual(result.json["bytes"]["formats"], sizes)
+        self.assertEqual(result.json["bytes"]["after"], sizes[FIRST])
+        line, = re.findall("^size +.*$", result.out, re.M)
+        for name in folders:
+            self.assertRegex(line, rf" [0-9.]+ kB {name}(,|$)")
+        # The forecast knows them without the files' headers, the vectors of biases, and what formats add for readers.
+        disk, = re.findall("^  disk .*$", result.out, re.M)
+        for name in OTHERS:
+            number, unit = re.search(rf", {name} ([0-9.]+) (kB|MB)", disk).groups()
+            self.assertAlmostEqual(float(number) * {"kB": 1e3, "MB": 1e6}[unit] / sizes[name], 1, delta=0.15)
 
     def test_qdq_is_the_models_own_type(self):
         for name, tensor in weights(self.folder / "sym" / "qdq").items():
@@ -141,6 +169,18 @@ class ConvertTest(ConvertCase):
         self.assertEqual(files(output), want)
         self.assertTrue(all(p.stat().st_mtime_ns == times[p] for p in paths[2:]))  # proven, and kept
 
+    def test_other_weights_in_the_output(self):
+        """Readers would take them for the checkpoint: they are named, and stay."""
+        parts = ["convert", self.folder / "sym", "--format", "auto_awq", "--output", self.folder / "stale",
+                 "--max-shard-size", "20KB"]
+        self.succeed(parts)
+        single = self.folder / "stale" / "model.safetensors"
+        single.write_bytes(b"mine")
+        self.fail_with(parts, 2, BAD_INPUT, f"{single}: is not a file of this checkpoint", "move it to another folder")
+        self.assertEqual(single.read_bytes(), b"mine")
+        single.unlink()
+        self.fail_with(parts[:-1] + ["30KB"], 1, BAD_INPUT, "another conversion", "max_shard_size")
+
     def test_directories_of_somebody_else(self):
         source = self.folder / "sym"
         other = self.folder / "other"
@@ -180,6 +220,24 @@ class ConvertTest(ConvertCase):
             (source / "config.json").write_text(json.dumps(config))
             self.fail_with(["convert", source, "--format", "qdq", "--output", self.folder / f"from-{name}"], 2,
                            BAD_INPUT, *words)
+
+        # The order of inputs that other tools store (act_order): without it the weights mean something else.
+        shutil.rmtree(source)
+        shutil.copytree(self.folder / "sym" / "auto_awq", source)
+        tensors = load_file(source / "model.safetensors")
+        name = "model.layers.0.mlp.up_proj.weight_g_idx"
+        save_file(tensors | {name: torch.zeros(64, dtype=torch.int32)}, source / "model.safetensors")
+        self.fail_with(["convert", source, "--format", "qdq", "--output", self.folder / "from-order"], 1, BAD_INPUT,
+                       f"model.safetensors: tensor '{name}': is of type I32 and belongs to no quantized layer")
+
+    def test_a_source_that_is_not_finite(self):
+        source = self.folder / "nan"
+        shutil.copytree(self.folder / "sym" / "auto_awq", source)
+        tensors = load_file(source / "model.safetensors")
+        tensors["model.norm.weight"][-1] = float("nan")
+        save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+        self.fail_with(["convert", source, "--format", FIRST, "--output", self.folder / "from-nan"], 1, NUMERIC,
+                       f"{source}/model.safetensors: tensor 'model.norm.weight'", "is not finite")
 
     def test_a_zero_point_of_zero(self):
         """A format that stores zero points minus one cannot hold it, and says so."""
@@ -238,6 +296,23 @@ class PlanTest(ConvertCase):
         have = weights(output)
         self.assertEqual(set(have), set(want))
         self.fail_with(self.plan({"output.max_shard_size": "5"}), 1, BAD_INPUT, "output.max_shard_size", "5GB")
+
+    def test_other_weights_in_the_output(self):
+        changes = {"tuning.iters": 0, "output.formats": [FIRST, "qdq"]}
+        output, _ = self.quantize("leftovers", changes)
+        config = self.folder / "leftovers.yaml"
+        before = files(output)
+        for name in ("model.safetensors", "model-00001-of-00002.safetensors", "consolidated.safetensors"):
+            (output / name).write_bytes(b"mine")
+            command = "plan" if name.startswith("model-") else "quantize"
+            self.fail_with([command, config], 1, BAD_INPUT, f"{output / name}: is not a file of this checkpoint",
+                           "move it to another folder")
+            self.assertEqual((output / name).read_bytes(), b"mine")
+            (output / name).unlink()
+        self.assertEqual(files(output), before)
+        self.fail_with(["quantize", config, "--set", "output.max_shard_size=12KB"], 1, BAD_INPUT,
+                       "differs in: output.max_shard_size")
+        self.assertEqual(files(output), before)
 
     def test_a_layer_that_one_format_cannot_hold_stays_in_16_bits_in_all(self):
         tiny_model.make_model(self.folder / "odd", intermediate_size=72, num_hidden_layers=1)

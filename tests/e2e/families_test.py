@@ -225,6 +225,20 @@ class FamiliesTest(FamilyCase):
         self.hold("qwen2", use_sliding_window=True, sliding_window=12, max_window_layers=2)
 
 
+    def test_a_stored_head_of_a_tied_model(self):
+        """It goes to the output, whose config.json no longer ties it: some readers would take the embedding."""
+        path = tiny_model.make_model(self.folder / "tied", num_hidden_layers=N_BLOCKS, tie_word_embeddings=True)
+        tensors = load_file(path / "model.safetensors")
+        head = torch.randn(tiny_model.VOCAB, 64, generator=torch.Generator().manual_seed(4))
+        save_file(tensors | {"lm_head.weight": head}, path / "model.safetensors", metadata={"format": "pt"})
+        output = self.folder / "tied-w4"
+        result = self.quantize(path, output)
+        self.assertIn("tie_word_embeddings is true, but the checkpoint has a lm_head.weight", result.out)
+        self.assertIs(json.loads((output / "config.json").read_text())["tie_word_embeddings"], False)
+        self.assertTrue(torch.equal(load_all(output)["lm_head.weight"], head))
+        self.hold_quantized(output, "llama")
+
+
 class ExpertsTest(FamilyCase):
     def test_experts_that_see_no_token(self):
         """The same token at every place: all positions look alike, and choose the same few experts in each block."""

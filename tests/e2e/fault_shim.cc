@@ -3,9 +3,10 @@
 //
 //   ROUNDTABLE_FAULT=RANK:CALL:N:ACTION[:PATH]
 //     RANK    of Open MPI's world; * for every rank
-//     CALL    write (with its kin pwrite, pwritev, writev), read (and pread), fsync, or an MPI call that is listed below
+//     CALL    write (with its kin pwrite, pwritev, writev), read (and pread), fsync, lock (flock, and fcntl's F_OFD_SETLK),
+//             thread (pthread_create), or an MPI call that is listed below
 //     N       the first is 1; the calls after it are let through, with + behind N they meet the same
-//     ACTION  EIO, ENOSPC, hang, throw, slow (does what it should, after kSlow)
+//     ACTION  EIO, ENOSPC, ENOLCK, EAGAIN, hang, throw, slow (does what it should, after kSlow)
 //     PATH    only files whose name holds this text
 //   ROUNDTABLE_CLOCK=SECONDS   CLOCK_REALTIME is off by so much
 //
@@ -13,12 +14,15 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <mpi.h>
+#include <pthread.h>
+#include <sys/file.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -95,7 +99,7 @@ bool strikes(const char* call, int fd = -1) {
     usleep(kSlow);
     return false;
   }
-  errno = f.action == "ENOSPC" ? ENOSPC : EIO;
+  errno = f.action == "ENOSPC" ? ENOSPC : f.action == "ENOLCK" ? ENOLCK : f.action == "EAGAIN" ? EAGAIN : EIO;
   return true;
 }
 
@@ -125,6 +129,25 @@ ssize_t pread(int fd, void* data, size_t bytes, off_t at) {
 }
 ssize_t pread64(int fd, void* data, size_t bytes, off64_t at) {
   return strikes("read", fd) ? -1 : FORWARD(pread64, fd, data, bytes, at);
+}
+int flock(int fd, int operation) { return strikes("lock", fd) ? -1 : FORWARD(flock, fd, operation); }
+// Both names: which of them a file calls depends on its size of off_t. The third argument is a word in every use.
+int fcntl64(int fd, int command, ...) {
+  va_list rest;
+  va_start(rest, command);
+  void* argument = va_arg(rest, void*);
+  va_end(rest);
+  return command == F_OFD_SETLK && strikes("lock", fd) ? -1 : FORWARD(fcntl64, fd, command, argument);
+}
+int fcntl(int fd, int command, ...) {
+  va_list rest;
+  va_start(rest, command);
+  void* argument = va_arg(rest, void*);
+  va_end(rest);
+  return command == F_OFD_SETLK && strikes("lock", fd) ? -1 : FORWARD(fcntl, fd, command, argument);
+}
+int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*work)(void*), void* argument) noexcept {
+  return strikes("thread") ? errno : FORWARD(pthread_create, thread, attributes, work, argument);
 }
 int fsync(int fd) { return strikes("fsync", fd) ? -1 : FORWARD(fsync, fd); }
 

@@ -68,7 +68,9 @@ class ErrorsTest(FaultCase):
         strike("0:write:1:ENOSPC:/journal", MACHINE, f"the coordinator, {rank(0, 'tune: ')}", "journal", "No space left")
         strike("0:fsync:1:EIO:model-00003-of", MACHINE, rank(0, "tune, block 2: "), "Input/output error")
         strike("0:write:1:ENOSPC:model-00005-of", MACHINE, rank(0, "assemble: "), "model-00005", "free some space")
-        strike("1:read:1:EIO:model-0000", MACHINE, rank(1, "prove: "), "model-0000")
+        # Both ranks compare the files of earlier starts with the journal.
+        strike("1:read:1:EIO:model-0000", MACHINE, "rank 1: ", "model-0000")
+        strike("1:read:1:EIO:generation_config.json", MACHINE, rank(1, "prove: "), "generation_config.json")
         self.succeed(command, 2)
         self.assertEqual(program.digests(self.folder / "faulty"), program.digests(self.folder / "undisturbed"))
 
@@ -127,7 +129,7 @@ class HangsTest(FaultCase):
     def test_a_call_that_does_not_return(self):
         self.hang_inside("file", "0:fsync:1:hang:model-00001", f"rank 0 on {HOST}, tune, block 0: hangs")
         self.hang_inside("mpi", "1:MPI_Iallreduce:3:hang", f"rank 1 on {HOST}, tune, block 0: hangs")
-        self.hang_inside("coordinator", "0:fsync:4:hang:/journal", f"rank 0 on {HOST}, tune", "its coordinator hangs")
+        self.hang_inside("coordinator", "0:fsync:6:hang:/journal", f"rank 0 on {HOST}, tune", "its coordinator hangs")
 
     def test_a_whole_job_that_was_stopped_goes_on(self):
         """As by a batch system that suspends jobs: nobody was silent."""

@@ -1,6 +1,7 @@
 """A job may be killed at any instant: the same command resumes it, and it ends with the bytes of a run left in peace."""
 
 import json
+import os
 import pathlib
 import shutil
 import struct
@@ -153,6 +154,14 @@ class FinishedRunTest(program.Case):
             result = self.succeed(["quantize", self.config, "--set", setting])
             self.assertIn("this run is finished already", result.out)
 
+    def test_what_is_added_after_the_end_is_named_with_its_command(self):
+        tokens = self.folder / "other tokens.safetensors"
+        result = self.succeed(["quantize", self.config, "--set", f"run.eval_tokens={tokens}"])
+        self.assertIn("this run is finished already", result.out)
+        self.assertIn(f"roundtable eval CONFIG --set model.path={self.finished} --set run.eval_tokens={tokens}", result.err)
+        self.fail_with(["quantize", self.config, "--set", "output.formats=auto_round:auto_gptq,llm_compressor"], 1, 2,
+                       f"roundtable convert {self.finished} --format llm_compressor --output {self.finished}-llm_compressor")
+
     def test_a_torn_tail_of_the_journal_is_cut_off(self):
         journal = (pathlib.Path(f"{self.finished}.run") / "journal").read_bytes()
         payload = json.dumps({"type": "summary"}).encode()
@@ -210,6 +219,104 @@ class FinishedRunTest(program.Case):
         result = self.succeed(["quantize", self.config, "--set", f"output.path={output}"])
         self.assertIn("model-00003-of-00005.safetensors is missing or was changed", result.err)
         self.assertEqual(program.digests(output), program.digests(self.finished))
+
+
+class VerifiedRunTest(program.Case):
+    """Every file of a finished run is compared with what was written, those of further formats too."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        inputs = tiny_model.make_inputs(cls.folder, rows=8, seqlen=16, num_hidden_layers=2)
+        (cls.folder / "model" / "LICENSE").write_text("do as you like")
+        cls.output = cls.folder / "out"
+        cls.config = program.write_config(cls.folder / "config.yaml", inputs | {
+            "tuning.iters": 2,
+            "parallel.shards": 1,
+            "parallel.stages": 2,
+            "output.path": str(cls.output),
+            "output.formats": ["auto_round:auto_gptq", "llm_compressor"],
+        })
+
+    def test_what_is_missing_or_damaged_is_made_again_or_named(self):
+        self.succeed(["quantize", self.config])
+        before = program.digests(self.output)
+        other = self.output / "llm_compressor"
+        for path in (self.output / "tokenizer.json", self.output / "LICENSE", other / "config.json", other / "README.md"):
+            path.unlink()
+        index = self.output / "model.safetensors.index.json"
+        os.truncate(index, 100)
+        (self.output / "config.json").write_text("{}")
+        weights = bytearray((other / "model.safetensors").read_bytes())
+        weights[-5] ^= 1
+        (other / "model.safetensors").write_bytes(weights)
+        result = self.succeed(["quantize", self.config], 2)
+        for name in ("tokenizer.json", "LICENSE", "config.json", "model.safetensors.index.json", "llm_compressor/config.json",
+                     "llm_compressor/model.safetensors", "llm_compressor/README.md"):
+            self.assertIn(f"{self.output}/{name} is missing or was changed: it is made again", result.err)
+        self.assertEqual(program.digests(self.output), before)
+        self.assertEqual(len(program.events(f"{self.output}.run", BLOCK)), 2, "no block was tuned again")
+
+        (self.output / "README.md").write_text("my own words")
+        self.assertIn(f"this run is finished already, and its {len(before)} files are as they were written",
+                      self.succeed(["quantize", self.config], 2).out)
+
+        for folder in (self.output, self.folder / "model"):
+            (folder / "LICENSE").unlink()
+        self.fail_with(["quantize", self.config], 1, 2, self.output / "LICENSE", "is missing or was changed",
+                       f"put it into {self.folder / 'model'}")
+        self.assertEqual((self.output / "README.md").read_text(), "my own words")
+
+
+class ChangedModelTest(program.Case):
+    """A model of several MB, so that a start does not see all of it at once."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        inputs = tiny_model.make_inputs(cls.folder, rows=8, seqlen=16, hidden_size=128, intermediate_size=640)
+        cls.weights = cls.folder / "model" / "model.safetensors"
+        cls.config = program.write_config(cls.folder / "config.yaml", inputs | {
+            "tuning.iters": 2,
+            "parallel.stages": 1,
+            "output.path": str(cls.folder / "out"),
+        })
+
+    def change(self, tensor):
+        """Flips a bit of a tensor, where no start looks at once (src/run/fingerprint.cc), and returns the bytes before."""
+        before = self.weights.read_bytes()
+        size = struct.unpack("<Q", before[:8])[0]
+        begin, end = json.loads(before[8:8 + size])[tensor]["data_offsets"]
+        piece, pieces = 64 << 10, 16
+        step = (len(before) - piece) // pieces
+        at = next(a for a in range(8 + size + begin, 8 + size + end) if a % step > piece + 1 and a < step * pieces)
+        self.weights.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1:])
+        return before
+
+    def refuse(self, tensor, phase):
+        before = self.change(tensor)
+        self.fail_with(["quantize", self.config], 1, 2, phase, f"{self.weights}: tensor '{tensor}': is not what was read of it before",
+                       "the model was changed")
+        self.weights.write_bytes(before)
+
+    def test_one_bit_that_changes_between_two_starts_is_found_before_anything_is_mixed(self):
+        command = ["quantize", self.config]
+        struck = lambda fault: self.assertEqual(program.run(command, **program.fault(fault)).code, 3)
+        struck("0:fsync:1:EIO:model-00002-of")
+        self.refuse("model.layers.3.mlp.up_proj.weight", "tune")  # a block that was not tuned yet
+        struck("0:write:1:ENOSPC:model-00005-of")
+        self.refuse("lm_head.weight", "assemble")
+        self.succeed(command)
+
+    def test_shared_boundaries_are_those_of_one_model(self):
+        command = program.quantize_command(self.config, self.folder / "first", f"calibration.cache={self.folder / 'cache'}",
+                                           "parallel.stages=2")
+        self.succeed(command)
+        before = self.change("model.layers.1.mlp.up_proj.weight")
+        command[3] = f"output.path={self.folder / 'second'}"
+        self.fail_with(command, 1, 2, "tensor 'model.layers.1.mlp.up_proj.weight'", "calibration.cache")
+        self.weights.write_bytes(before)
+        self.succeed(command)
 
 
 if __name__ == "__main__":

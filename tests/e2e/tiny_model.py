@@ -68,6 +68,13 @@ def new_model(family="llama", seed=1, **changes):
     settings = SHAPE | {"intermediate_size": 96, "tie_word_embeddings": False} | own | changes
     torch.manual_seed(seed)
     model = make(make_config(**settings)).eval()
+    randomize(model)
+    return model
+
+
+def randomize(model):
+    """Gives every parameter such weights."""
+    gpt2 = model.config.model_type == "gpt2"
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1 and name.endswith(".weight"):  # norms
@@ -77,9 +84,8 @@ def new_model(family="llama", seed=1, **changes):
             elif any(word in name for word in ("embed_", ".wte.", ".wpe.")):
                 parameter.normal_(0, 1)
             else:
-                inputs = parameter.shape[0 if family == "gpt2" and ".c_" in name else -1]
+                inputs = parameter.shape[0 if gpt2 and ".c_" in name else -1]
                 parameter.normal_(0, 1.5 / inputs ** 0.5)
-    return model
 
 
 def save_tokenizer(path):
@@ -106,12 +112,12 @@ def make_model(path, family="llama", dtype=torch.float32, seed=1, shard_size="50
     return path
 
 
-def make_tokens(path, rows=16, seqlen=32, seed=2, vocab=VOCAB, ids=None):
+def make_tokens(path, rows=16, seqlen=32, seed=2, vocab=VOCAB, ids=None, **metadata):
     """Writes a token set of random ids, or of `ids`, and returns them as int32 [rows, seqlen]."""
     if ids is None:
         ids = numpy.random.default_rng(seed).integers(0, vocab, (rows, seqlen))
     ids = numpy.ascontiguousarray(ids, dtype=numpy.int32)
-    save_file({"input_ids": ids}, path, metadata={"format": "roundtable.tokens", "version": "1"})
+    save_file({"input_ids": ids}, path, metadata={"format": "roundtable.tokens", "version": "1"} | metadata)
     return ids
 
 

@@ -71,11 +71,37 @@ TEST(Checkpoint, OpensAShardWhenItIsFirstAskedFor) {
   EXPECT_BAD_INPUT(checkpoint.info("b"), HasSubstr("m-2.safetensors: holds 6 bytes"));  // and again
 }
 
-TEST(Checkpoint, TakesTheSingleFileWhereThereIsBoth) {
+TEST(Checkpoint, RefusesASingleFileNextToAnIndexOfOthers) {
   const TemporaryFolder folder;
   make_sharded(folder);
   write_safetensors(folder.path() + "/model.safetensors", {text("x", "y")});
-  EXPECT_THAT(Checkpoint(folder.path()).names(), ElementsAre("x"));
+  EXPECT_BAD_INPUT(Checkpoint(folder.path()),
+                   AllOf(StartsWith(folder.path() + ": holds model.safetensors and model.safetensors.index.json"),
+                         HasSubstr("(m-1.safetensors)"), EndsWith("; remove the one that is out of date")));
+  std::filesystem::remove(folder.path() + "/m-1.safetensors");  // only the index was left behind
+  EXPECT_BAD_INPUT(Checkpoint(folder.path()), EndsWith("; remove the one that is out of date"));
+}
+
+TEST(Checkpoint, TakesASingleFileThatTheIndexNames) {
+  const TemporaryFolder folder;
+  write_safetensors(folder.path() + "/model.safetensors", {text("a", "one"), text("b", "three")});
+  write_checkpoint_index(folder.path(), {{"a", "model.safetensors"}}, 3);
+  EXPECT_THAT(Checkpoint(folder.path()).names(), ElementsAre("a", "b"));
+  EXPECT_TRUE(Checkpoint(folder.path()).strays().empty());
+}
+
+TEST(Checkpoint, TheIndexDecidesOnATensorInTwoShards) {
+  const TemporaryFolder folder;
+  const std::string old = "old";
+  make_sharded(folder);
+  write_safetensors(folder.path() + "/m-2.safetensors", {text("a", old), text("b", "three"), text("d", old)});
+  const Checkpoint checkpoint(folder.path());
+  EXPECT_EQ(read_text(checkpoint, "a"), "one");
+  EXPECT_FALSE(checkpoint.contains("d"));
+  const std::vector<Checkpoint::Stray> strays = checkpoint.strays();
+  ASSERT_EQ(strays.size(), 2u);
+  EXPECT_EQ(strays[0].name + " in " + strays[0].file, "a in m-2.safetensors");
+  EXPECT_EQ(strays[1].name + " in " + strays[1].file, "d in m-2.safetensors");
 }
 
 TEST(Checkpoint, ServesThreadsAtOnce) {

@@ -48,6 +48,23 @@ TEST(InputFile, MovesItsDescriptor) {
   EXPECT_EQ(std::string(piece, 3), "one");
 }
 
+TEST(InputFile, SaysWhyAFileIsNoFile) {
+  const TemporaryFolder folder;
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 12\n";
+  EXPECT_BAD_INPUT(InputFile(folder.put("a", pointer)),
+                   AllOf(HasSubstr("/a: is a git-lfs pointer"), HasSubstr("git lfs pull")));
+  EXPECT_NO_THROW(InputFile(folder.put("a", pointer + std::string(1024, ' '))));  // a pointer is shorter
+  EXPECT_NO_THROW(InputFile(folder.put("a", "version 1")));
+  std::filesystem::create_symlink("../../blobs/0a", folder.path() + "/link");
+  EXPECT_BAD_INPUT(InputFile(folder.path() + "/link"),
+                   AllOf(HasSubstr("/link: is a link to ../../blobs/0a, where there is no file"),
+                         HasSubstr("fetch the file again")));
+  EXPECT_TRUE(is_there(folder.path() + "/link"));
+  EXPECT_FALSE(is_there(folder.path() + "/none"));
+  EXPECT_FALSE(is_there(folder.path() + "/a/none"));
+  EXPECT_BAD_INPUT(InputFile(folder.path() + "/none"), HasSubstr("No such file or directory; check the path"));
+}
+
 TEST(InputFile, ServesThreadsAtOnce) {
   const TemporaryFolder folder;
   std::string content(1 << 20, '\0');

@@ -57,12 +57,20 @@ class SectionTest(program.Case):
         self.assertEqual(planned["ranks"], 2)
         self.assertGreater(planned["seconds"]["tune"], 0)
 
+    def test_only_a_description_is_overwritten(self):
+        notes = self.folder / "notes.yaml"
+        notes.write_text("mine")
+        done = self.call("--out", notes)
+        self.assertEqual((done.returncode, done.stdout, notes.read_text()), (2, "", "mine"))
+        self.assertIn("exists and is not a description of a machine", done.stderr)
+        self.assertTrue(describe_machine.is_description(self.file))
+
     def test_what_it_cannot_do_is_one_line(self):
         for arguments, words in ((("--directory", self.folder / "nowhere"), "--directory: "),
                                  (("--model", self.folder), "config.json cannot be read"),
                                  (("--model", MODELS / "gpt2"), "not of a Llama-like model")):
             done = self.call(*arguments)
-            self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (1, "", 1), done.stderr)
+            self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), done.stderr)
             self.assertIn(words, done.stderr)
 
 

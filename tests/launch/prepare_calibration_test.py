@@ -1,4 +1,4 @@
-"""launch/prepare_calibration.py, run as its users run it, on a ten-line word tokenizer."""
+"""launch/prepare_calibration.py: kinds of files, which samples are taken, and what is refused."""
 
 import gzip
 import hashlib
@@ -7,82 +7,15 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import unittest
 
+from calibration_case import BOS, EOS, WORDS, CalibrationCase, document, ids, make_model
 from safetensors import safe_open
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 SCRIPT = os.path.join(os.path.dirname(__file__), "..", "..", "launch", "prepare_calibration.py")
-EOS, BOS, WORDS = 0, 1, 200  # token i + 2 is word "wi"
 
 
-def make_model(directory, vocab_size=WORDS + 2, bos=False, **config):
-    vocab = {"</s>": EOS, "<s>": BOS, **{f"w{i}": i + 2 for i in range(WORDS)}}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="</s>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
-    tokenizer.save(os.path.join(directory, "tokenizer.json"))
-    with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as f:
-        json.dump({"vocab_size": vocab_size, "eos_token_id": EOS, **config}, f)
-
-
-def document(start, length):
-    """Words start, start + 1, ... : each document is told by its first token."""
-    return " ".join(f"w{(start + i) % WORDS}" for i in range(length))
-
-
-def ids(start, length):
-    return [(start + i) % WORDS + 2 for i in range(length)]
-
-
-class PrepareCalibrationTest(unittest.TestCase):
-    def setUp(self):
-        self.folder = tempfile.TemporaryDirectory()
-        self.addCleanup(self.folder.cleanup)
-        self.model = self.path("model")
-        os.mkdir(self.model)
-        make_model(self.model)
-        self.out = self.path("tokens.safetensors")
-
-    def path(self, name):
-        return os.path.join(self.folder.name, name)
-
-    def write(self, name, content):
-        opener = gzip.open if name.endswith(".gz") else open
-        with opener(self.path(name), "wt", encoding="utf-8") as f:
-            f.write(content)
-        return self.path(name)
-
-    def jsonl(self, name, documents):
-        return self.write(name, "".join(json.dumps({"text": d}) + "\n" for d in documents))
-
-    def start(self, *text, seqlen=8, n_samples=3, out=None, more=()):
-        return subprocess.run([sys.executable, SCRIPT, "--model", self.model, "--text", *text, "--seqlen", str(seqlen),
-                               "--n-samples", str(n_samples), "--out", out or self.out, *more],
-                              capture_output=True, text=True)
-
-    def tokens(self, *text, **arguments):
-        result = self.start(*text, **arguments)
-        self.assertEqual(result.returncode, 0, result.stderr)
-        with safe_open(arguments.get("out") or self.out, "np") as f:
-            self.assertEqual(list(f.keys()), ["input_ids"])
-            self.metadata = f.metadata()
-            tensor = f.get_tensor("input_ids")
-        self.assertEqual(tensor.dtype, "int32")
-        return tensor.tolist()
-
-    def assert_fails(self, result, *parts):
-        self.assertEqual(result.returncode, 1)
-        self.assertEqual(result.stdout, "")
-        self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
-        self.assertTrue(result.stderr.startswith("error: "), result.stderr)
-        for part in parts:
-            self.assertIn(part, result.stderr)
-        self.assertFalse(os.path.exists(self.out))
-        self.assertEqual([n for n in os.listdir(self.folder.name) if ".tmp." in n], [])
-
+class PrepareCalibrationTest(CalibrationCase):
     # --- what is read
 
     def test_each_kind_of_file_gives_the_same_tokens(self):
@@ -95,6 +28,11 @@ class PrepareCalibrationTest(unittest.TestCase):
         self.assertEqual(self.tokens(self.write("a.json", json.dumps(documents))), expected)
         self.assertEqual(self.tokens(self.write("o.json", json.dumps([{"text": d, "id": 1} for d in documents]))), expected)
         self.assertEqual(self.tokens(self.write("a.json.gz", json.dumps(documents))), expected)
+        self.assertEqual(self.tokens(self.write("UPPER.JSONL", "\n".join(json.dumps(d) for d in documents))), expected)
+        os.rename(self.path("a.jsonl.gz"), self.path("A.JSONL.GZ"))
+        self.assertEqual(self.tokens(self.path("A.JSONL.GZ")), expected)
+        self.assertEqual(self.tokens(self.write("a.csv", "id,text\n" + "".join(f"{i},{d}\n" for i, d in enumerate(documents)))),
+                         expected)
         texts = [self.write(f"{i}.txt", d) for i, d in enumerate(documents[:2])]
         texts.append(self.write("2.txt.gz", documents[2]))
         self.assertEqual(self.tokens(*texts), expected)
@@ -188,17 +126,25 @@ class PrepareCalibrationTest(unittest.TestCase):
             (self.write("key.jsonl", '{"text": "w1"}\n{"txt": "w1"}\n'), ["key.jsonl:2", '"text"']),
             (self.write("number.jsonl", '{"text": 3}\n'), ["number.jsonl:1"]),
             (self.write("bad.json", '["w1",\n"w2"\n"w3"]'), ["bad.json:3: not JSON"]),
-            (self.write("lines.json", '{"text": "w1"}\n{"text": "w2"}\n'), ["lines.json:2", ".jsonl"]),
+            (self.write("lines.json", '{"text": "w1"}\n{"text": "w2"}\n'), ["lines.json: must hold a list", ".jsonl"]),
             (self.write("object.json", '{"text": "w1"}'), ["object.json: must hold a list"]),
             (self.write("item.json", '["w1", 2]'), ["item.json: item 1"]),
-            (self.write("a.csv", "w1"), ["a.csv", ".jsonl"]),
+            (self.write("tail.json", '["w1"]\n{}'), ["tail.json:2: not JSON: Extra data at column 1"]),
+            (self.write("torn.json", '["w1", "w2'), ["torn.json:1: not JSON: Unterminated string"]),
+            (self.write("a.docx", "w1"), ["a.docx", ".jsonl"]),
+            (self.write("none.csv", "id,content\n1,w1\n"), ["none.csv:2", 'no "text", only "id", "content"', "--text-key"]),
+            (self.write("deep.jsonl", "[" * 100000), ["deep.jsonl:1: not JSON: it is nested too deeply"]),
+            (self.write("digits.jsonl", '{"id": ' + "1" * 5000 + "}"), ["digits.jsonl:1: not JSON"]),
+            (self.write("half.jsonl", '{"text": "w1 \\ud800"}'), ["half.jsonl:1: half of a surrogate pair"]),
         ]
-        with open(self.path("latin.txt"), "wb") as f:
-            f.write(b"caf\xe9 w1")
-        cases.append((self.path("latin.txt"), ["latin.txt: not UTF-8 (byte 3)"]))
-        with open(self.path("fake.txt.gz"), "wb") as f:
-            f.write(b"not compressed")
-        cases.append((self.path("fake.txt.gz"), ["fake.txt.gz: not a whole gzip file"]))
+        cases += [
+            (self.write_bytes("latin.txt", b"w1\nw2 caf\xe9 w1"), ["latin.txt:2: not UTF-8 (byte 9 of the file)", "iconv"]),
+            (self.write_bytes("latin.jsonl", b'{"text": "w1"}\n{"text": "\xe9"}'), ["latin.jsonl:2: not UTF-8 (byte 10 of the line)"]),
+            (self.write_bytes("latin.csv", b"text\nw1\n\xe9"), ["latin.csv:3: not UTF-8 (byte 8 of the file)"]),
+            (self.write_bytes("wide.txt", "w1".encode("utf-16")), ["wide.txt:1: not UTF-8, but UTF-16 (byte 0"]),
+            (self.write_bytes("cut.txt", "w1 \u20ac".encode()[:-1]), ["cut.txt:1: not UTF-8 (byte 3 of the file)"]),
+            (self.write_bytes("fake.txt.gz", b"not compressed"), ["fake.txt.gz: not a whole gzip file"]),
+        ]
         whole = self.write("whole.txt.gz", document(0, 150))
         with open(whole, "rb") as f, open(self.path("torn.txt.gz"), "wb") as g:
             g.write(f.read()[:-12])
@@ -222,10 +168,22 @@ class PrepareCalibrationTest(unittest.TestCase):
         self.model = self.path("absent")
         self.assert_fails(self.start(text), "absent: no such model directory")
 
+    def test_the_script_itself(self):
+        """As users start it: in a process of its own."""
+        text = self.jsonl("a.jsonl", [document(i, 9) for i in range(3)])
+        expected = self.tokens(text)
+        command = [sys.executable, SCRIPT, "--model", self.model, "--text", text, "--seqlen", "8", "--n-samples"]
+        done = subprocess.run([*command, "3", "--out", self.out], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        with safe_open(self.out, "np") as f:
+            self.assertEqual(f.get_tensor("input_ids").tolist(), expected)
+        done = subprocess.run([*command, "three", "--out", self.out], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 2)
+
     def test_a_failure_leaves_the_token_set_that_was_there(self):
         text = self.jsonl("a.jsonl", [document(i, 9) for i in range(3)])
         before = self.tokens(text)
-        self.assertEqual(self.start(text, n_samples=4).returncode, 1)
+        self.assertEqual(self.start(text, n_samples=4).returncode, 2)
         with safe_open(self.out, "np") as f:
             self.assertEqual(f.get_tensor("input_ids").tolist(), before)
 

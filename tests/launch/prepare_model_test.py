@@ -84,7 +84,7 @@ class PrepareModelTest(unittest.TestCase):
     def assert_fails(self, *parts):
         before = sorted(os.listdir(self.folder.name))
         result = self.start()
-        self.assertEqual(result.returncode, 1)
+        self.assertEqual(result.returncode, 2)
         errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         self.assertEqual(len(errors), 1, result.stderr)
         self.assertNotIn("Traceback", result.stderr)

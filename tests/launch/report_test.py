@@ -206,6 +206,16 @@ class ReportTest(ReportCase):
         self.assertEqual(code, 2)
         self.assertRegex(err, r"^error: .*page.html cannot be written: No such file or directory\n$")
 
+    def test_a_file_that_is_no_page_is_not_overwritten(self):
+        run_directory.make(self.run_dir)
+        notes = self.folder / "notes.txt"
+        notes.write_text("mine")
+        code, _, err = self.call("--out", str(notes))
+        self.assertEqual((code, notes.read_text()), (2, "mine"))
+        self.assertEqual(err, f"error: --out {notes}: exists and is not a page in HTML; choose another name\n")
+        for _ in range(2):
+            self.page()
+
 
 def scalars(directory):
     """tag -> [(step, value)] of the event files: records of | size u64 | crc u32 | Event | crc u32 |."""
@@ -242,7 +252,7 @@ class TensorboardTest(ReportCase):
         hidden = {"tensorboardX": None, "torch.utils.tensorboard": None}
         with unittest.mock.patch.dict(sys.modules, hidden):
             code, _, err = self.call("--tensorboard")
-        self.assertEqual(code, 2)
+        self.assertEqual(code, 3)
         self.assertEqual(err, "error: --tensorboard needs a package that is not installed; fix: pip install tensorboardX\n")
         self.assertTrue((self.run_dir / "report.html").exists())
 

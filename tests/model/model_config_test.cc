@@ -55,7 +55,7 @@ TEST(ModelConfig, OldAndNewRope) {
 TEST(ModelConfig, BiasesOfTheFamilies) {
   nlohmann::json json = llama();
   EXPECT_FALSE(load(json).attention_bias);
-  json["model_type"] = "qwen2";
+  json["model_type"] = "qwen2";  // with num_key_value_heads, whose default is 32
   EXPECT_TRUE(load(json).attention_bias);
   EXPECT_FALSE(load(json).attention_out_bias);
 }
@@ -77,8 +77,14 @@ TEST(ModelConfig, RefusesWhatItCannotRun) {
   expect_refused(with("rope_scaling", {{"rope_type", "longrope"}, {"factor", 2.0}}), "longrope");
   expect_refused(with("rope_scaling", {{"rope_type", "yarn"}}), "rope_scaling.factor");
   expect_refused(with("rope_scaling", {{"rope_type", "dynamic"}, {"factor", "two"}}), "rope_scaling.factor");
-  expect_refused(with("partial_rotary_factor", 1.5), "partial_rotary_factor");
-  expect_refused(with("partial_rotary_factor", 0.2), "head_dim");  // 3 of 16 dimensions
+  for (const double part : {1.5, 0.2}) {  // 0.2: 3 of 16 dimensions
+    nlohmann::json phi = with("partial_rotary_factor", part);
+    phi["model_type"] = "phi3";
+    expect_refused(phi, part > 1 ? "partial_rotary_factor" : "head_dim");
+  }
+  nlohmann::json mistral = with("model_type", "mistral");
+  mistral.erase("num_key_value_heads");
+  expect_refused(mistral, "'num_key_value_heads': is missing, and its default 8 does not divide num_attention_heads 4");
   nlohmann::json missing = llama();
   missing.erase("vocab_size");
   expect_refused(missing, "vocab_size");
@@ -97,12 +103,19 @@ nlohmann::json required_keys(const std::string& family) {
   return json;
 }
 
+// The same as a whole config.json.
+nlohmann::json config_of(const std::string& family) {
+  nlohmann::json json = required_keys(family);
+  json["model_type"] = family;
+  json["num_key_value_heads"] = 2;  // not every family's default divides 4
+  return json;
+}
+
 TEST(ModelConfig, EveryFamilyNamesTheKeyThatIsMissingOrIllTyped) {
   for (const char* family : {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "opt", "gpt2",
                              "gpt_neox", "mixtral", "qwen3_moe"}) {
     const nlohmann::json required = required_keys(family);
-    nlohmann::json json = required;
-    json["model_type"] = family;
+    const nlohmann::json json = config_of(family);
     EXPECT_EQ(load(json).vocab_size, 512) << family;
     for (const auto& [key, value] : required.items()) {
       nlohmann::json without = json;
@@ -117,8 +130,7 @@ TEST(ModelConfig, EveryFamilyNamesTheKeyThatIsMissingOrIllTyped) {
 
 TEST(ModelConfig, FamiliesRefuseWhatTheyCannotRun) {
   const auto with = [](const char* family, const char* key, const nlohmann::json& value) {
-    nlohmann::json json = required_keys(family);
-    json["model_type"] = family;
+    nlohmann::json json = config_of(family);
     json[key] = value;
     return json;
   };
@@ -132,11 +144,14 @@ TEST(ModelConfig, FamiliesRefuseWhatTheyCannotRun) {
   expect_refused(with("qwen3_moe", "mlp_only_layers", {0}), "mlp_only_layers");
   expect_refused(with("phi3", "rope_scaling", {{"rope_type", "linear"}, {"factor", 2.0}}), "rope_scaling");
   expect_refused(with("gpt2", "n_head", 5), "n_head");
+  expect_refused(with("gpt_neox", "head_dim", 32), "head_dim");
+  EXPECT_EQ(load(with("gpt_neox", "head_dim", 16)).head_dim, 16);
+  expect_refused(with("llama", "rope_scaling", {{"type", "linear"}, {"factor", 2.0}, {"partial_rotary_factor", 0.5}}),
+                 "'rope_scaling.partial_rotary_factor': is not 1");
 }
 
 TEST(ModelConfig, OldNamesOfGemma3AndNeoxRopes) {
-  nlohmann::json gemma = required_keys("gemma3_text");
-  gemma["model_type"] = "gemma3_text";
+  nlohmann::json gemma = config_of("gemma3_text");
   gemma["rope_theta"] = 5000.0;
   gemma["rope_local_base_freq"] = 300.0;
   gemma["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
@@ -147,8 +162,7 @@ TEST(ModelConfig, OldNamesOfGemma3AndNeoxRopes) {
   EXPECT_EQ(config.sliding_rope.type, "default");
   EXPECT_TRUE(config.slides(0) && config.slides(3));
 
-  nlohmann::json neox = required_keys("gpt_neox");
-  neox["model_type"] = "gpt_neox";
+  nlohmann::json neox = config_of("gpt_neox");
   EXPECT_EQ(load(neox).rope.partial_rotary_factor, 0.25);
   neox["rotary_pct"] = 0.5;
   neox["rotary_emb_base"] = 2000;
@@ -157,16 +171,14 @@ TEST(ModelConfig, OldNamesOfGemma3AndNeoxRopes) {
 }
 
 TEST(ModelConfig, WindowsOfTheFamilies) {
-  nlohmann::json qwen = required_keys("qwen2");
-  qwen["model_type"] = "qwen2";
+  nlohmann::json qwen = config_of("qwen2");
   qwen["sliding_window"] = 8;
   EXPECT_FALSE(load(qwen).slides(3));  // stated, and not used
   qwen["use_sliding_window"] = true;
   qwen["max_window_layers"] = 2;
   EXPECT_FALSE(load(qwen).slides(1));
   EXPECT_TRUE(load(qwen).slides(2));
-  nlohmann::json gemma = required_keys("gemma2");
-  gemma["model_type"] = "gemma2";
+  nlohmann::json gemma = config_of("gemma2");
   EXPECT_TRUE(load(gemma).slides(0));
   EXPECT_FALSE(load(gemma).slides(1));
 }

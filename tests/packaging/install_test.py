@@ -66,7 +66,11 @@ class InstallTest(program.Case):
         run_directory.make(self.folder / "out.run", blocks=2, groups=1)
         out = self.expect(call(self.share / "launch" / "report.py", self.folder / "out.run"))
         self.assertIn("report.html", out)
-        self.expect(call(sys.executable, self.share / "launch" / "prepare_calibration.py", "--help"))
+        done = call(sys.executable, self.share / "launch" / "prepare_calibration.py", "--model", self.folder / "none", "--text",
+                    self.share / "launch" / "report.css", "--seqlen", 8, "--n-samples", 1, "--out", self.folder / "tokens")
+        self.expect(done, 2)
+        self.assertIn("its name must end in .jsonl", done.stderr)
+        self.assertTrue((self.share / "launch" / "calibration" / "tokenizer.py").exists())
         done = call(self.share / "launch" / "lm_eval.sh", self.folder, env=os.environ | {"PYTHON": sys.executable})
         self.expect(done, 2)
         self.assertIn("holds no config.json", done.stderr)

@@ -1,28 +1,28 @@
 """launch/prepare_calibration.py against auto-round's own loader: the same documents, cut, dropped and shuffled.
 
-Parquet too, which only this environment can write.
+Parquet and zstd too, which only this environment can write.
 """
 
 import json
 import os
 import pathlib
 import random
-import subprocess
 import sys
 import tempfile
 import unittest
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "e2e"))
+TESTS = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS / "e2e"), str(TESTS / "launch")]
 
 import pyarrow
 import tiny_model
 import transformers
 from auto_round.calib_dataset import get_dataloader
+from calibration_case import call
 from pyarrow import parquet
 from safetensors.numpy import load_file
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "launch" / "prepare_calibration.py"
 SEQLEN, N_SAMPLES = 16, 20
 
 
@@ -50,8 +50,7 @@ class CalibrationTest(unittest.TestCase):
 
     def ours(self, text, *more):
         out = self.folder / "tokens.safetensors"
-        result = subprocess.run([sys.executable, SCRIPT, "--model", self.model, "--text", text, "--seqlen", str(SEQLEN),
-                                 "--n-samples", str(N_SAMPLES), "--out", out, *more], capture_output=True, text=True)
+        result = call("--model", self.model, "--text", text, "--seqlen", SEQLEN, "--n-samples", N_SAMPLES, "--out", out, *more)
         self.assertEqual(result.returncode, 0, result.stderr)
         return load_file(out)["input_ids"].tolist()
 
@@ -68,6 +67,36 @@ class CalibrationTest(unittest.TestCase):
         self.assertEqual(len(ours), N_SAMPLES)
         self.assertEqual(ours, theirs)
 
+    def refuse(self, text, words):
+        result = call("--model", self.model, "--text", text, "--seqlen", 8, "--n-samples", 1, "--out", self.folder / "x")
+        self.assertEqual(result.returncode, 2)
+        self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
+        self.assertIn(words, result.stderr)
+
+    def test_zstd(self):
+        path = self.folder / "corpus.jsonl"
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in self.texts))
+        packed = self.folder / "corpus.jsonl.ZST"
+        half = path.read_bytes()[:1000], path.read_bytes()[1000:]
+        with open(packed, "wb") as file:  # two frames, as those who append write it
+            for part in half:
+                file.write(pyarrow.compress(part, codec="zstd", asbytes=True))
+        self.assertEqual(self.ours(packed), self.ours(path))
+        packed.write_bytes(packed.read_bytes()[:-9])
+        self.refuse(packed, "not a whole zstd file")
+        packed.write_bytes(b"no frame of zstd")
+        self.refuse(packed, "not a whole zstd file")
+
+    def test_conversations_in_parquet(self):
+        path, table = self.folder / "chats.jsonl", self.folder / "chats.parquet"
+        chats = [[{"role": "user", "content": text, "name": None}] for text in self.texts]
+        path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+        parquet.write_table(pyarrow.table({"id": list(range(60)), "messages": chats}), table)
+        (self.model / "chat_template.jinja").write_text(
+            "{% for m in messages %}{% if m.name is defined %}{{ raise_exception('name') }}{% endif %}"
+            "<s> {{ m.content }} </s>{% endfor %}")
+        self.assertEqual(self.ours(table, "--chat-template"), self.ours(path, "--chat-template"))
+
     def test_parquet(self):
         path = self.folder / "corpus.jsonl"
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in self.texts))
@@ -80,12 +109,8 @@ class CalibrationTest(unittest.TestCase):
         parquet.write_table(pyarrow.table({"content": self.texts}), table)
         fake = self.folder / "fake.parquet"
         fake.write_text("no table")
-        for text, words in ((table, 'no column "text", only content'), (fake, "not a parquet file")):
-            result = subprocess.run([sys.executable, SCRIPT, "--model", self.model, "--text", text, "--seqlen", "8",
-                                     "--n-samples", "1", "--out", self.folder / "x"], capture_output=True, text=True)
-            self.assertEqual(result.returncode, 1)
-            self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
-            self.assertIn(words, result.stderr)
+        self.refuse(table, 'no column "text", only content')
+        self.refuse(fake, "not a parquet file")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@
 
 #include <functional>
 
+#include "data/sha256.h"
+#include "io/safetensors.h"
 #include "plan/layout.h"
 #include "plan/plan.h"
 #include "plan/warnings.h"
@@ -107,6 +109,41 @@ TEST_F(PlanChecks, EachRefusalNamesItsKey) {
   }
 }
 
+std::int64_t disk_item(const Plan& plan, const std::string& name) {
+  for (const auto& item : plan.forecast.disk) {
+    if (item.name == name) return item.bytes;
+  }
+  return -1;
+}
+
+TEST_F(PlanChecks, TheDiskForecastCountsEveryFormat) {
+  // Weights of a block, the two tables and the norms.
+  constexpr std::int64_t kWeights = 2 * 256 * 256 + 2 * 128 * 256 + 3 * 512 * 256;
+  constexpr std::int64_t kTables = 2 * 512 * 256 * 2, kNorms = (4 * 2 + 1) * 256 * 2;
+  // Half a byte a weight, and per group an fp16 scale and half a byte of zero point.
+  constexpr std::int64_t kPacked = 4 * (kWeights / 2 + kWeights / 32 * 5 / 2) + kTables + kNorms;
+  constexpr std::int64_t kInputs = 4 * (6 * 256 + 512) * 4;  // g_idx of auto_gptq: an int32 per input
+  constexpr std::int64_t kFloats = 4 * kWeights * 2 + kTables + kNorms;
+  EXPECT_EQ(disk_item(plan(), "checkpoint"), kPacked);
+  EXPECT_EQ(plan().forecast.disk.size(), 2u);
+  const Plan three = plan([](Config& c) { c.output.formats = {"auto_round", "auto_gptq", "qdq"}; });
+  EXPECT_EQ(disk_item(three, "checkpoint"), kPacked);
+  EXPECT_EQ(disk_item(three, "auto_gptq"), kPacked + kInputs);
+  EXPECT_EQ(disk_item(three, "qdq"), kFloats);
+  const Plan twice = plan([](Config& c) { c.output.formats = {"qdq"}; });
+  EXPECT_EQ(disk_item(twice, "checkpoint"), kFloats);
+  // As llm_compressor: no zero points, and the shape of each of the 28 layers.
+  EXPECT_EQ(disk_item(twice, "tuned blocks"), kPacked - 4 * kWeights / 32 / 2 + 28 * 16);
+  // Q4_0: 18 bytes for 32 weights.
+  EXPECT_EQ(disk_item(plan([](Config& c) {
+                        c.output.formats = {"auto_round", "gguf"};
+                      }),
+                      "gguf"),
+            4 * kWeights / 32 * 18 + kTables + kNorms);
+  const Plan head = plan([](Config& c) { c.quantization.quant_lm_head = true; });
+  EXPECT_EQ(disk_item(head, "checkpoint"), kPacked - 512 * 256 * 2 + 512 * 256 / 2 + 512 * 256 / 32 * 5 / 2);
+}
+
 TEST_F(PlanChecks, WhatIsRefusedAtItsLimitIsTakenBelowIt) {
   EXPECT_NO_THROW(plan([](Config& c) { c.parallel.stages = 4; }));
   EXPECT_NO_THROW(plan([](Config& c) { c.parallel.shards = 4; }, {8, 8}));
@@ -135,6 +172,39 @@ TEST_F(PlanChecks, Warnings) {
   EXPECT_THAT(warnings([](Config& c) { c.output.formats = {"qdq"}; }), Contains(HasSubstr("holds no integers")));
   EXPECT_THAT(warnings([](Config& c) { c.output.max_shard_size = *ByteSize::parse("20KB"); }),
               Contains(HasSubstr("larger than output.max_shard_size")));
+}
+
+TEST_F(PlanChecks, StagesThatFollowTheRanksAreSaidToDoSo) {
+  const auto two_groups = [](Config& c) { c.parallel.shards = 1; };
+  EXPECT_THAT(plan(two_groups, {2, 2}).warnings,
+              Contains(AllOf(HasSubstr("number of stages (2) follows"), HasSubstr("set parallel.stages=1"))));
+  // Three ranks cannot share the eight samples of a step.
+  EXPECT_THAT(plan([](Config&) {}, {3, 3}).warnings,
+              Contains(HasSubstr("divides the 8 samples of a step, which 3 does")));
+  const auto set = [](Config& c) { c.parallel.shards = 1, c.parallel.stages = 2; };
+  EXPECT_THAT(plan(set, {2, 2}).warnings, IsEmpty());
+  EXPECT_THAT(describe(plan(two_groups, {2, 2}), config_),
+              HasSubstr("2 of up to 2 blocks, which follows the number of groups; parallel.stages=2 keeps it"));
+}
+
+TEST_F(PlanChecks, ATokenSetOfAnotherTokenizerIsRefused) {
+  const auto tokens_of = [&](const std::string& text) {
+    const std::vector<std::int32_t> ids = {1, 2};
+    const std::string path = folder_.path() + "/tokens.safetensors";
+    write_safetensors(path, {{"input_ids", ElementType::kI32, {1, 2}, ids.data()}},
+                      text.empty() ? std::map<std::string, std::string>{}
+                                   : std::map<std::string, std::string>{{"tokenizer_sha256", sha256(text)}});
+    return path;
+  };
+  EXPECT_THAT(check_tokenizer(config_, tokens_of("the model's")), HasSubstr("there is no "));
+  folder_.put("tokenizer.json", "the model's");
+  EXPECT_EQ(check_tokenizer(config_, tokens_of("the model's")), "");
+  EXPECT_EQ(check_tokenizer(config_, tokens_of("")), "") << "it does not say which";
+  EXPECT_BAD_INPUT(check_tokenizer(config_, tokens_of("another")),
+                   AllOf(HasSubstr("tokens.safetensors: was made with another tokenizer"),
+                         HasSubstr("calibration.check_tokenizer=false")));
+  config_.calibration.check_tokenizer = false;
+  EXPECT_THAT(check_tokenizer(config_, tokens_of("another")), HasSubstr("another tokenizer"));
 }
 
 TEST(ChooseShards, TakesTheLargestThatDivides) {

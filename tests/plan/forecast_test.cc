@@ -70,9 +70,6 @@ TEST(Forecast, CountsWeightsDiskAndTrafficByHand) {
   // 64 of 128 samples on each of two shards, three tensors in bf16.
   EXPECT_EQ(item(f.memory, "samples"), 3 * 64 * 256 * 576 * 2);
   EXPECT_EQ(item(f.disk, "boundaries"), 2 * 128 * 256 * 576 * 2);
-  // Half a byte a weight, and 2.5 bytes a group for scale and zero point; norms and the tied table in 16 bits.
-  EXPECT_EQ(item(f.disk, "checkpoint"),
-            30 * (kWeights / 2 + kWeights / 64 * 5 / 2 + 2 * 576 * 2) + (49152 + 1) * 576 * 2);
   // A ring of two sends each of two ranks' fp32 gradients once, 200 times a block.
   EXPECT_EQ(item(f.traffic, "all-reduce of gradients"), 30 * 200 * kWeights * 4 * 2);
   EXPECT_TRUE(f.phases.empty());  // no cluster, no time
@@ -112,30 +109,27 @@ TEST(Forecast, TimeFollowsTheRateThatBoundsIt) {
 TEST(ChooseLayout, ManyGroupsWhereMemoryAllowsThemAndMoreShardsWhereNot) {
   const ModelConfig m = smollm2();
   Config c = config_of(1, 4);
-  const Layout rich = choose_layout(c, m, schemes_of(m), {4, 4}).layout;
+  const Layout rich = choose_layout(c, m, schemes_of(m), {4, 4});
   EXPECT_EQ(rich.shards, 1);
   EXPECT_EQ(rich.stages, 4);
   const auto need = [&](int shards) {
     return static_cast<double>(make_forecast(c, m, schemes_of(m), {4, 4, shards, 4 / shards}, 0).memory_bytes()) / 1e9;
   };
   c.cluster.device_memory = (need(1) + need(2)) / 2;
-  EXPECT_EQ(choose_layout(c, m, schemes_of(m), {4, 4}).layout.shards, 2);
+  EXPECT_EQ(choose_layout(c, m, schemes_of(m), {4, 4}).shards, 2);
   c.cluster.device_memory = need(4) / 2;
-  const LayoutChoice none = choose_layout(c, m, schemes_of(m), {4, 4});
-  EXPECT_FALSE(none.fits);
-  EXPECT_EQ(none.layout.shards, 4) << "the one that needs least";
-  EXPECT_EQ(static_cast<double>(none.least_bytes) / 1e9, need(4));
+  EXPECT_EQ(choose_layout(c, m, schemes_of(m), {4, 4}).shards, 4) << "the one that needs least";
 }
 
 TEST(ChooseLayout, KeepsWhatIsSetAndTheLeastStage) {
   const ModelConfig m = smollm2();
   Config c = config_of(8, 8);
   c.parallel.shards = 2;
-  const Layout layout = choose_layout(c, m, schemes_of(m), {64, 8}).layout;
+  const Layout layout = choose_layout(c, m, schemes_of(m), {64, 8});
   EXPECT_EQ(layout.shards, 2);
   EXPECT_EQ(layout.stages, 30 / kLeastStage);
   c.parallel.stages = 15;
-  EXPECT_EQ(choose_layout(c, m, schemes_of(m), {64, 8}).layout.stages, 15);
+  EXPECT_EQ(choose_layout(c, m, schemes_of(m), {64, 8}).stages, 15);
 }
 
 }  // namespace

@@ -327,6 +327,37 @@ TEST(GlobalScale, IsOneForAllWeights) {
   EXPECT_EQ(with_global_scale(QuantScheme(), weights).global_scale, 0);
 }
 
+TEST(GlobalScale, IsFiniteForTheLeastAndTheLargestWeights) {
+  QuantScheme scheme;
+  scheme.type = WeightType::kNvFp4;
+  for (const float largest : {0.0f, 1e-45f, 1e-38f, 1e-30f, 1e30f, 3e38f}) {
+    const float found = with_global_scale(scheme, {torch::full({2, 16}, largest)}).global_scale;
+    EXPECT_TRUE(std::isfinite(found) && found > 0 && std::isfinite(1 / found)) << largest << ": " << found;
+  }
+}
+
+TEST(ZeroScales, BecomeTheLeastOneAndTheWeightsStayZero) {
+  torch::manual_seed(6);
+  QuantScheme scheme{.bits = 4, .group_size = 16};
+  scheme.type = WeightType::kNvFp4;
+  torch::Tensor weight = torch::randn({3, 48});
+  weight[1].narrow(0, 16, 16).zero_();
+  weight[2].narrow(0, 32, 16).mul_(1e-9f);
+  const QuantScheme known = with_global_scale(scheme, {weight});
+  RoundingParameters parameters = make_rounding_parameters(weight, known);
+  parameters.v.uniform_(-0.5, 0.5);
+  QuantizedWeight quantized = quantize(weight, parameters, known);
+  EXPECT_EQ(quantized.scale.eq(0).sum().item<int>(), 2);
+  const torch::Tensor before = dequantize(quantized, torch::kFloat32);
+  const torch::Tensor scales = quantized.scale.clone();
+  replace_zero_scales(quantized);
+  EXPECT_TRUE(torch::equal(dequantize(quantized, torch::kFloat32), before));
+  EXPECT_TRUE(torch::equal(quantized.scale.masked_select(scales.ne(0)), scales.masked_select(scales.ne(0))));
+  EXPECT_EQ(quantized.scale[1][1].item<float>(), std::ldexp(1.0f, -9) / known.global_scale);
+  EXPECT_EQ(quantized.scale[2][2].item<float>(), std::ldexp(1.0f, -9) / known.global_scale);
+  EXPECT_EQ(round_to_nearest(weight, known).scale.eq(0).sum().item<int>(), 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(All, FakeQuantFloat4, ::testing::Values(WeightType::kMxFp4, WeightType::kNvFp4));
 
 TEST(QuantizeWhere, WritesOnlyWhereItIsWanted) {

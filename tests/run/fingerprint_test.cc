@@ -27,7 +27,9 @@ const std::set<std::string> kDoNotMatter = {
     "cluster.file_system_bandwidth", "cluster.latency",
     // How boundary files are written, what else is kept, and when the run ends.
     "storage.alignment", "storage.stripe_count", "storage.stripe_size", "storage.collective", "run.max_time",
-    "run.time_limit", "run.keep_boundaries", "run.save_gradients"};
+    "run.time_limit", "run.keep_boundaries", "run.save_gradients",
+    // What is refused.
+    "calibration.check_tokenizer"};
 
 // The keys that name something on disk that the result is made from.
 const std::set<std::string> kByTheirContent = {"model.path", "calibration.tokens", "calibration.estimate"};

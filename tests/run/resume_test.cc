@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/version.h"
+#include "comm/communicator.h"
 #include "tests/io/throws_error.h"
 #include "tests/run/run_fixture.h"
 
@@ -19,12 +20,15 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 class Resume : public ::testing::Test {
  protected:
   RunState& open(const nlohmann::json& print = {{"model", "a"}}) {
     state_.reset();
-    return state_.emplace(run_.paths(), print, run_.plan);
+    state_.emplace(run_.paths(), print, run_.plan);
+    state_->take_stock(damaged_files(alone_, state_->files_on_record()));
+    return *state_;
   }
   // Blocks [0, count) as an earlier start left them.
   void finish_blocks(std::int64_t count) {
@@ -32,6 +36,7 @@ class Resume : public ::testing::Test {
   }
 
   testing::RunFixture run_;
+  SelfCommunicator alone_;
   std::optional<RunState> state_;
 };
 
@@ -39,7 +44,7 @@ TEST_F(Resume, ANewRunHasNothingDoneAndItsJournalSaysWhatItIs) {
   const RunState& state = open({{"model", "a"}, {"bits", 4}});
   EXPECT_THAT(state.finished(), ElementsAre(0, 0));
   EXPECT_THAT(state.needed_boundaries(), ElementsAre(0, 2));
-  EXPECT_EQ(state.completed<record::Assembled>(), nullptr);
+  EXPECT_EQ(state.assembled(), nullptr);
   const auto* run = state.journal().last<record::Run>();
   ASSERT_NE(run, nullptr);
   EXPECT_EQ(run->version, program_version());
@@ -55,6 +60,25 @@ TEST_F(Resume, AnotherRunIsRefusedByWhatDiffers) {
   EXPECT_BAD_INPUT(RunState(run_.paths(), {{"model", "a"}, {"bits", 3}}, run_.plan),
                    AllOf(HasSubstr("differs in: bits"), Not(HasSubstr("model"))));
   EXPECT_NO_THROW(open({{"model", "a"}, {"bits", 4}}));
+}
+
+TEST_F(Resume, TheFixOfADifferenceIsNamed) {
+  run_.config.output.path = run_.folder.path() + "/out";
+  const nlohmann::json print = {{"model", "a"}, {"number of stages", 2}, {"output.formats", {"auto_round"}}};
+  open(print);
+  state_.reset();
+  const auto refused = [&](const char* key, const nlohmann::json& value, const auto& matcher) {
+    nlohmann::json other = print;
+    other[key] = value;
+    EXPECT_BAD_INPUT(RunState(run_.paths(), other, run_.plan), AllOf(matcher, HasSubstr("choose another output.path")));
+  };
+  refused("model", "b", Not(HasSubstr("parallel.stages")));
+  refused("number of stages", 3, HasSubstr("differs in: number of stages; set parallel.stages=2 to keep"));
+  refused("output.formats", {"auto_round", "gguf"},
+          AllOf(HasSubstr("set output.formats to auto_round as before"),
+                HasSubstr("roundtable convert " + run_.config.output.path + " --format gguf --output " +
+                          run_.config.output.path + "-gguf;")));
+  refused("output.formats", {"gguf"}, HasSubstr("--format gguf"));
 }
 
 TEST_F(Resume, FilesOfSomebodyElseAreRefusedAndKept) {
@@ -95,7 +119,8 @@ TEST_F(Resume, TheLastRecordOfABlockCounts) {
   EXPECT_THAT(open().finished(), ElementsAre(0, 0));
   state_->journal().append(again);
   EXPECT_THAT(open().finished(), ElementsAre(1, 0));
-  EXPECT_EQ(state_->file_digests().at("block-0"), again.digest);
+  ASSERT_EQ(state_->tuned_files().size(), 1u);
+  EXPECT_EQ(state_->tuned_files()[0].digest, again.digest);
 }
 
 TEST_F(Resume, JointBlocksAreDoneTogetherOrNotAtAll) {
@@ -119,18 +144,89 @@ TEST_F(Resume, ABoundaryCountsIfItHasItsSize) {
 
 TEST_F(Resume, ARunIsCompleteWithAllItsFiles) {
   finish_blocks(4);
-  EXPECT_EQ(open().completed<record::Assembled>(), nullptr);
+  EXPECT_EQ(open().assembled(), nullptr);
   const std::string outside = run_.folder.put("out/outside", "embedding");
   state_->journal().append(record::Outside{"outside", "a digest of an earlier start"});
   state_->journal().append(record::Outside{"outside", hash_file(outside)});
   state_->journal().append(record::Assembled{});
-  EXPECT_NE(open().completed<record::Assembled>(), nullptr);
-  EXPECT_EQ(state_->completed<record::Summary>(), nullptr);
+  EXPECT_NE(open().assembled(), nullptr);
+  EXPECT_EQ(state_->finished_summary(), nullptr);
   state_->journal().append(record::Summary{});
-  EXPECT_NE(open().completed<record::Summary>(), nullptr);
+  EXPECT_NE(open().finished_summary(), nullptr);
   EXPECT_THAT(state_->needed_boundaries(), IsEmpty());
   run_.folder.put("out/outside", "damaged");
-  EXPECT_EQ(open().completed<record::Summary>(), nullptr);
+  EXPECT_EQ(open().finished_summary(), nullptr);
+}
+
+// A finished run: blocks, a companion and a further format, each as the journal says.
+class FinishedRun : public Resume {
+ protected:
+  FinishedRun() {
+    finish_blocks(4);
+    fs::create_directories(run_.folder.path() + "/out/gguf");
+    for (const char* name : {"config.json", "tokenizer.json"}) run_.folder.put(std::string("out/") + name, "content");
+    state_->record_tuned_files({"config.json", "tokenizer.json"});
+    state_->journal().append(record::Assembled{});
+    for (const char* name : {"gguf/model.gguf", "README.md"}) {
+      const std::string path = run_.folder.put(std::string("out/") + name, "content");
+      state_->record_output_files({{path, hash_file(path)}});
+    }
+    state_->journal().append(record::Summary{});
+  }
+  std::string at(const std::string& name) const { return run_.folder.path() + "/out/" + name; }
+};
+
+TEST_F(FinishedRun, IsFinishedWhileEveryFileIsAsItWasWritten) {
+  EXPECT_NE(open().finished_summary(), nullptr);
+  EXPECT_EQ(state_->files_on_record().size(), 8u);
+  for (const char* name : {"config.json", "tokenizer.json", "gguf/model.gguf", "block-3"}) {
+    const bool is_tuned = std::string(name) != "gguf/model.gguf";
+    for (const bool missing : {false, true}) {
+      const std::string content = content_of(at(name));
+      if (missing) {
+        fs::remove(at(name));
+      } else {
+        run_.folder.put(std::string("out/") + name, "damaged");
+      }
+      EXPECT_EQ(open().finished_summary(), nullptr) << name;
+      EXPECT_EQ(state_->assembled() == nullptr, is_tuned) << name;
+      if (is_tuned) {  // what a further format lacks is made from the tuned checkpoint
+        EXPECT_BAD_INPUT(state_->refuse_what_stays_damaged("the model"),
+                         AllOf(HasSubstr(at(name)), HasSubstr("put it into the model")));
+      }
+      run_.folder.put(std::string("out/") + name, content);
+      EXPECT_NO_THROW(state_->refuse_what_stays_damaged("the model"));
+    }
+  }
+  EXPECT_NE(open().finished_summary(), nullptr);
+}
+
+TEST_F(FinishedRun, AFileIsRecordedOnceForEachContent) {
+  const std::size_t records = state_->journal().records().size();
+  state_->record_tuned_files({"config.json"});
+  EXPECT_EQ(state_->journal().records().size(), records);
+  run_.folder.put("out/config.json", "other");
+  state_->record_tuned_files({"config.json"});
+  EXPECT_EQ(state_->journal().records().size(), records + 1);
+  EXPECT_EQ(state_->assembled(), nullptr) << "it was written after the checkpoint was complete";
+}
+
+TEST_F(FinishedRun, ACardThatWasEditedStays) {
+  run_.folder.put("out/README.md", "my own words");
+  EXPECT_NE(open().finished_summary(), nullptr);
+  EXPECT_TRUE(state_->was_edited(at("README.md")));
+  EXPECT_FALSE(state_->was_edited(at("gguf/model.gguf")));
+  fs::remove(at("README.md"));
+  EXPECT_EQ(open().finished_summary(), nullptr);
+  EXPECT_FALSE(state_->was_edited(at("README.md")));
+}
+
+TEST_F(FinishedRun, ABlockThatWasTunedAgainIsToBeAssembledAgain) {
+  open().journal().append(run_.block(1, "tuned again"));
+  EXPECT_EQ(open().assembled(), nullptr);
+  state_->journal().append(record::Assembled{});
+  EXPECT_NE(open().assembled(), nullptr);
+  EXPECT_EQ(state_->finished_summary(), nullptr) << "further formats are to be compared with it";
 }
 
 TEST_F(Resume, TemporaryFilesOfADeadJobAreRemovedAndNoOthers) {

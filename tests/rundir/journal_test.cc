@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "tests/io/temporary_folder.h"
+#include "tests/io/throws_error.h"
 
 namespace roundtable {
 namespace {
@@ -48,6 +49,20 @@ TEST_F(JournalFile, ATornTailIsCutOffAtEveryByte) {
     }
     ASSERT_EQ(Journal(path_).records().size(), 3u) << cut;
   }
+}
+
+TEST_F(JournalFile, AFileOfSomebodyElseIsKept) {
+  for (const char* text : {"x", "Monday", "Monday: rain", "Monday: it rained all day long"}) {
+    folder_.put("journal", text);
+    EXPECT_BAD_INPUT(Journal{path_}, ::testing::HasSubstr("choose another run"));
+    EXPECT_EQ(content_of(path_), text);
+  }
+  // A first record that is torn behind its sizes is ours.
+  folder_.put("journal", "");
+  write(1);
+  folder_.put("journal", content_of(path_).substr(0, 9));
+  EXPECT_TRUE(Journal(path_).records().empty());
+  EXPECT_EQ(content_of(path_), "");
 }
 
 TEST_F(JournalFile, AFlippedByteIsRefused) {

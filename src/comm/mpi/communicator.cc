@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 #include "base/activity.h"
 #include "base/error.h"
 #include "base/simd/bf16_bits.h"
+#include "base/stop_signal.h"
 
 namespace roundtable {
 namespace {
@@ -194,11 +196,15 @@ MpiRuntime::~MpiRuntime() {
 }
 
 void abort_all_ranks(int code) {
+  set_stop_notice("");  // the launcher's signal to this rank is no request of the user's
   // MPI may be what hangs: then this process ends without it, and the launcher ends the other ranks.
-  std::thread([code] {
-    std::this_thread::sleep_for(std::chrono::seconds(5));
-    std::_Exit(code);
-  }).detach();
+  try {
+    std::thread([code] {
+      std::this_thread::sleep_for(std::chrono::seconds(5));
+      std::_Exit(code);
+    }).detach();
+  } catch (const std::system_error&) {  // threads may be what is lacking
+  }
   MPI_Abort(MPI_COMM_WORLD, code);
   std::_Exit(code);
 }

@@ -24,6 +24,13 @@ class AutoAwq final : public AwqFormat {
     return std::nullopt;
   }
 
+  // vLLM 0043d6b5, quantization/utils/quant_utils.py, is_layer_skipped: "All shards of fused layers to have the
+  // same precision". Of experts it looks for the fused name ("mlp.experts"), which no single layer's matches.
+  FusedReading fused_reading(const FusedLayer& layer) const override {
+    if (layer.parts_per_expert > 0) return layer.some_in_16_bits() ? FusedReading::kMisread : FusedReading::kRight;
+    return layer.alike() ? FusedReading::kRight : FusedReading::kRefused;
+  }
+
   nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const ModelConfig& model) const override {
     nlohmann::json config = {
         {"quant_method", "awq"}, {"version", "gemm"}, {"zero_point", true}, {"provider", "roundtable"}};

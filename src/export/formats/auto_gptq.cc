@@ -35,6 +35,14 @@ class AutoGptq final : public GptqFormat {
  public:
   AutoGptq() : GptqFormat(/*zero_offset=*/1) {}
 
+  // vLLM 055e47c2, quantization/utils/gptq_utils.py: get_dynamic_override looks for a rule under the fused name
+  // ("qkv_proj", "mlp.experts"), which the rule of one layer never matches. is_layer_gptq_quantized finds by the
+  // tensors that all parts are in 16 bits; get_moe_quant_method (auto_gptq.py) does not ask it.
+  FusedReading fused_reading(const FusedLayer& layer) const override {
+    const bool found = layer.all(layer.common) || (layer.in_16_bits() && layer.parts_per_expert == 0);
+    return found ? FusedReading::kRight : FusedReading::kMisread;
+  }
+
   std::vector<TensorSpec> layout(const LinearSpec& linear, const QuantScheme& scheme,
                                  torch::ScalarType float_type) const override {
     std::vector<TensorSpec> specs = GptqFormat::layout(linear, scheme, float_type);

@@ -12,11 +12,11 @@ nlohmann::json auto_round_config(std::string_view packing_format, const Checkpoi
   nlohmann::json config = {{"quant_method", "auto-round"},
                            {"packing_format", packing_format},
                            {"data_type", "int"},
-                           {"iters", checkpoint.iters},
                            {"block_name_to_quantize", model.names.blocks},
                            {"autoround_version", "0.16.1"},
                            {"producer", "roundtable"}};
   config.update(scheme_json(checkpoint.common));
+  if (checkpoint.iters) config["iters"] = *checkpoint.iters;  // a note: no reader needs it
   for (const LayerScheme& layer : checkpoint.layers) {
     nlohmann::json keys = {{"bits", 16}, {"data_type", "float"}};
     if (layer.scheme)
@@ -38,6 +38,14 @@ SchemeOf read_auto_round_config(const nlohmann::json& config, const std::string&
     }
   }
   return [settings](const std::string& layer) { return settings->of(layer); };
+}
+
+FusedReading auto_round_reading(const FusedLayer& layer) {
+  if (layer.alike()) return FusedReading::kRight;
+  if (layer.parts_per_expert == 0) return FusedReading::kRefused;
+  FusedLayer named = layer;
+  std::erase_if(named.parts, [&](const auto& part) { return FusedLayer::same(part, layer.common); });
+  return named.alike() ? FusedReading::kMisread : FusedReading::kRefused;  // taken for all, or contradictory
 }
 
 bool is_auto_round_config(const nlohmann::json& config, std::string_view packing_format) {

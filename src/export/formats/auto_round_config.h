@@ -16,6 +16,10 @@ nlohmann::json auto_round_config(std::string_view packing_format, const Checkpoi
 // or else regular expressions.
 SchemeOf read_auto_round_config(const nlohmann::json& config, const std::string& place);
 
+// vLLM 07d580a6, quantization/inc/config_parser.py, _resolve_raw; SGLang 5f62d4ec, quantization/auto_round/routing.py,
+// get_layer_config: parts must be alike. Of experts, only those under `extra_config` are looked at.
+FusedReading auto_round_reading(const FusedLayer& layer);
+
 bool is_auto_round_config(const nlohmann::json& config, std::string_view packing_format);
 
 // A format with the tensors of `Layout` (GptqFormat, AwqFormat) under this config; name() is the packing_format.
@@ -28,6 +32,7 @@ class AutoRoundFormat : public Layout {
   // vLLM and older readers look there.
   std::vector<std::string> config_files() const override { return {"quantization_config.json"}; }
   bool owns(const nlohmann::json& config) const override { return is_auto_round_config(config, this->name()); }
+  FusedReading fused_reading(const FusedLayer& layer) const override { return auto_round_reading(layer); }
   SchemeOf read_schemes(const nlohmann::json& config, const std::string& place) const override {
     return read_auto_round_config(config, place);
   }

@@ -148,6 +148,12 @@ std::optional<std::string> gguf_layer_obstacle(const LinearSpec& linear, const Q
   return std::nullopt;
 }
 
+std::optional<std::string> gguf_minimum_obstacle(const QuantScheme& scheme, std::int64_t columns,
+                                                 const GroupScales& scales) {
+  if (gguf_type(scheme, columns) != GgufType::kQ4_1) return std::nullopt;
+  return fp16_obstacle("a minimum", scales.scale.mul(scales.zero_point));
+}
+
 std::int64_t gguf_row_bytes(GgufType type, std::int64_t columns) {
   const Block block = block_of(type);
   RT_CHECK(columns % block.weights == 0);

@@ -20,6 +20,7 @@
 #include <optional>
 #include <string>
 
+#include "export/format.h"
 #include "export/gguf/container.h"
 #include "model/description/block_layout.h"
 #include "quant/fake_quant.h"
@@ -32,6 +33,10 @@ GgufType gguf_type(const QuantScheme& scheme, std::int64_t columns);
 // Why no type holds a scheme, or a layer; nothing if one does.
 std::optional<std::string> gguf_scheme_obstacle(const QuantScheme& scheme);
 std::optional<std::string> gguf_layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme);
+
+// Why the minima of a layer's groups do not fit their type, where it stores them; nothing if they do.
+std::optional<std::string> gguf_minimum_obstacle(const QuantScheme& scheme, std::int64_t columns,
+                                                 const GroupScales& scales);
 
 // Bytes of a row of `columns` weights.
 std::int64_t gguf_row_bytes(GgufType type, std::int64_t columns);

@@ -19,6 +19,14 @@ class Gguf final : public CheckpointFormat {
   std::optional<std::string> layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme) const override {
     return gguf_layer_obstacle(linear, scheme);
   }
+  std::uint64_t layer_bytes(const LinearSpec& linear, const QuantScheme& scheme, torch::ScalarType) const override {
+    return static_cast<std::uint64_t>(linear.out * gguf_row_bytes(gguf_type(scheme, linear.in), linear.in));
+  }
+  std::optional<std::string> number_obstacle(const QuantScheme& scheme, std::int64_t columns,
+                                             const GroupScales& scales) const override {
+    if (auto reason = CheckpointFormat::number_obstacle(scheme, columns, scales)) return reason;
+    return gguf_minimum_obstacle(scheme, columns, scales);
+  }
   std::optional<std::string> checkpoint_obstacle(const ModelConfig& model, const CheckpointScheme&) const override {
     return gguf_model_obstacle(model);
   }

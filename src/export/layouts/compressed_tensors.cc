@@ -27,6 +27,15 @@ std::optional<std::string> CompressedTensorsFormat::checkpoint_obstacle(const Mo
   return std::nullopt;
 }
 
+// vLLM 0043d6b5, quantization/compressed_tensors: utils.py, should_ignore_layer refuses a layer with only some
+// parts in 16 bits, and _match_fused_layer takes the first part's scheme for all. compressed_tensors_moe.py refuses
+// parts of expert 0 that differ, and looks at no other expert.
+FusedReading CompressedTensorsFormat::fused_reading(const FusedLayer& layer) const {
+  if (layer.alike()) return FusedReading::kRight;
+  const bool refused = layer.parts_per_expert > 0 ? !layer.first_expert_is_alike() : layer.some_in_16_bits();
+  return refused ? FusedReading::kRefused : FusedReading::kMisread;
+}
+
 nlohmann::json CompressedTensorsFormat::quantization_config(const CheckpointScheme& checkpoint,
                                                             const ModelConfig& model) const {
   std::map<std::string, std::pair<QuantScheme, nlohmann::json>> groups;  // by the scheme's keys

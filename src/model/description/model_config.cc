@@ -15,8 +15,10 @@ namespace {
 
 void check(const JsonObject& json, const ModelConfig& config) {
   if (config.n_heads % config.n_kv_heads != 0) {
-    json.fail("num_key_value_heads",
-              fmt::format("{} does not divide num_attention_heads {}", config.n_kv_heads, config.n_heads));
+    const char* key = "num_key_value_heads";
+    json.fail(key, fmt::format("{}{} does not divide num_attention_heads {}",
+                               json.json().contains(key) ? "" : "is missing, and its default ", config.n_kv_heads,
+                               config.n_heads));
   }
   if (!config.rope.type.empty() && config.rope.rotary_dim(config.head_dim) % 2 != 0) {
     json.fail("head_dim", fmt::format("{} of {} dimensions a head are rotated, which is odd",

@@ -124,6 +124,7 @@ struct ModelConfig {
   double embedding_scale = 1;
   std::int64_t position_offset = 0;    // row of position 0 in the table of learned positions
   bool tie_word_embeddings = false;
+  bool stored_head = false;  // config.json ties the head, but the checkpoint has another (load/stored_head.h)
   double final_soft_cap = 0;
 
   BlockNames block_names;

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 #include <torch/types.h>
 
+#include <algorithm>
 #include <string_view>
 
 #include "base/error.h"
@@ -12,6 +13,9 @@
 
 namespace roundtable {
 namespace {
+
+constexpr std::uint64_t kCheckedAtOnce =
+    4 << 20;  // of a tensor that is only looked at; a multiple of every element's size
 
 torch::ScalarType scalar_type_of(ElementType type, const std::string& place) {
   switch (type) {
@@ -70,22 +74,58 @@ bool is_derived_table(const std::string& name) {
   return false;
 }
 
+bool is_weight_type(ElementType type) {
+  return type == ElementType::kF32 || type == ElementType::kF16 || type == ElementType::kBF16;
+}
+
 torch::Tensor CheckpointSource::read(const ParameterSpec& spec) const {
   const std::string name = stored_name(checkpoint_, spec.name);
   const std::vector<std::int64_t> shape = spec.stored_shape();
   const TensorInfo& info = checkpoint_.info(name);
-  const std::string place = fmt::format("{}: tensor '{}'", checkpoint_.file_of(name), name);
+  const std::string place = checkpoint_.place_of(name);
   if (info.shape != shape) {
     throw bad_input(
         place, fmt::format("has shape {} and config.json calls for {}", shape_text(info.shape), shape_text(shape)));
   }
   torch::Tensor tensor = torch::empty(shape, scalar_type_of(info.type, place));
   checkpoint_.read(name, tensor.data_ptr());
-  if (!tensor.isfinite().all().item<bool>()) {
-    throw Error(ExitCode::kNumeric, place + ": holds a value that is not finite; the model is broken");
-  }
+  TensorCheck check(info.type);
+  check.update(tensor.const_data_ptr(), info.bytes);
+  judge(name, check);
   if (info.type == ElementType::kF16) tensor = tensor.to(torch::kFloat32);
   return spec.transposed ? tensor.t().contiguous() : tensor;
+}
+
+std::vector<char> CheckpointSource::read_bytes(const std::string& stored) const {
+  const TensorInfo& info = checkpoint_.info(stored);
+  std::vector<char> bytes(info.bytes);
+  checkpoint_.read(stored, bytes.data());
+  TensorCheck check(info.type);
+  check.update(bytes.data(), bytes.size());
+  judge(stored, check);
+  return bytes;
+}
+
+void CheckpointSource::check(const std::string& stored) const {
+  const TensorInfo& info = checkpoint_.info(stored);
+  std::vector<char> piece(std::min<std::uint64_t>(info.bytes, kCheckedAtOnce));
+  TensorCheck check(info.type);
+  for (std::uint64_t offset = 0; offset < info.bytes; offset += piece.size()) {
+    const std::size_t size = std::min<std::uint64_t>(piece.size(), info.bytes - offset);
+    checkpoint_.read_part(stored, offset, piece.data(), size);
+    check.update(piece.data(), size);
+  }
+  judge(stored, check);
+}
+
+void CheckpointSource::judge(const std::string& stored, const TensorCheck& check) const {
+  const std::string place = checkpoint_.place_of(stored);
+  if (!check.finite()) throw not_finite(place);
+  if (record_ == nullptr) return;
+  record_->see(place, stored, check.digest());
+  // Below 2^15 the scale of every scheme fits fp16: at 2 bits it is up to two thirds of a weight.
+  constexpr int kLargeExponent = 15;
+  if (check.exponent() >= kLargeExponent) record_->note_large(stored);
 }
 
 }  // namespace roundtable

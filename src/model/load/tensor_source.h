@@ -10,6 +10,7 @@
 #include "comm/communicator.h"
 #include "io/checkpoint.h"
 #include "model/forward/decoder_block.h"
+#include "model/load/tensor_record.h"
 
 namespace roundtable {
 
@@ -35,18 +36,31 @@ std::string stored_name(const Checkpoint& checkpoint, const std::string& name);
 // RoPE frequencies.
 bool is_derived_table(const std::string& name);
 
-// A Hugging Face model directory with float weights. Opens files as they are needed; thread-safe.
+// Whether weights are read in this type: F32, F16 or BF16.
+bool is_weight_type(ElementType type);
+
+// A Hugging Face model directory with float weights. Opens files as they are needed; thread-safe. Whatever it reads is
+// looked at: a value that is not finite is an Error (kNumeric); with a `record`, which must outlive this, so is a
+// tensor that is not what it was when it was first read (kBadInput).
 class CheckpointSource : public TensorSource {
  public:
-  explicit CheckpointSource(const std::string& directory) : checkpoint_(directory) {}
+  explicit CheckpointSource(const std::string& directory, TensorRecord* record = nullptr)
+      : checkpoint_(directory), record_(record) {}
 
   torch::Tensor read(const ParameterSpec& spec) const override;
+  // The bytes of a tensor as the file has them, by its name there.
+  std::vector<char> read_bytes(const std::string& stored) const;
+  // Reads a tensor, by its name in the file, only to look at it; keeps no more than a piece of it.
+  void check(const std::string& stored) const;
   bool contains(const std::string& name) const override { return checkpoint_.contains(stored_name(checkpoint_, name)); }
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
 
  private:
+  void judge(const std::string& stored, const TensorCheck& check) const;
+
   Checkpoint checkpoint_;
+  TensorRecord* record_;
 };
 
 // Reads tensors on rank `root` of `comm` and broadcasts them, so that each is read from the file system once; in the

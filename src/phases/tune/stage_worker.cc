@@ -35,11 +35,12 @@ class StageWorker {
         range_(shard_samples(context.config.calibration.n_samples, context.plan.batch, context.plan.shards,
                              context.ranks.grid.shard())),
         micro_batch_(micro_batch_of(context.config, context.plan.shards)),
-        source_(context.config.model.path),
+        source_(context.config.model.path, context.tensors),
         loading_(context.ranks.grid.group_comm().duplicate()),
         loader_(source_, context.plan.model, *loading_),
         block_context_(make_block_context(context.plan.model, context.config.calibration.seqlen, context.ranks.dtype,
-                                          context.ranks.device)) {}
+                                          context.ranks.device)),
+        scale_check_(scale_check(context.config, context.plan)) {}
 
   // `finished` blocks at the start are replayed from their files: forward only.
   void run(std::int64_t finished) {
@@ -165,11 +166,23 @@ class StageWorker {
       const BlockSchemes& own = schemes_of(unit.first + static_cast<std::int64_t>(i));
       blocks.schemes.insert(blocks.schemes.end(), own.begin(), own.end());
     }
+    run_on_all(context_.ranks.grid.group_comm(), [&] { check_scales(unit, blocks.original); });
     const Sampler sampler(config.tuning.sampler, config.calibration.n_samples, context_.plan.batch,
                           static_cast<std::uint64_t>(config.tuning.seed), unit.first);
     return BlockTuner(blocks, samples, block_context_, sampler, tune_settings(config, context_.plan.shards),
                       context_.ranks.gradient_group(), observer(unit.first))
         .tune();
+  }
+
+  // Refuses weights with a scale that a format cannot store. `weights` are those of all blocks of the unit, in their
+  // order.
+  void check_scales(const Stage& unit, const std::vector<torch::Tensor>& weights) const {
+    const std::vector<LinearSpec> linears = block_linears(context_.plan.model);
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      const std::int64_t block = unit.first + static_cast<std::int64_t>(i / linears.size());
+      const std::string& name = linears[i % linears.size()].weight().name;
+      scale_check_(context_.plan.model.block_name(block) + "." + name, weights[i]);
+    }
   }
 
   // Writes the block's file, proves it and reports it. `sample` is run through the block: its output is left there.
@@ -250,6 +263,7 @@ class StageWorker {
   std::unique_ptr<MpiCommunicator> loading_;  // a block is broadcast while another is tuned
   BlockLoader loader_;
   BlockContext block_context_;
+  ScaleCheck scale_check_;
   torch::Tensor float_chain_;      // [range, seqlen, hidden]: what enters the present block of the float model
   torch::Tensor quantized_chain_;  // what enters it of the quantized model
   Stopwatch since_report_;

@@ -62,8 +62,9 @@ TEST(Messages, AnUnknownOneIsAFaultThatNamesIt) {
 class CoordinatorTest : public ::testing::Test {
  protected:
   void send(const ToCoordinator& message) { tell_coordinator(mailbox_, message); }
+  void open_state() { state_.emplace(run_.paths(), nlohmann::json(), run_.plan); }
   void serve() {
-    state_.emplace(run_.paths(), nlohmann::json(), run_.plan);
+    if (!state_) open_state();
     EventLog events(run_.paths().events());
     Progress progress(screen_);
     Coordinator(run_.plan, run_.paths(), keep_boundaries_, *state_, mailbox_, events, progress).serve();
@@ -93,7 +94,7 @@ TEST_F(CoordinatorTest, HandsOutTheLongestStageFirstAndRecordsWhatIsDone) {
                  .save_seconds = 5,
                  .experts_without_tokens = {"experts.0"}};
   done.curves.losses = {2, 1};
-  std::filesystem::create_directories(run_.paths().directory);
+  open_state();
   run_.folder.put("out.run/boundary-00001.h5", "states");
   run_.folder.put("out.run/boundary-00000.h5", "states");
   send(message::Ready{});
@@ -140,7 +141,7 @@ TEST_F(CoordinatorTest, TellsAWorkerHowManyBlocksAreDone) {
 
 TEST_F(CoordinatorTest, KeepsBoundariesThatAreToBeKept) {
   keep_boundaries_ = true;
-  std::filesystem::create_directories(run_.paths().directory);
+  open_state();
   run_.folder.put("out.run/boundary-00001.h5", "states");
   send(message::Ready{});
   send(message::StageDone{1});

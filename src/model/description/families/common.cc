@@ -40,15 +40,41 @@ void read_sizes(const JsonObject& json, ModelConfig& config, std::int64_t defaul
   config.hidden_size = json.get_int(keys.hidden_size, 1, kMaxDimension);
   config.n_blocks = json.get_int(keys.n_blocks, 1, 100000);
   config.n_heads = json.get_int(keys.n_heads, 1, kMaxDimension);
-  config.n_kv_heads = json.get_int_or("num_key_value_heads", config.n_heads, 1, kMaxDimension);
-  if (!json.has("head_dim") && config.hidden_size % config.n_heads != 0) {
-    json.fail(keys.n_heads,
-              fmt::format("{} does not divide {} {}", config.n_heads, keys.hidden_size, config.hidden_size));
-  }
-  config.head_dim = json.get_int_or("head_dim", config.hidden_size / config.n_heads, 1, kMaxDimension);
   config.vocab_size = json.get_int("vocab_size", 1, std::int64_t{1} << 30);
   config.max_position_embeddings =
       json.get_int_or(keys.max_position_embeddings, default_positions, 1, std::int64_t{1} << 40);
+}
+
+void read_plain_heads(const JsonObject& json, ModelConfig& config, const SizeKeys& keys) {
+  if (config.hidden_size % config.n_heads != 0) {
+    json.fail(keys.n_heads,
+              fmt::format("{} does not divide {} {}", config.n_heads, keys.hidden_size, config.hidden_size));
+  }
+  config.n_kv_heads = config.n_heads;
+  config.head_dim = config.hidden_size / config.n_heads;
+}
+
+void read_heads(const JsonObject& json, ModelConfig& config, std::int64_t default_kv_heads,
+                std::int64_t default_head_dim) {
+  const char* kv_heads = "num_key_value_heads";
+  if (json.has("head_dim") || default_head_dim > 0) {
+    config.n_kv_heads = config.n_heads;
+    config.head_dim = json.get_int_or("head_dim", default_head_dim, 1, kMaxDimension);
+  } else {
+    read_plain_heads(json, config);
+  }
+  if (default_kv_heads > 0 && !json.json().contains(kv_heads)) config.n_kv_heads = default_kv_heads;
+  config.n_kv_heads = json.get_int_or(kv_heads, config.n_kv_heads, 1, kMaxDimension);
+}
+
+void read_like_llama(const JsonObject& json, ModelConfig& config, const LlamaDefaults& defaults) {
+  read_sizes(json, config, defaults.positions);
+  read_heads(json, config, defaults.kv_heads, defaults.head_dim);
+  config.intermediate_size = json.get_int("intermediate_size", 1, kMaxDimension);
+  config.norm_eps = json.get_double_or("rms_norm_eps", defaults.norm_eps, 0.0, 1.0);
+  config.activation = read_activation(json, "hidden_act", "silu");
+  config.tie_word_embeddings = json.get_bool_or("tie_word_embeddings", false);
+  config.rope = read_rope(json, config, defaults.theta);
 }
 
 Activation read_activation(const JsonObject& json, const std::string& key, const std::string& fallback) {
@@ -69,8 +95,6 @@ RopeConfig read_rope_object(const JsonObject& scaling, const JsonObject& json, c
   RopeConfig rope;
   rope.max_position_embeddings = config.max_position_embeddings;
   rope.theta = scaling.get_double_or("rope_theta", theta, 1.0);
-  rope.partial_rotary_factor = scaling.get_double_or(
-      "partial_rotary_factor", json.get_double_or("partial_rotary_factor", 1.0, 0.0, 1.0), 0.0, 1.0);
   rope.type = scaling.get_string_or("rope_type", scaling.get_string_or("type", "default"));
   if (rope.type == "default") return rope;
   if (rope.type != "linear" && rope.type != "dynamic" && !keeps_original_length(rope.type)) {
@@ -96,18 +120,39 @@ RopeConfig read_rope_object(const JsonObject& scaling, const JsonObject& json, c
   return rope;
 }
 
-// transformers 5 writes `rope_parameters`; before it there were `rope_theta` and an optional `rope_scaling`.
-const char* rope_key(const JsonObject& json) { return json.has("rope_scaling") ? "rope_scaling" : "rope_parameters"; }
-
-RopeConfig read_rope(const JsonObject& json, const ModelConfig& config, double theta) {
-  theta = json.get_double_or("rope_theta", theta, 1.0);
-  const char* key = rope_key(json);
-  const JsonObject none(nlohmann::json::object(), json.place());
-  return read_rope_object(json.has(key) ? json.get_object(key) : none, json, config, theta);
+// transformers 5 writes `rope_parameters`; before it there were `rope_theta` and an optional `rope_scaling`. If both
+// are there, the old one counts, unless it is null or empty (modeling_rope_utils.py, convert_rope_params_to_dict).
+JsonObject rope_object(const JsonObject& json) {
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    if (!json.has(key)) continue;
+    const JsonObject object = json.get_object(key);
+    if (!object.json().empty()) return object;
+  }
+  return JsonObject(nlohmann::json::object(), json.place());
 }
 
-std::int64_t read_window(const JsonObject& json) {
+RopeConfig read_rope(const JsonObject& json, const ModelConfig& config, double theta) {
+  const JsonObject object = rope_object(json);
+  const RopeConfig rope = read_rope_object(object, json, config, json.get_double_or("rope_theta", theta, 1.0));
+  if (rope.type == "default") return rope;  // its frequencies know no part
+  const char* part = "partial_rotary_factor";
+  const double outer = json.get_double_or(part, 1.0);
+  if (object.get_double_or(part, outer) != 1) {
+    (object.has(part) ? object : json).fail(part, "is not 1: this family rotates whole heads");
+  }
+  return rope;
+}
+
+std::int64_t read_window(const JsonObject& json, std::int64_t fallback) {
+  if (!json.json().contains("sliding_window")) return fallback;
   return json.has("sliding_window") ? json.get_int("sliding_window", 1) : 0;
+}
+
+void read_upper_windows(const JsonObject& json, ModelConfig& config) {
+  if (!json.get_bool_or("use_sliding_window", false)) return;
+  config.sliding_window = read_window(json, 4096);
+  const std::int64_t first = json.get_int_or("max_window_layers", 28, 0);
+  config.sliding = read_layer_types(json, config.n_blocks, [&](std::int64_t block) { return block >= first; });
 }
 
 std::vector<bool> read_layer_types(const JsonObject& json, std::int64_t n_blocks,

@@ -7,9 +7,9 @@
 
 namespace roundtable {
 
-void read_gemma2(const JsonObject& json, ModelConfig& config) {
+void read_like_gemma2(const JsonObject& json, ModelConfig& config) {
   read_sizes(json, config, 8192);
-  config.head_dim = json.get_int_or("head_dim", 256, 1, kMaxDimension);
+  read_heads(json, config, 4, 256);
   config.intermediate_size = json.get_int("intermediate_size", 1, kMaxDimension);
   config.norm = NormKind::kRmsPlusOne;
   config.norm_eps = json.get_double_or("rms_norm_eps", 1e-6, 0.0, 1.0);
@@ -24,13 +24,17 @@ void read_gemma2(const JsonObject& json, ModelConfig& config) {
   config.attention_soft_cap = cap("attn_logit_softcapping", 50);
   config.final_soft_cap = cap("final_logit_softcapping", 30);
   config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
-  config.sliding_window = json.json().contains("sliding_window") ? read_window(json) : 4096;
+  config.sliding_window = read_window(json, 4096);
   config.sliding = read_layer_types(json, config.n_blocks, [](std::int64_t block) { return block % 2 == 0; });
-  config.rope = read_rope(json, config);
   config.block_names.attention_out_norm = "post_attention_layernorm";
   config.block_names.mlp_norm = "pre_feedforward_layernorm";
   config.block_names.mlp_out_norm = "post_feedforward_layernorm";
   refuse_true(json, "use_bidirectional_attention", "attention to later tokens");
+}
+
+void read_gemma2(const JsonObject& json, ModelConfig& config) {
+  read_like_gemma2(json, config);
+  config.rope = read_rope(json, config);
 }
 
 }  // namespace roundtable

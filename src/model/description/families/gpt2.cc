@@ -5,8 +5,9 @@
 namespace roundtable {
 
 void read_gpt2(const JsonObject& json, ModelConfig& config) {
-  read_sizes(json, config, 1024, {"n_embd", "n_layer", "n_head", "n_positions"});
-  config.n_kv_heads = config.n_heads;
+  const SizeKeys keys{"n_embd", "n_layer", "n_head", "n_positions"};
+  read_sizes(json, config, 1024, keys);
+  read_plain_heads(json, config, keys);
   config.intermediate_size = json.get_int_or("n_inner", 4 * config.hidden_size, 1, kMaxDimension);
   config.conv1d = true;
   config.norm = NormKind::kLayer;

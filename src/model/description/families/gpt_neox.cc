@@ -8,10 +8,10 @@ namespace {
 
 // The base and the rotated part have names of their own beside rope_scaling; transformers 5 writes rope_parameters.
 RopeConfig read_neox_rope(const JsonObject& json, const ModelConfig& config) {
-  RopeConfig rope = read_rope(json, config, json.get_double_or("rotary_emb_base", 10000, 1.0));
-  const char* key = rope_key(json);
-  const bool stated = json.has(key) && json.get_object(key).has("partial_rotary_factor");
-  if (!stated) rope.partial_rotary_factor = json.get_double_or("rotary_pct", 0.25, 0.0, 1.0);
+  const JsonObject object = rope_object(json);
+  RopeConfig rope = read_rope_object(object, json, config, json.get_double_or("rotary_emb_base", 10000, 1.0));
+  rope.partial_rotary_factor =
+      object.get_double_or("partial_rotary_factor", json.get_double_or("rotary_pct", 0.25, 0.0, 1.0), 0.0, 1.0);
   return rope;
 }
 
@@ -19,7 +19,10 @@ RopeConfig read_neox_rope(const JsonObject& json, const ModelConfig& config) {
 
 void read_gpt_neox(const JsonObject& json, ModelConfig& config) {
   read_sizes(json, config, 2048);
-  config.n_kv_heads = config.n_heads;
+  read_plain_heads(json, config);
+  if (json.get_int_or("head_dim", config.head_dim) != config.head_dim) {  // transformers: for the angles alone
+    json.fail("head_dim", "is not hidden_size / num_attention_heads, which this family's heads have");
+  }
   config.intermediate_size = json.get_int("intermediate_size", 1, kMaxDimension);
   config.norm = NormKind::kLayer;
   config.norm_eps = json.get_double_or("layer_norm_eps", 1e-5, 0.0, 1.0);

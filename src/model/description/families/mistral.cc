@@ -5,9 +5,8 @@
 namespace roundtable {
 
 void read_mistral(const JsonObject& json, ModelConfig& config) {
-  read_llama(json, config);
-  config.attention_bias = config.attention_out_bias = config.mlp_bias = false;
-  config.sliding_window = read_window(json);
+  read_like_llama(json, config, {.positions = 131072, .kv_heads = 8});
+  config.sliding_window = read_window(json, 4096);
 }
 
 }  // namespace roundtable

@@ -5,9 +5,8 @@
 namespace roundtable {
 
 void read_mixtral(const JsonObject& json, ModelConfig& config) {
-  read_mistral(json, config);
-  config.norm_eps = json.get_double_or("rms_norm_eps", 1e-5, 0.0, 1.0);
-  config.rope = read_rope(json, config, 1000000);
+  read_like_llama(json, config, {.positions = 131072, .kv_heads = 8, .norm_eps = 1e-5, .theta = 1000000});
+  config.sliding_window = read_window(json, 0);
   config.n_experts = json.get_int("num_local_experts", 1, 1 << 16);
   config.experts_per_token = json.get_int("num_experts_per_tok", 1, 1 << 16);
   config.block_names.router = "block_sparse_moe.gate";

@@ -7,7 +7,7 @@ namespace roundtable {
 
 void read_opt(const JsonObject& json, ModelConfig& config) {
   read_sizes(json, config, 2048);
-  config.n_kv_heads = config.n_heads;
+  read_plain_heads(json, config);
   config.intermediate_size = json.get_int("ffn_dim", 1, kMaxDimension);
   config.norm = NormKind::kLayer;
   config.norm_eps = 1e-5;  // torch.nn.LayerNorm's default

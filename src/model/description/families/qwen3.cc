@@ -5,10 +5,9 @@
 namespace roundtable {
 
 void read_qwen3(const JsonObject& json, ModelConfig& config) {
-  read_qwen2(json, config);
-  config.attention_bias = json.get_bool_or("attention_bias", false);
-  config.attention_out_bias = config.attention_bias;
-  config.head_dim = json.get_int_or("head_dim", 128, 1, kMaxDimension);
+  read_like_llama(json, config, {.positions = 32768, .kv_heads = 32, .head_dim = 128});
+  config.attention_bias = config.attention_out_bias = json.get_bool_or("attention_bias", false);
+  read_upper_windows(json, config);
   config.block_names.q_norm = "self_attn.q_norm";
   config.block_names.k_norm = "self_attn.k_norm";
 }

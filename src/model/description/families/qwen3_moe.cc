@@ -5,10 +5,9 @@
 namespace roundtable {
 
 void read_qwen3_moe(const JsonObject& json, ModelConfig& config) {
-  read_llama(json, config);
-  config.attention_out_bias = config.attention_bias;
-  config.mlp_bias = false;
-  if (json.get_bool_or("use_sliding_window", false)) config.sliding_window = read_window(json);
+  read_like_llama(json, config, {.positions = 32768, .kv_heads = 4});
+  config.attention_bias = config.attention_out_bias = json.get_bool_or("attention_bias", false);
+  if (json.get_bool_or("use_sliding_window", false)) config.sliding_window = read_window(json, 4096);
   config.intermediate_size = json.get_int("moe_intermediate_size", 1, kMaxDimension);
   config.n_experts = json.get_int(json.has("num_local_experts") ? "num_local_experts" : "num_experts", 1, 1 << 16);
   config.experts_per_token = json.get_int("num_experts_per_tok", 1, 1 << 16);

@@ -1,0 +1,159 @@
+// Digests from rank to rank and to the journal, and the reading of what no phase has read so far.
+#include "phases/model_check.h"
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "comm/agree.h"
+#include "io/json_file.h"
+#include "model/load/tensor_source.h"
+#include "run/stop.h"
+
+namespace roundtable {
+namespace {
+
+struct Item {
+  std::string stored;         // the tensor's name in the checkpoint
+  std::int64_t elements = 0;  // from config.json: no file is opened for it
+};
+
+std::int64_t count(const std::vector<std::int64_t>& shape) {
+  std::int64_t product = 1;
+  for (const std::int64_t dimension : shape) product *= dimension;
+  return product;
+}
+
+// Tensors that reach the output and are not on record. The same on every rank.
+std::vector<Item> unknown_tensors(const Plan& plan, const Checkpoint& checkpoint, const TensorRecord& known) {
+  std::vector<Item> items;
+  const auto add = [&](const std::string& name, std::int64_t elements) {
+    const std::string stored = stored_name(checkpoint, name);
+    if (!known.contains(stored)) items.push_back({stored, elements});
+  };
+  for (std::int64_t block = 0; block < plan.model.n_blocks; ++block) {
+    for (const ParameterSpec& spec : block_parameters(plan.model)) {
+      add(plan.model.block_name(block) + "." + spec.name, count(spec.shape));
+    }
+  }
+  for (const ParameterSpec& spec : outside_parameters(plan.model)) add(spec.name, count(spec.shape));
+  const std::string head = plan.model.names.head + ".weight";
+  if (plan.model.tie_word_embeddings && checkpoint.contains(head)) {
+    add(head, plan.model.vocab_size * plan.model.hidden_size);
+  }
+  return items;
+}
+
+// Those of this rank: consecutive ones, because they lie in the same files, and about as many bytes as others have.
+std::vector<std::string> share_of(const std::vector<Item>& items, const HostCommunicator& world) {
+  std::int64_t total = 0;
+  for (const Item& item : items) total += item.elements;
+  std::vector<std::string> mine;
+  std::int64_t before = 0;
+  for (const Item& item : items) {
+    const double middle = static_cast<double>(before) + static_cast<double>(item.elements) / 2;
+    before += item.elements;
+    if (static_cast<int>(middle / static_cast<double>(total) * world.size()) == world.rank()) {
+      mine.push_back(item.stored);
+    }
+  }
+  return mine;
+}
+
+// The digests of the model that shared boundaries were made from; empty: this run's own boundaries.
+std::string shared_tensors(const BoundaryPlace& place) { return place.shared ? place.folder + "/tensors.json" : ""; }
+
+TensorRecord::Digests read_digests(const std::string& path) {
+  std::error_code ignored;
+  if (path.empty() || !std::filesystem::exists(path, ignored)) return {};
+  try {
+    return load_json(path).get<TensorRecord::Digests>();
+  } catch (const nlohmann::json::exception&) {
+    throw bad_input(path, "is damaged", "remove the folder that it is in");
+  }
+}
+
+// Of the tensors that were read since the last call, those with very large weights are shown to the formats.
+// Collective.
+void check_scales(RunContext& context) {
+  HostCommunicator& world = context.ranks.world;
+  std::set<std::string> large;
+  for (const std::string& text : all_gather_text(world, nlohmann::json(context.tensors->take_large()).dump())) {
+    large.merge(nlohmann::json::parse(text).get<std::set<std::string>>());
+  }
+  if (large.empty()) return;
+  const CheckpointSource source(context.config.model.path);
+  const ScaleCheck check = scale_check(context.config, context.plan);
+  run_on_all(world, [&] {
+    int index = 0;
+    for (const ParameterSpec& weight : check.weights()) {
+      if (!large.contains(stored_name(source.checkpoint(), weight.name))) continue;
+      if (index++ % world.size() == world.rank()) check(weight.name, source.read(weight));
+    }
+  });
+}
+
+}  // namespace
+
+void recall_tensors(RunContext& context) {
+  context.tensors->add(run_on_root(context.ranks.world, [&] {
+    TensorRecord::Digests known;
+    for_each_record<record::Tensors>(context.state->journal().records(), [&](const record::Tensors& tensors) {
+      known.insert(tensors.digests.begin(), tensors.digests.end());
+    });
+    const TensorRecord::Digests own = known;
+    record::Tensors from_others;
+    const std::string path = shared_tensors(context.boundaries);
+    for (const auto& [name, digest] : read_digests(path)) {
+      if (known.emplace(name, digest).first->second != digest) {
+        throw bad_input(path, fmt::format("its boundaries were made from another model: tensor '{}' differs", name),
+                        "choose another calibration.cache, or remove this folder");
+      }
+      if (!own.contains(name)) from_others.digests[name] = digest;
+    }
+    if (!from_others.digests.empty()) context.state->journal().append(from_others);
+    return known;
+  }));
+}
+
+void record_tensors(RunContext& context) {
+  check_scales(context);
+  TensorRecord::Digests found;
+  for (const std::string& text :
+       all_gather_text(context.ranks.world, nlohmann::json(context.tensors->take_new()).dump())) {
+    found.merge(nlohmann::json::parse(text).get<TensorRecord::Digests>());
+  }
+  if (found.empty()) return;
+  context.tensors->add(found);
+  run_on_root(context.ranks.world, [&] {
+    context.state->journal().append(record::Tensors{found});
+    const std::string path = shared_tensors(context.boundaries);
+    if (path.empty() || !std::filesystem::is_directory(context.boundaries.folder)) return;
+    TensorRecord::Digests all = read_digests(path);
+    all.merge(found);
+    save_json(path, all);
+  });
+}
+
+void check_rest_of_model(RunContext& context) {
+  HostCommunicator& world = context.ranks.world;
+  const CheckpointSource source(context.config.model.path, context.tensors);
+  const std::vector<Item> items = unknown_tensors(context.plan, source.checkpoint(), *context.tensors);
+  if (items.empty()) return;
+  const std::vector<std::string> mine = share_of(items, world);
+  context.progress.begin_phase("check", std::ssize(mine), "tensors");
+  run_on_all(world, [&] {
+    for (const std::string& stored : mine) {
+      leave_here_if_asked();
+      source.check(stored);
+      context.progress.advance(1);
+    }
+  });
+  record_tensors(context);
+  context.progress.end_phase();
+}
+
+}  // namespace roundtable

@@ -1,0 +1,60 @@
+// What a finished run tells.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace roundtable {
+
+// Perplexity of the model before and after, on the same held-out tokens.
+struct PerplexityPair {
+  double before = 0;
+  double after = 0;
+  std::int64_t tokens = 0;  // that are predicted
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("float", before);
+    f("quantized", after);
+    f("tokens", tokens);
+  }
+};
+
+// Bytes of the files of weights.
+struct WeightSizes {
+  std::int64_t before = 0;                      // of the model
+  std::int64_t after = 0;                       // of the checkpoint in output.path
+  std::map<std::string, std::int64_t> formats;  // of every output format, by its name; the first one is `after` too
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("before", before);
+    f("after", after);
+    f("formats", formats);
+  }
+};
+
+// What a finished run tells: the object that `quantize --json` prints.
+struct RunSummary {
+  std::string output;
+  std::map<std::string, double> seconds;                        // by phase, of rank 0
+  std::map<std::string, std::vector<std::int64_t>> peak_bytes;  // by phase and rank: the largest resident set
+  std::optional<PerplexityPair> perplexity;                     // with run.eval_tokens
+  std::vector<std::string> experts_without_tokens;              // full names: they are rounded to nearest
+  WeightSizes bytes;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("output", output);
+    f("seconds", seconds);
+    f("peak_bytes", peak_bytes);
+    f("perplexity", perplexity);
+    f("experts_without_tokens", experts_without_tokens);
+    f("bytes", bytes);
+  }
+};
+
+}  // namespace roundtable
