@@ -18,6 +18,7 @@ FLOORS = [
     {"base", "device"},
     {"comm", "io", "config", "quant"},
     {"model", "cache", "data"},
+    {"graph"},
     {"export", "tune", "rundir"},
     {"plan"},
     {"run"},
@@ -37,7 +38,7 @@ NOT = {
     "comm": {"torch"},
     "quant": {"device"},  # numbers in, numbers out
     "model": {"config"},
-    "rundir": {"model", "cache", "data", "quant", "comm"},  # files alone: no tensors, no MPI
+    "rundir": {"graph", "model", "cache", "data", "quant", "comm"},  # files alone: no tensors, no MPI
     "cache": {"config", "quant"},  # what it stores and where is for its caller to say
     "data": {"comm", "config", "quant"},
     "tune": {"config", "io", "cache"},
@@ -60,7 +61,7 @@ def floor_of(folder):
 
 
 # header (or the folder that it is in) -> the folders that may include it
-ABOVE_TENSORS = {"quant", "model", "tune", "export", "plan", "run", "convert", "phases", "commands"}
+ABOVE_TENSORS = {"quant", "model", "graph", "tune", "export", "plan", "run", "convert", "phases", "commands"}
 CONFINED = {
     "torch/": {"", "device"} | ABOVE_TENSORS,
     "ATen/": {"device"} | ABOVE_TENSORS,

@@ -96,6 +96,13 @@ JsonObject::JsonObject(nlohmann::json object, std::string place, std::string pre
   if (!object_.is_object()) throw bad_input(place_, fmt::format("must be a JSON object, not {}", shown_json(object_)));
 }
 
+void JsonObject::expect_keys(const std::vector<std::string>& known) const {
+  for (const auto& [key, value] : object_.items()) {
+    if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+    fail(printable(key), "is unknown", did_you_mean(nearest(key, known)) + "remove it");
+  }
+}
+
 bool JsonObject::has(const std::string& key) const {
   const auto found = object_.find(key);
   return found != object_.end() && !found->is_null();

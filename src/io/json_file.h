@@ -27,6 +27,9 @@ class JsonObject {
   JsonObject(nlohmann::json object, const std::string& place);
   static JsonObject load(const std::string& path) { return JsonObject(load_json(path), path); }
 
+  // Throws bad input for a key that is none of these.
+  void expect_keys(const std::vector<std::string>& known) const;
+
   // The key is there and its value is not null.
   bool has(const std::string& key) const;
 

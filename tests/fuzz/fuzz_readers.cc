@@ -23,10 +23,13 @@
 #include "export/gguf/vocab.h"
 #include "export/quantized_checkpoint.h"
 #include "export/registry.h"
+#include "graph/block.h"
 #include "io/safetensors.h"
 #include "model/description/model_config.h"
 #include "rundir/journal.h"
+#include "tests/graph/llama_graph.h"
 #include "tests/io/temporary_folder.h"
+#include "tests/model/tiny_llama.h"
 
 namespace {
 
@@ -200,6 +203,7 @@ class Fuzzer {
     add_configs();
     add_quantized();
     add_tokenizer();
+    add_graph();
   }
 
   // Whether nothing failed.
@@ -371,6 +375,23 @@ class Fuzzer {
       GgufEntries entries;
       add_gguf_vocab(entries, at("tokenizer"), model);
     });
+  }
+
+  // A graph that is read makes a program too. It is not run: what it would compute may be of any size.
+  void add_graph() {
+    std::filesystem::create_directory(at("graph"));
+    testing::GraphFiles files = testing::llama_model(testing::tiny_llama(1), 8, torch::kBFloat16);
+    const TemporaryFolder made;
+    files.write(made);
+    folder_.put("graph/constants.safetensors", content_of(made.path() + "/constants.safetensors"));
+    const auto read = [this] {
+      const GraphManifest manifest = read_manifest(at("graph"));
+      const TensorsByName constants = read_constants(at("graph"), manifest);
+      for (std::size_t i = 0; i < manifest.kinds.size(); ++i) BlockKind(manifest, i, constants, torch::kCPU);
+    };
+    add("model.json of a graph", "graph/model.json", files.model.dump(), json_or_bytes, read);
+    add("constants of a graph", "graph/constants.safetensors", content_of(at("graph/constants.safetensors")),
+        mutate_safetensors, read);
   }
 
   const TemporaryFolder folder_;

@@ -132,5 +132,14 @@ TEST(JsonObject, NamesTheWholePathInside) {
   EXPECT_BAD_INPUT(config.get_object("a").get_object("b").get_string("c"), StartsWith("config.json: key 'a.b.c': "));
 }
 
+TEST(JsonObject, NamesAKeyThatIsUnknown) {
+  const JsonObject object(nlohmann::json{{"first", 1}, {"second", {{"inner", 2}}}}, "x.json");
+  EXPECT_NO_THROW(object.expect_keys({"first", "second", "third"}));
+  EXPECT_BAD_INPUT(object.expect_keys({"first", "seconds"}),
+                   ::testing::StrEq("x.json: key 'second': is unknown; did you mean seconds? remove it"));
+  EXPECT_BAD_INPUT(object.get_object("second").expect_keys({"colour"}),
+                   ::testing::StrEq("x.json: key 'second.inner': is unknown; remove it"));
+}
+
 }  // namespace
 }  // namespace roundtable

@@ -72,6 +72,30 @@ TEST_P(FusedOps, Swiglu) {
   expect_near(up.grad(), wide_up.grad(), tolerance());
 }
 
+TEST_P(FusedOps, Geglu) {
+  torch::manual_seed(6);
+  const torch::Tensor gate = random({5, 1001}, 3).requires_grad_();
+  const torch::Tensor up = random({5, 1001}).requires_grad_();
+  const torch::Tensor upstream = random({5, 1001});
+  const torch::Tensor y = geglu(gate, up);
+  y.backward(upstream);
+  const torch::Tensor wide_gate = leaf(gate);
+  const torch::Tensor wide_up = leaf(up);
+  const torch::Tensor expected = torch::gelu(wide_gate, "tanh") * wide_up;
+  expected.backward(upstream.to(torch::kFloat64));
+  expect_near(y.detach(), expected.detach(), tolerance());
+  expect_near(gate.grad(), wide_gate.grad(), tolerance());
+  expect_near(up.grad(), wide_up.grad(), tolerance());
+}
+
+TEST_P(FusedOps, GegluAtTheEndsOfTheRange) {
+  const torch::Tensor gate = torch::tensor({-1e4f, -20.0f, 0.0f, 20.0f, 1e4f}).to(GetParam()).requires_grad_();
+  const torch::Tensor y = geglu(gate, torch::ones_like(gate));
+  y.sum().backward();
+  EXPECT_TRUE(torch::allclose(y.to(torch::kFloat32), torch::relu(gate.to(torch::kFloat32)), 8e-3, 1e-6));
+  EXPECT_TRUE(gate.grad().isfinite().all().item<bool>());
+}
+
 TEST_P(FusedOps, SwigluAtTheEndsOfTheRange) {
   const torch::Tensor gate = torch::tensor({-1e4f, -100.0f, -20.0f, 0.0f, 20.0f, 100.0f, 1e4f}).to(GetParam());
   const torch::Tensor y = swiglu(gate, torch::ones_like(gate));

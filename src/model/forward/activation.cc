@@ -1,4 +1,4 @@
-// Activations by name, as in transformers' activations.py; silu(gate) * up and its gradients in one pass each.
+// Activations by name, as in transformers' activations.py; silu(gate) * up, gelu(gate) * up and their gradients in one pass each.
 #include "model/forward/activation.h"
 
 #include <ATen/Parallel.h>
@@ -42,17 +42,49 @@ RT_SIMD_CLONES void backward_range(const T* __restrict gate, const T* __restrict
   }
 }
 
+// gelu(g) = g / 2 * (1 + tanh(u)) = g * sigmoid(2 u), u = sqrt(2 / pi) * (g + 0.044715 g^3): the "tanh" form of
+// torch.nn.functional.gelu, arXiv 1606.08415.
+constexpr float kTwiceU = 1.5957691216f;  // 2 sqrt(2 / pi)
+constexpr float kCubeU = 0.044715f;
+
+inline float gelu_gate(float g) { return sigmoid(kTwiceU * (g + kCubeU * g * g * g)); }
+
 template <class T>
+RT_SIMD_CLONES void gelu_forward_range(const T* __restrict gate, const T* __restrict up, std::int64_t n,
+                                       T* __restrict y) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = load(gate[i]);
+    store(rounded_to(g * gelu_gate(g), T{}) * load(up[i]), y[i]);
+  }
+}
+
+// d gelu(g) / dg = s * (1 + g * (1 - s) * 2 du/dg), s = sigmoid(2 u).
+template <class T>
+RT_SIMD_CLONES void gelu_backward_range(const T* __restrict gate, const T* __restrict up, const T* __restrict dy,
+                                        std::int64_t n, T* __restrict dgate, T* __restrict dup) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = load(gate[i]);
+    const float s = gelu_gate(g);
+    const float d = load(dy[i]);
+    store(d * rounded_to(g * s, T{}), dup[i]);
+    store(d * load(up[i]) * s * (1.0f + g * (1.0f - s) * kTwiceU * (1.0f + 3.0f * kCubeU * g * g)), dgate[i]);
+  }
+}
+
+template <class T, Activation kGate>
 void forward_all(const torch::Tensor& gate, const torch::Tensor& up, torch::Tensor& y) {
   const auto* g = static_cast<const T*>(gate.const_data_ptr());
   const auto* u = static_cast<const T*>(up.const_data_ptr());
   auto* out = static_cast<T*>(y.data_ptr());
   at::parallel_for(0, gate.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    forward_range(g + begin, u + begin, end - begin, out + begin);
+    const auto range = kGate == Activation::kSilu ? forward_range<T> : gelu_forward_range<T>;
+    range(g + begin, u + begin, end - begin, out + begin);
   });
 }
 
-template <class T>
+template <class T, Activation kGate>
 void backward_all(const torch::Tensor& gate, const torch::Tensor& up, const torch::Tensor& dy, torch::Tensor& dgate,
                   torch::Tensor& dup) {
   const auto* g = static_cast<const T*>(gate.const_data_ptr());
@@ -61,17 +93,19 @@ void backward_all(const torch::Tensor& gate, const torch::Tensor& up, const torc
   auto* dg = static_cast<T*>(dgate.data_ptr());
   auto* du = static_cast<T*>(dup.data_ptr());
   at::parallel_for(0, gate.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    backward_range(g + begin, u + begin, d + begin, end - begin, dg + begin, du + begin);
+    const auto range = kGate == Activation::kSilu ? backward_range<T> : gelu_backward_range<T>;
+    range(g + begin, u + begin, d + begin, end - begin, dg + begin, du + begin);
   });
 }
 
-struct FusedSwiglu : public torch::autograd::Function<FusedSwiglu> {
+template <Activation kGate>
+struct FusedGate : public torch::autograd::Function<FusedGate<kGate>> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& gate_in, const torch::Tensor& up_in) {
     const torch::Tensor gate = gate_in.contiguous();
     const torch::Tensor up = up_in.contiguous();
     torch::Tensor y = torch::empty_like(gate);
-    const auto all = gate.scalar_type() == torch::kBFloat16 ? forward_all<std::uint16_t> : forward_all<float>;
-    all(gate, up, y);
+    const bool bf16 = gate.scalar_type() == torch::kBFloat16;
+    (bf16 ? forward_all<std::uint16_t, kGate> : forward_all<float, kGate>)(gate, up, y);
     context->save_for_backward({gate, up});
     return y;
   }
@@ -80,8 +114,9 @@ struct FusedSwiglu : public torch::autograd::Function<FusedSwiglu> {
     const auto saved = context->get_saved_variables();
     torch::Tensor dgate = torch::empty_like(saved[0]);
     torch::Tensor dup = torch::empty_like(saved[1]);
-    const auto all = dgate.scalar_type() == torch::kBFloat16 ? backward_all<std::uint16_t> : backward_all<float>;
-    all(saved[0], saved[1], grad_outputs[0].contiguous(), dgate, dup);
+    const bool bf16 = dgate.scalar_type() == torch::kBFloat16;
+    (bf16 ? backward_all<std::uint16_t, kGate> : backward_all<float, kGate>)(saved[0], saved[1],
+                                                                             grad_outputs[0].contiguous(), dgate, dup);
     return {dgate, dup};
   }
 };
@@ -91,7 +126,13 @@ struct FusedSwiglu : public torch::autograd::Function<FusedSwiglu> {
 torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& up) {
   RT_CHECK(gate.sizes() == up.sizes() && gate.scalar_type() == up.scalar_type());
   if (!gate.is_cpu()) return torch::silu(gate) * up;
-  return FusedSwiglu::apply(gate, up);
+  return FusedGate<Activation::kSilu>::apply(gate, up);
+}
+
+torch::Tensor geglu(const torch::Tensor& gate, const torch::Tensor& up) {
+  RT_CHECK(gate.sizes() == up.sizes() && gate.scalar_type() == up.scalar_type());
+  if (!gate.is_cpu()) return torch::gelu(gate, "tanh") * up;
+  return FusedGate<Activation::kGeluTanh>::apply(gate, up);
 }
 
 torch::Tensor activate(Activation activation, const torch::Tensor& x) {

@@ -1,4 +1,4 @@
-// The MLP's activation, gated or plain, with a fused CPU path for the gated one of the Llama family.
+// The MLP's activation, gated or plain, with fused CPU paths for the gated ones of the Llama and Gemma families.
 #pragma once
 
 #include <torch/types.h>
@@ -10,6 +10,9 @@ namespace roundtable {
 // silu(gate) * up, elementwise; silu is rounded to the dtype before the product, as torch's two operations do.
 // Differentiable in both.
 torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& up);
+
+// gelu(gate, "tanh") * up, in the same way. fp32 or bf16 on a CPU.
+torch::Tensor geglu(const torch::Tensor& gate, const torch::Tensor& up);
 
 // act(x). Differentiable.
 torch::Tensor activate(Activation activation, const torch::Tensor& x);

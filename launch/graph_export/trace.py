@@ -1,0 +1,36 @@
+"""torch.export of a function of the batch, as the model computes when it is not exported."""
+
+import contextlib
+import io
+import warnings
+
+import torch
+
+ANY_BATCH, FROM_TWO, FIXED = 1, 2, 0
+MOST_SAMPLES = 65536
+
+
+@contextlib.contextmanager
+def as_if_not_exporting():
+    """About 30 places of transformers take another way while exporting: Qwen3-Next unrolls a triangular solve into 63
+    steps, Mamba takes another scan, masks are built where none are needed."""
+    names = ("is_exporting", "is_compiling")
+    saved = [getattr(torch.compiler, name) for name in names]
+    for name in names:
+        setattr(torch.compiler, name, lambda: False)
+    try:
+        yield
+    finally:
+        for name, function in zip(names, saved):
+            setattr(torch.compiler, name, function)
+
+
+def trace(function, inputs, batch):
+    """An ExportedProgram. batch: ANY_BATCH, FROM_TWO (what tracing may promise; check.py looks at a batch of one), or FIXED
+    to that of the inputs."""
+    sizes = {0: torch.export.Dim("batch", min=batch, max=MOST_SAMPLES)} if batch != FIXED else None
+    silent = io.StringIO()  # torch prints the graph of what it cannot trace
+    with as_if_not_exporting(), warnings.catch_warnings(), contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+        warnings.simplefilter("ignore")
+        return torch.export.export(function, tuple(inputs), dynamic_shapes=(tuple(sizes for _ in inputs),) if sizes else None,
+                                   strict=False)

@@ -1,0 +1,46 @@
+// Where the weights of linear layers meet their inputs, so that these products can be made by Linear::forward() and
+// each gradient goes where the tuner wants it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "graph/format/manifest.h"
+
+namespace roundtable {
+
+enum class ProductForm {
+  kLinear,   // aten::linear(x, weight [out, in], bias)
+  kAddmm,    // aten::addmm(bias, x, weight [in, out])
+  kBmm,      // aten::bmm(x [experts, rows, in], weight [experts, in, out])
+  kExperts,  // rt::expert_linear(rows, weight [experts, out, in] or transposed, bias, ends, transposed)
+};
+
+// One disk tensor, or one expert's part of it, as rows of a weight [out, in].
+struct MatrixPlace {
+  std::string name;  // "mlp.experts.3.up_proj"
+  TensorUse use = TensorUse::kLinear;
+  std::int64_t expert = 0;  // which [out, in] of a weight of three dimensions
+  std::int64_t first = 0;   // its rows: first, first + step, ..., so many of them
+  std::int64_t step = 1;
+  std::int64_t rows = 0;
+};
+
+// A node that multiplies by a parameter that has `linear` entries.
+struct Product {
+  ProductForm form = ProductForm::kLinear;
+  std::string weight;  // parameters
+  std::string bias;    // empty: none
+  bool in_out = false;
+  std::vector<MatrixPlace> matrices;  // all that make up the weight, expert after expert, in the order of the table
+
+  std::size_t x_argument() const { return form == ProductForm::kAddmm ? 1 : 0; }
+};
+
+// By the index of the node in part.nodes. Throws bad input where a parameter with linear entries is used in another way
+// than FORMAT.md says.
+std::map<std::size_t, Product> products_of(const GraphPart& part);
+
+}  // namespace roundtable

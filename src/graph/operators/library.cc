@@ -1,0 +1,34 @@
+// The registration. CompositeImplicitAutograd: autograd sees what an operator is made of, and our autograd functions.
+#include "graph/operators/library.h"
+
+#include <torch/library.h>
+
+namespace roundtable {
+
+void register_operators() {
+  static const auto libraries = [] {
+    std::vector<torch::Library> made;
+    made.emplace_back(torch::Library::FRAGMENT, "rt", std::nullopt, __FILE__, __LINE__);
+    made.back()
+        .def(
+            "attention(Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor? sinks, float scale, bool causal, int "
+            "window, "
+            "float softcap) -> Tensor",
+            &graph_attention)
+        .def("dispatch(Tensor x, Tensor index, int experts) -> (Tensor, Tensor, Tensor)", &dispatch_tokens)
+        .def("expert_linear(Tensor rows, Tensor weight, Tensor? bias, Tensor ends, bool transposed) -> Tensor",
+             &expert_linear)
+        .def("combine(Tensor rows, Tensor weights, Tensor order) -> Tensor", &combine_tokens);
+    made.emplace_back(torch::Library::FRAGMENT, "fused", std::nullopt, __FILE__, __LINE__);
+    made.back()
+        .def("rms_norm(Tensor x, Tensor weight, float eps, bool plus_one, ScalarType? dtype) -> Tensor",
+             &fused_rms_norm)
+        .def("rope(Tensor x, Tensor cos, Tensor sin, int half, int dim) -> Tensor", &fused_rope)
+        .def("swiglu(Tensor gate, Tensor up) -> Tensor", &fused_swiglu)
+        .def("geglu(Tensor gate, Tensor up) -> Tensor", &fused_geglu);
+    return made;
+  }();
+  (void)libraries;
+}
+
+}  // namespace roundtable

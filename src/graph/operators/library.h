@@ -1,0 +1,48 @@
+// Our operators, known to LibTorch's dispatcher: rt:: as graphs name them (../FORMAT.md has their formulas), and
+// fused::, which only the passes of fuse/ put into a graph.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+namespace roundtable {
+
+// Makes the operators known, once. Whoever looks an operator up calls it.
+void register_operators();
+
+// All are differentiable in their tensors of real numbers, and throw c10::Error for shapes that do not fit.
+
+torch::Tensor graph_attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                              const std::optional<torch::Tensor>& mask, const std::optional<torch::Tensor>& sinks,
+                              double scale, bool causal, std::int64_t window, double softcap);
+
+std::tuple<torch::Tensor, torch::Tensor, torch::Tensor> dispatch_tokens(const torch::Tensor& x,
+                                                                        const torch::Tensor& index,
+                                                                        std::int64_t experts);
+torch::Tensor expert_linear(const torch::Tensor& rows, const torch::Tensor& weight,
+                            const std::optional<torch::Tensor>& bias, const torch::Tensor& ends, bool transposed);
+torch::Tensor combine_tokens(const torch::Tensor& rows, const torch::Tensor& weights, const torch::Tensor& order);
+
+// The ends of the experts' rows on the host, checked to rise from 0 to `rows` at most.
+std::vector<std::int64_t> host_ends(const torch::Tensor& ends, std::int64_t experts, std::int64_t rows);
+
+// The fused operators take whatever the nodes that they replace took: where our kernel does not serve (dtypes that
+// differ, float64), they are those nodes' formula.
+
+// weight * to(x * rsqrt(mean(x^2) + eps)), or with plus_one to((x * rsqrt(..)) * (1 + weight)); in fp32, to() is to
+// `dtype` (that of x if there is none). No gradient of the weight where our kernel serves.
+torch::Tensor fused_rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps, bool plus_one,
+                             std::optional<torch::ScalarType> dtype);
+// x * cos + cat(-x[half:], x[:half]) * sin, halves along `dim`.
+torch::Tensor fused_rope(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin, std::int64_t half,
+                         std::int64_t dim);
+// silu(gate) * up
+torch::Tensor fused_swiglu(const torch::Tensor& gate, const torch::Tensor& up);
+// gelu(gate, "tanh") * up
+torch::Tensor fused_geglu(const torch::Tensor& gate, const torch::Tensor& up);
+
+}  // namespace roundtable

@@ -1,0 +1,109 @@
+"""Tiny random configs of every causal language model of transformers, with every variety of layer that its defaults have."""
+
+import os
+import sys
+
+import transformers
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "launch"))
+from graph_export.shrink import smaller_values  # noqa: E402
+
+SEQLEN = 32
+LAYERS, MOST_LAYERS = 4, 6
+COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers", "num_blocks")
+DROP = "drop"  # leave the key out: the config computes it
+
+# Defaults say little of these, or a small model needs another ratio.
+BOTH = {"num_dense_layers": 1, "first_k_dense_replace": 1}
+DECODER = {"is_decoder": True}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+SECTIONS = {"rope_parameters": {**ROPE, "mrope_section": [2, 3, 3]}}
+LLAMA4 = {"interleave_moe_layer_step": 2, "moe_layers": DROP, "no_rope_layers": [1, 1, 1, 0]}
+SPARSE_QWEN = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 8, "indexer_compress_ratio": 4}
+SHARING = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
+CHANGES = {
+    **dict.fromkeys(("bert", "bert-generation", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert", "roberta",
+                     "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "whisper"), DECODER),
+    "big_bird": {**DECODER, "attention_type": "original_full"}, "xmod": {**DECODER, "default_language": "en_XX"},
+    "xlm": {"emb_dim": 64, "causal": True}, "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "topk_method": "group_limited_greedy"},
+    "zaya": {"num_experts_per_tok": 1}, "zamba2": {"attention_head_dim": 32, "attention_hidden_size": 128},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE}},
+    "dots1": {"n_routed_experts": 8, "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    "dots3_note_text": {"num_key_value_heads": 4}, "dots3_note": {"text_config": {"num_key_value_heads": 4}}, "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16, "moe_topk": 2, "num_experts": 8, "num_shared_expert": 1}, "ministral": {"head_dim": 16},
+    "nemotron": {"num_key_value_heads": 2, "head_dim": 16}, "qwen4_exp_text": SPARSE_QWEN, "qwen4_exp": {"text_config": SPARSE_QWEN},
+    "mamba2": {"num_heads": 8, "head_dim": 16},
+    **dict.fromkeys(("lfm2", "lfm2_moe"), {"layer_types": ["conv", "full_attention", "conv", "full_attention"]}),
+    **dict.fromkeys(("qwen2_moe", "qwen3_moe", "qwen3_next", "flint"), {"mlp_only_layers": [0]}),
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 0},
+    "llama4_text": LLAMA4, "llama4": {"text_config": LLAMA4},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 4}},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "num_layers": 4, "attention_layers": DROP},
+    "reformer": {**DECODER, "axial_pos_shape": [4, 8], "axial_pos_embds_dim": [16, 48], "attn_layers": ["local", "lsh", "local", "lsh"],
+                 "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8, "num_buckets": 4, "feed_forward_size": 96, "attention_head_size": 16},
+    "blt": {"encoder_config": {"hidden_size_global": 64}, "decoder_config": {"hidden_size_global": 64}},
+    "zamba": {"num_hidden_layers": 6, "layers_block_type": ["linear_attention", "linear_attention", "hybrid"] * 2,
+              "attention_hidden_size": 128, "attention_head_dim": 32, "num_key_value_heads": 4},
+    **dict.fromkeys(("qwen2", "qwen3"), {"use_sliding_window": True, "max_window_layers": 2, "layer_types": DROP}),
+    "bamba": {"attn_layer_indices": [1, 3], "layer_types": DROP, "layers_block_type": DROP},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"], "layers_block_type": DROP},
+    "gemma4_text@large": {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "enable_moe_block": True, "num_experts": 8,
+                          "top_k_experts": 2, "moe_intermediate_size": 32},
+    "gemma4_text@e2b": SHARING, "gemma3n_text": SHARING, "gemma3n": {"text_config": SHARING}, "glm_moe_dsa@shared": {"indexer_types": ["full", "shared", "full", "shared"]},
+    "smollm3": {"no_rope_layers": [1, 1, 1, 0]}, "granitemoeshared": {"shared_intermediate_size": 32},
+    "granitemoe_swa": {"shared_intermediate_size": 32}, "qwen2_vl": {"text_config": SECTIONS}, "qwen2_5_vl": {"text_config": SECTIONS},
+    "glm4v": {"text_config": SECTIONS},
+}
+# Vision-language models whose text part is no causal LM of its own in the mapping, and more varieties.
+MORE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "mistral3", "gemma4_text@large", "gemma4_text@e2b",
+        "glm_moe_dsa@shared")
+
+
+def all_names():
+    return [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *(name for name in MORE if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)]
+
+
+def chosen_layers(values):
+    """Layers that show every combination of what the lists say per layer, at least LAYERS; and these lists."""
+    count = next((values[key] for key in COUNTS if isinstance(values.get(key), int)), None)
+    lists = {key: value for key, value in values.items() if isinstance(value, (list, tuple)) and count and len(value) == count > 2}
+    if not lists:
+        return None, {}
+    picked, seen = [], set()
+    for i in range(count):
+        combination = tuple(str(entry[i]) for entry in lists.values())
+        if combination not in seen:
+            seen.add(combination)
+            picked.append(i)
+    picked += [i for i in range(count) if i not in picked][:max(0, LAYERS - len(picked))]
+    picked = sorted(picked)[:MOST_LAYERS]
+    return len(picked), {key: [entry[i] for i in picked] for key, entry in lists.items()}
+
+
+def tiny(cls, changes, depth=0):
+    base = cls()
+    values = {key: value for key, value in vars(base).items() if not key.startswith("_")}
+    made = smaller_values(values, SEQLEN)
+    count, lists = chosen_layers({**values, **made})
+    made.update(lists)
+    for key in COUNTS:
+        if isinstance(values.get(key), int):
+            made[key] = count or min(LAYERS, values[key])
+    for key in BOTH:
+        if values.get(key):
+            made[key] = BOTH[key]
+    for key, value in values.items():
+        if isinstance(value, transformers.PretrainedConfig) and depth < 3:
+            made[key] = tiny(type(value), changes.get(key) or {}, depth + 1)
+    for key, value in changes.items():
+        if not isinstance(value, dict) or not isinstance(values.get(key), transformers.PretrainedConfig):
+            made[key] = value
+    return cls(**{key: value for key, value in made.items() if not (isinstance(value, str) and value == DROP)})
+
+
+def config_of(name):
+    """name: a model_type, or model_type@variety."""
+    return tiny(CONFIG_MAPPING[name.split("@")[0]], CHANGES.get(name, {}))
