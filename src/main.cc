@@ -100,6 +100,8 @@ void add_convert(CLI::App& app, CommandLine& line) {
   command->add_option("--output", line.convert.output, "directory for the new one")->required();
   command->add_option("--max-shard-size", line.convert.max_shard_size, "largest file of weights")
       ->default_val(OutputSection().max_shard_size.text());
+  command->add_option("--graph", line.convert.graph, "a folder that launch/export_model.py has written, for machines without Python");
+  command->add_flag("--trust-remote-code", line.convert.trust_remote_code, "run the Python code that comes with the model");
   command->add_flag("--json", line.json, "end stdout with one JSON object on one line");
   command->callback([&line] { line.command = "convert"; });
 }

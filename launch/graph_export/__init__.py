@@ -8,6 +8,7 @@
   hollow         parameters of any size without memory
   capture        one pass of the full model with stand-ins for its blocks; kinds of blocks
   operators      our operators, registered with torch and transformers
+  mixtures       mixtures of experts that transformers computes in a way of their own
   trace          torch.export, without the ways that models take only while exporting
   lower, fold    a traced graph without regions, checks, dead code and constant parts
   encode, cost   a graph as JSON, with bytes and FLOPs

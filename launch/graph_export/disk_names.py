@@ -9,6 +9,7 @@ import re
 import torch
 from torch.overrides import TorchFunctionMode
 from transformers.core_model_loading import revert_weight_conversion
+from transformers.pytorch_utils import Conv1D
 
 from .errors import BadInput, reason
 
@@ -80,6 +81,11 @@ def expert_number(name):
     """mlp.experts.3.up_proj.weight -> 3"""
     match = re.search(r"(?:^|\.)(?:local_)?experts\.(\d+)\.", name)
     return int(match.group(1)) if match else None
+
+
+def linear_layers(block):
+    """Names of a block's modules that are linear layers."""
+    return {name for name, module in block.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))}
 
 
 def tied_names(model):

@@ -39,7 +39,14 @@ class Exporter:
         self.unknown_names = self.find_unknown_buffers(config)
         check.random_weights(self.sibling)
         self.vocabulary = self.sibling.get_input_embeddings().weight.shape[0]
-        self.probe = probe(self.sibling, self.vocabulary, self.sibling_seqlen, self.where)
+        try:
+            self.probe = probe(self.sibling, self.vocabulary, self.sibling_seqlen, self.where)
+        except BadInput:
+            most = max_positions(source.config)
+            if most is None or self.seqlen <= most:
+                raise
+            raise BadInput(f"{self.where}: max_position_embeddings: the model has {most} positions, and samples have {self.seqlen} "
+                           f"tokens; make token sets of at most {most}")
 
     def find_unknown_buffers(self, config):
         """Names of buffers whose values, computed while a model is built, do not come back on one that was built without
@@ -223,12 +230,37 @@ class Exporter:
             "batch": 1 if any(part.batch == trace.FIXED for part in every) else 0, "boundary": boundary,
             "operators": dict(sorted(operators.items())), "embed": embed.json, "head": head.json,
             "kinds": [part.json for part in made], "blocks": blocks, "untouched": untouched,
+            "ignored": list(getattr(self.model, "_keys_to_ignore_on_load_unexpected", None) or []),
             "check": {"output": float(output), "gradient": float(gradient)}}
+        head_name = tables.untied_head(self.model, embed, head, self.where)
+        described = {"head_name": head_name, "max_positions": max_positions(self.source.config),
+                     "text_config": text_path(self.source.config)}
+        model.update({key: value for key, value in described.items() if value})
         return model, constants
 
 
 def plain(version):
     return version.split("+")[0]
+
+
+def max_positions(config):
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def text_path(config):
+    """The path below config.json's root of the part that describes the text model: "text_config"; "" for the root."""
+    wanted = config.get_text_config()
+    if wanted is config:
+        return ""
+    queue = [("", config)]
+    while queue:
+        path, part = queue.pop(0)
+        if part is wanted:
+            return path
+        queue += [(f"{path}.{name}" if path else name, value) for name, value in vars(part).items()
+                  if isinstance(value, transformers.PretrainedConfig)]
+    return ""
 
 
 def export_model(model_dir, out, seqlen, dtype, own_code=False, say=lambda line: None):

@@ -9,6 +9,7 @@ import re
 import torch
 import transformers
 
+from . import mixtures
 from .errors import BadInput, reason
 
 # Published under a name of their own, with the code of another model: vLLM, transformers_utils/config.py, _CONFIG_REGISTRY.
@@ -105,6 +106,7 @@ class Source:
         for part in [model.config, *sub_configs(model.config)]:
             part._experts_implementation_internal = "grouped_mm"  # the others loop over experts
         keep_in_fp32(model, dtype)
+        mixtures.prepare(model)
         return model.eval()
 
 

@@ -44,7 +44,7 @@ def kind_tables(model, layers, first_blocks, kinds, parts, where):
     for kind, first in enumerate(first_blocks):
         members = [i for i, k in enumerate(kinds) if k == kind]
         part, tables = parts[kind], []
-        roles = Roles(part.json)
+        roles = Roles(part.json, disk_names.linear_layers(model.get_submodule(f"{layers}.{first}")))
         for index in sorted({first, members[-1]}):
             slices = disk_names.slices_of(model, shapes_below(model, f"{layers}.{index}."), where)
             prefix = disk_names.block_prefix([piece.name for piece in slices], index, where)
@@ -79,6 +79,7 @@ def end_tables(model, layers, ends, where):
     stored = {name: shape for name, shape in outside.items() if tied.get(name, name) == name}
     slices = disk_names.slices_of(model, stored, where)
     used = set()
+    outputs = output_names(model)
     for part in ends:
         roles = Roles(part.json)
         rows = []
@@ -90,8 +91,31 @@ def end_tables(model, layers, ends, where):
             used.add(source)
             if not any(row["param"] == name for row in rows):
                 raise BadInput(f"{where}: no tensor on disk holds {name}")
+        for row in rows:
+            if row["use"] == "linear" and not (part is ends[1] and row["param"] in outputs):
+                row["use"] = "kept"  # projections between embeddings and hidden states (OPT-350m)
         part.json["tensors"] = rows
     return [piece.name for piece in slices if piece.parameter not in used]
+
+
+def output_names(model):
+    """Names of the weight of the output head, which may be held twice."""
+    layer = model.get_output_embeddings()
+    weight = getattr(layer, "weight", None)
+    return {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is weight}
+
+
+def untied_head(model, embed, head, where):
+    """The name that the output head's weight would have on disk if it were not the embedding's; "" if it is not."""
+    embedded = {row["disk"] for row in embed.json["tensors"]}
+    shared = [row for row in head.json["tensors"] if row["use"] == "linear" and row["disk"] in embedded]
+    layer = model.get_output_embeddings()
+    names = [name for name, module in model.named_modules() if module is layer]
+    if not shared or not names:
+        return ""
+    name = f"{names[0]}.weight"
+    pieces = disk_names.slices_of(model, {name: tuple(shared[0]["shape"])}, where)
+    return pieces[0].name if len(pieces) == 1 and pieces[0].name not in embedded else ""
 
 
 def boundary_and_blocks(probe, kinds, prefixes, parts, embed, dtype_name):

@@ -25,6 +25,23 @@ def as_if_not_exporting():
             setattr(torch.compiler, name, function)
 
 
+@contextlib.contextmanager
+def frequencies_as_they_are(model):
+    """RoPE of type dynamic and longrope looks at the positions to choose its frequencies, which no graph can. They were chosen
+    when the model ran on this number of tokens, and stay so."""
+    saved = []
+    for module in model.modules():
+        types = getattr(module, "rope_type", None)
+        if isinstance(types, (str, dict)):
+            saved.append((module, types))
+            module.rope_type = "default" if isinstance(types, str) else dict.fromkeys(types, "default")
+    try:
+        yield
+    finally:
+        for module, types in saved:
+            module.rope_type = types
+
+
 def trace(function, inputs, batch):
     """An ExportedProgram. batch: ANY_BATCH, FROM_TWO (what tracing may promise; check.py looks at a batch of one), or FIXED
     to that of the inputs."""

@@ -1,15 +1,18 @@
-// The HDF5 cache of a stage's boundary: the float model's hidden states at the start of the stage, for all samples.
+// The HDF5 cache of a stage's boundary: what enters the stage in the float model, for all samples. These are named
+// tensors: first the hidden states, then those that embed or earlier blocks carry to later ones, numbered from 1.
 //
-//   /hidden_states  [n_samples, seqlen, hidden]  bf16 or fp32, chunked by sample
-//   /checksums      [n_samples]  uint64, XXH3 of each sample's bytes
-//   attributes of /hidden_states: first_block, fingerprint
+//   /hidden_states        [n_samples, ...shape of a sample], chunked by sample
+//   /checksums            [n_samples]  uint64, XXH3 of each sample's bytes
+//   /carried/1/values     as /hidden_states, of the first carried tensor
+//   /carried/1/checksums  as /checksums
+//   attributes of /hidden_states: first_block, fingerprint; of /carried/1/values: name
 //
-// bf16 is written as a self-describing 16-bit float (1 sign, 8 exponent, 7 mantissa bits, bias 127), which h5dump and
-// h5py show as numbers.
+// The names of tensors may hold '/' and '.', so they are no names in the file. hdf5_objects.h has the element types.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/element_type.h"
 #include "base/sample_range.h"
@@ -19,13 +22,19 @@ namespace roundtable {
 
 class MpiCommunicator;
 
+struct BoundaryTensor {
+  std::string name;
+  std::vector<std::int64_t> shape;  // of one sample; empty for a number per sample
+  ElementType type = ElementType::kBF16;
+
+  std::int64_t sample_bytes() const;
+};
+
 struct BoundaryShape {
   std::int64_t n_samples = 0;
-  std::int64_t seqlen = 0;
-  std::int64_t hidden = 0;
-  ElementType type = ElementType::kBF16;  // kBF16 or kF32
+  std::vector<BoundaryTensor> tensors;  // the hidden states first
 
-  std::int64_t sample_bytes() const { return seqlen * hidden * static_cast<std::int64_t>(size_of(type)); }
+  std::int64_t sample_bytes() const;  // of all tensors
 };
 
 // Writes one boundary in parallel, each rank its own samples, under a temporary name, `path` + `temporary`; finish()
@@ -40,9 +49,9 @@ class BoundaryWriter {
   BoundaryWriter(const BoundaryWriter&) = delete;
   BoundaryWriter& operator=(const BoundaryWriter&) = delete;
 
-  // Writes samples [range) from `data` ([range.size(), seqlen, hidden], host memory). Collective if the layout says so:
-  // then a rank without samples must call it, too.
-  void write(const SampleRange& range, const void* data);
+  // Writes samples [range) of every tensor, in the order of the shape, from `data` ([range.size(), ...shape], host
+  // memory). Collective if the layout says so: then a rank without samples must call it, too.
+  void write(const SampleRange& range, const std::vector<const void*>& data);
 
   // Collective: closes the file and commits it (commit_file() in io/file.h): when this returns, it is on the disk as
   // `path`. If `replace` is false and `path` exists by now, that file stays, since other jobs may be reading it, and
@@ -50,20 +59,24 @@ class BoundaryWriter {
   void finish(bool replace = true);
 
  private:
+  struct Datasets {
+    std::int64_t values = -1;  // hid_t, which <hdf5.h> makes int64_t
+    std::int64_t checksums = -1;
+  };
+
   MpiCommunicator& comm_;
   std::string path_;
   std::string temporary_;
   BoundaryShape shape_;
   FileLayout layout_;
-  std::int64_t file_ = -1;  // hid_t, which <hdf5.h> makes int64_t
-  std::int64_t states_ = -1;
-  std::int64_t checksums_ = -1;
+  std::int64_t file_ = -1;
+  std::vector<Datasets> datasets_;  // of each tensor
 };
 
-// Reads samples [range) of a boundary into `data` ([range.size(), seqlen, hidden], host memory) and compares them with
-// their checksums. Collective over `comm`: each rank reads its own range. Throws Error if the file is missing or
-// broken, has another shape or type, or has the fingerprint of another run.
+// Reads samples [range) of every tensor of a boundary into `data` (as for BoundaryWriter::write()) and compares them
+// with their checksums. Collective over `comm`: each rank reads its own range. Throws Error if the file is missing or
+// broken, has other tensors, another shape or type, or has the fingerprint of another run.
 void read_boundary(MpiCommunicator& comm, const std::string& path, const BoundaryShape& shape, std::int64_t first_block,
-                   const std::string& fingerprint, const SampleRange& range, void* data);
+                   const std::string& fingerprint, const SampleRange& range, const std::vector<void*>& data);
 
 }  // namespace roundtable

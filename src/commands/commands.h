@@ -34,6 +34,8 @@ struct ConvertOptions {
   std::string format;
   std::string output;
   std::string max_shard_size;
+  std::string graph;  // as model.graph of a config
+  bool trust_remote_code = false;
 };
 
 // Makes `options.output` from the quantized model `options.source`, in another format. The same command starts a

@@ -12,8 +12,13 @@
 #include "config/user_path.h"
 #include "device/process.h"
 #include "export/registry.h"
+#include "graph/obtain.h"
 
 namespace roundtable {
+
+namespace {
+constexpr std::int64_t kTokens = 32;  // of the graphs that say which tensors the model has
+}  // namespace
 
 std::string describe_formats() { return names_of(checkpoint_formats()); }
 
@@ -31,6 +36,12 @@ nlohmann::json run_convert(MpiCommunicator& world, const ConvertOptions& options
     }
     conversion.max_shard_size = size->bytes();
   });
+  // What is converted does not depend on the number of tokens.
+  conversion.model = obtain_model(world, {.model = conversion.source,
+                                          .folder = options.graph,
+                                          .seqlen = kTokens,
+                                          .dtype = torch::kFloat32,
+                                          .trust_remote_code = options.trust_remote_code});
   const auto node = world.split_by_node();
   set_threads(0, node->rank(), node->size());
   const Converted converted = convert_checkpoint(world, conversion, {});

@@ -7,9 +7,8 @@
 #include "comm/agree.h"
 #include "commands/commands.h"
 #include "commands/start.h"
-#include "data/token_set.h"
 #include "export/quantized_checkpoint.h"
-#include "model/load/stored_head.h"
+#include "graph/stored_head.h"
 #include "phases/forward_pass.h"
 #include "plan/checks.h"
 #include "plan/path_checks.h"
@@ -19,17 +18,14 @@
 namespace roundtable {
 
 nlohmann::json run_eval(MpiCommunicator& world, const Config& config) {
-  ModelConfig model;
   run_on_all(world, [&] {
     require_keys(config, {"run.eval_tokens"});
-    model = load_model_description(config.model.path);
     if (!config.run.logits.empty() && world.size() > 1) {
       throw bad_input("run.logits", "is written by one rank", "start eval on a single rank");
     }
     if (!config.run.logits.empty()) check_logits_path(config.run.logits);
-    const TokenRows tokens = load_tokens(config.run.eval_tokens, 0, 0, model.vocab_size);
-    check_length(model, tokens.seqlen, config.run.eval_tokens);
   });
+  const Model model = model_for_tokens(world, config, config.run.eval_tokens);
   run_on_root(world, [&] {
     if (const std::string warning = check_tokenizer(config, config.run.eval_tokens); !warning.empty()) {
       log_warning(warning);
@@ -38,7 +34,7 @@ nlohmann::json run_eval(MpiCommunicator& world, const Config& config) {
   const RankContext ranks = make_rank_context(config, /*shards=*/1, world);
   enter_phase("evaluate");
   Progress progress(display_stream(world));
-  progress.begin_phase("evaluate", model.n_blocks);
+  progress.begin_phase("evaluate", model.n_blocks());
   const ForwardPass forward(ranks, model, pass_width_of(config));
   const auto source = open_tensor_source(config.model.path);
   const Perplexity result = forward.measure_perplexity(*source, config.model.path, config.run.eval_tokens,

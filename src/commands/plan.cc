@@ -38,18 +38,25 @@ nlohmann::json to_json(const Plan& plan) {
           {"layers_in_16_bits", plan.float_reasons}};
 }
 
+void check_keys(const Config& config, bool trial) {
+  if (trial && config.cluster.nodes > 0) {
+    throw bad_input("--trial", "runs on the ranks of this job, and the config describes other ones",
+                    "leave --cluster out");
+  }
+  if (config.cluster.nodes == 0) require_keys(config, {"calibration.tokens", "output.path"});
+}
+
 // On the cluster that the config describes; without one, on the ranks that are here.
-Plan make_plan_for(const Config& config, const World& here) {
+Plan make_plan_for(const Config& config, const Models& models, const World& here) {
   const auto& cluster = config.cluster;
   if (cluster.nodes == 0) {
-    require_keys(config, {"calibration.tokens", "output.path"});
-    Plan plan = make_plan(config, here);
+    Plan plan = make_plan(config, models, here);
     check_places(config, plan);
     return plan;
   }
   const World there{static_cast<int>(cluster.nodes * cluster.devices_a_node), static_cast<int>(cluster.devices_a_node)};
-  if (has_checkpoint(config.model.path) && !config.calibration.tokens.empty()) return make_plan(config, there);
-  Plan plan = lay_out(config, there);
+  if (has_checkpoint(config.model.path) && !config.calibration.tokens.empty()) return make_plan(config, models, there);
+  Plan plan = lay_out(config, models, there);
   plan.warnings.push_back("this forecast knows only config.json: weights and token sets were not read");
   return plan;
 }
@@ -63,20 +70,18 @@ nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial
     check_shared_memory_everywhere(world, config);
   }
   nlohmann::json result;
+  run_on_root(world, [&] { check_keys(config, trial); });
+  const Models models = models_for(world, config);
   Plan plan;
   const std::string text = run_on_root(world, [&] {
-    if (trial && config.cluster.nodes > 0) {
-      throw bad_input("--trial", "runs on the ranks of this job, and the config describes other ones",
-                      "leave --cluster out");
-    }
-    plan = make_plan_for(config, ranks);
+    plan = make_plan_for(config, models, ranks);
     result = to_json(plan);
     return describe(plan, config);
   });
   if (world.rank() == 0) fmt::print("{}", text);
   if (!trial) return result;
   std::fflush(stdout);
-  if (world.rank() != 0) plan = lay_out(config, ranks);
+  if (world.rank() != 0) plan = lay_out(config, models, ranks);
   const nlohmann::json tried = run_trial(world, config, plan);
   if (world.rank() != 0) return result;
   result["trial"] = tried;

@@ -18,7 +18,7 @@
 #include "io/file.h"
 #include "io/json_fields.h"
 #include "phases/assemble.h"
-#include "phases/boundary_cache.h"
+#include "phases/boundary/boundary_cache.h"
 #include "phases/calibrate.h"
 #include "phases/evaluate.h"
 #include "phases/formats.h"
@@ -68,9 +68,10 @@ class QuantizeRun {
     const World ranks = world_of(world_);
     check_backend(config_, world_);
     check_shared_memory_everywhere(world_, config_);
+    run_on_root(world_, [&] { require_keys(config_, {"calibration.tokens", "output.path"}); });
+    const Models models = models_for(world_, config_);
     run_on_root(world_, [&] {
-      require_keys(config_, {"calibration.tokens", "output.path"});
-      plan_ = make_plan(config_, ranks);
+      plan_ = make_plan(config_, models, ranks);
       check_places(config_, plan_);
       paths_ = RunPaths(config_, plan_.tuned_in_place);
       print_ = fingerprint(config_, plan_);
@@ -85,7 +86,7 @@ class QuantizeRun {
       fmt::print("{}\n{}", yaml, describe(plan_, config_));
       std::fflush(stdout);
     });
-    if (!is_root()) plan_ = lay_out(config_, ranks);
+    if (!is_root()) plan_ = lay_out(config_, models, ranks);
     paths_ = RunPaths(config_, plan_.tuned_in_place);
   }
 
@@ -104,7 +105,7 @@ class QuantizeRun {
                                  .groups = plan_.groups,
                                  .shards = plan_.shards,
                                  .stages = std::ssize(plan_.stages),
-                                 .blocks = plan_.model.n_blocks,
+                                 .blocks = plan_.model.n_blocks(),
                                  .finished_blocks = state_->finished_blocks(),
                                  .locked = state_->journal().locked(),
                                  .warnings = plan_.warnings,
@@ -159,7 +160,7 @@ class QuantizeRun {
   }
 
   std::vector<Phase> phases(RunContext& context) {
-    const auto all_tuned = [this] { return state_->finished_blocks() == plan_.model.n_blocks; };
+    const auto all_tuned = [this] { return state_->finished_blocks() == plan_.model.n_blocks(); };
     const auto assembled = [this] { return state_->assembled() != nullptr; };
     std::vector<Phase> phases = {{"calibrate", {}, [&] { calibrate(context); }},
                                  {"tune", all_tuned, [&] { tune(context, watchdog_); }},
@@ -236,7 +237,7 @@ class QuantizeRun {
     if (events_) events_->append(event::Leave{reason, phase, blocks});
     return fmt::format(
         "stopped early ({}) in {}: {} of {} blocks are on disk in {}; run the same command again: it resumes", reason,
-        phase, blocks, plan_.model.n_blocks, paths_.output);
+        phase, blocks, plan_.model.n_blocks(), paths_.output);
   }
 
   MpiCommunicator& world_;

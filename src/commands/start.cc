@@ -8,8 +8,11 @@
 #include "base/error.h"
 #include "comm/agree.h"
 #include "comm/nccl/nccl.h"
+#include "data/token_set.h"
 #include "device/device.h"
 #include "device/process.h"
+#include "graph/obtain.h"
+#include "graph/stored_head.h"
 
 namespace roundtable {
 namespace {
@@ -37,6 +40,32 @@ Config load_config_everywhere(MpiCommunicator& world, const std::string& path,
   // The file itself may be on rank 0's node alone; its resolved form travels.
   const std::string yaml = run_on_root(world, [&] { return to_yaml(load_config(path, overrides, cluster_file)); });
   return parse_config(yaml, path);
+}
+
+Model model_for(MpiCommunicator& world, const Config& config, std::int64_t seqlen) {
+  return obtain_model(world, {.model = config.model.path,
+                              .folder = config.model.graph,
+                              .seqlen = seqlen,
+                              .dtype = config.tuning.amp ? torch::kBFloat16 : torch::kFloat32,
+                              .trust_remote_code = config.model.trust_remote_code});
+}
+
+Model model_for_tokens(MpiCommunicator& world, const Config& config, const std::string& tokens) {
+  const std::int64_t seqlen = run_on_root(world, [&] { return token_set_shape(tokens).seqlen; });
+  const Model model = model_for(world, config, seqlen);
+  Model used;
+  run_on_all(world, [&] { used = with_head_of(model, config.model.path); });
+  return used;
+}
+
+Models models_for(MpiCommunicator& world, const Config& config) {
+  Models models;
+  models.calibration = model_for(world, config, config.calibration.seqlen);
+  models.evaluation = models.calibration;
+  if (config.run.eval_tokens.empty()) return models;
+  const std::int64_t seqlen = run_on_root(world, [&] { return token_set_shape(config.run.eval_tokens).seqlen; });
+  if (seqlen != config.calibration.seqlen) models.evaluation = model_for(world, config, seqlen);
+  return models;
 }
 
 World world_of(MpiCommunicator& world) {

@@ -17,6 +17,14 @@ namespace roundtable {
 Config load_config_everywhere(MpiCommunicator& world, const std::string& path,
                               const std::vector<std::string>& overrides, const std::string& cluster_file);
 
+// The config's model with graphs for `seqlen` tokens per sample, or for those of the token set `tokens`. Collective.
+// Throws AgreedError as obtain_model(), and for a token set that cannot be read.
+Model model_for(MpiCommunicator& world, const Config& config, std::int64_t seqlen);
+Model model_for_tokens(MpiCommunicator& world, const Config& config, const std::string& tokens);
+
+// The models of a run: for calibration, and for run.eval_tokens. Collective. Throws as the former.
+Models models_for(MpiCommunicator& world, const Config& config);
+
 // Ranks of the world and of a node. Collective.
 World world_of(MpiCommunicator& world);
 

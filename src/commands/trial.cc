@@ -20,8 +20,8 @@
 #include "data/sampler.h"
 #include "device/process.h"
 #include "io/checkpoint.h"
-#include "model/load/block_loader.h"
-#include "model/load/tensor_span.h"
+#include "graph/block_loader.h"
+#include "phases/boundary/boundary_states.h"
 #include "phases/forward_pass.h"
 #include "plan/tune_settings.h"
 #include "tune/block_tuner.h"
@@ -114,11 +114,12 @@ class Trial {
   json pass_boundary() {
     const auto& calibration = context_.config.calibration;
     const std::int64_t samples = std::min<std::int64_t>(calibration.n_samples, 8 * context_.ranks.world.size());
-    const BoundaryShape shape{samples, calibration.seqlen, context_.plan.model.hidden_size,
-                              element_type_of(context_.ranks.dtype)};
+    const Model& model = context_.plan.model;
+    const BoundaryShape shape = boundary_shape(model, samples, 0);
     const SampleRange range = part_of(samples, context_.ranks.world.size(), context_.ranks.world.rank());
-    const torch::Tensor states = torch::randn({range.size(), shape.seqlen, shape.hidden}).to(context_.ranks.dtype);
-    torch::Tensor read = torch::empty_like(states);
+    States states = empty_states(model, 0, range.size());
+    states.for_each([](torch::Tensor& tensor) { tensor.random_(0, 100); });
+    States read = empty_states(model, 0, range.size());
     const std::string path = context_.boundaries.folder + "/trial.h5";
     std::optional<BorrowedDirectory> directory;
     run_on_root(context_.ranks.world, [&] { directory.emplace(context_.boundaries.folder); });
@@ -126,19 +127,20 @@ class Trial {
     {
       BoundaryWriter writer(context_.ranks.world, path, shape, 0, context_.boundaries.fingerprint,
                             file_layout(context_.config));
-      writer.write(range, states.const_data_ptr());
+      writer.write(range, const_pointers(pointers_of(model, 0, states)));
       writer.finish();
     }
     const double write_seconds = slowest(context_.ranks.world, writing.seconds());
     const Stopwatch reading;
-    read_boundary(context_.ranks.world, path, shape, 0, context_.boundaries.fingerprint, range, read.data_ptr());
+    read_boundary(context_.ranks.world, path, shape, 0, context_.boundaries.fingerprint, range,
+                  pointers_of(model, 0, read));
     const double read_seconds = slowest(context_.ranks.world, reading.seconds());
     run_on_root(context_.ranks.world, [&] {
       std::error_code ignored;
       fs::remove(path, ignored);
     });
     run_on_all(context_.ranks.world, [&] {
-      if (!torch::equal(states, read))
+      if (!torch::equal(states.hidden, read.hidden))
         throw machine_error(path, "what was read is not what was written", "suspect the file system");
     });
     const double bytes = static_cast<double>(samples * shape.sample_bytes());
@@ -152,20 +154,18 @@ class Trial {
   json steps() {
     enter_block(0);
     const auto& c = context_.config.calibration;
-    const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, context_.plan.model.vocab_size);
+    const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, context_.plan.model.vocab_size());
     const SampleRange range =
         shard_samples(c.n_samples, context_.plan.batch, context_.plan.shards, context_.ranks.grid.shard());
-    const BlockContext context =
-        make_block_context(context_.plan.model, c.seqlen, context_.ranks.dtype, context_.ranks.device);
     TuneSettings settings = tune_settings(context_.config, context_.plan.shards);
     settings.iters = 2;
 
     reset_peak_resident_bytes();
-    torch::Tensor hidden = ForwardPass(context_.ranks, context_.plan.model, 0).embed_rows(source_, tokens, range);
-    if (context_.config.tuning.low_gpu_mem_usage) hidden = hidden.cpu();
+    States states = ForwardPass(context_.ranks, context_.plan.model, 0).embed_rows(source_, tokens, range);
+    if (context_.config.tuning.low_gpu_mem_usage) states = states.to(torch::kCPU);
     const BlockWeights weights = BlockLoader(source_, context_.plan.model, context_.ranks.grid.group_comm()).load(0, 0);
-    DecoderBlock block = make_block(context_.plan.model, weights, context_.ranks.dtype, context_.ranks.device);
-    const torch::Tensor target = run_block(block, hidden, context, settings.micro_batch);
+    Block block = BlockMaker(context_.plan.model, context_.ranks.device).make(weights);
+    const torch::Tensor target = run_block(block, states, settings.micro_batch).hidden;
     std::vector<torch::Tensor> original;
     for (const torch::Tensor& weight : weights.weights) original.push_back(weight.to(context_.ranks.device));
     const Sampler sampler(context_.config.tuning.sampler, c.n_samples, context_.plan.batch,
@@ -178,7 +178,7 @@ class Trial {
         seconds[static_cast<std::size_t>(iteration)] = watch.seconds();
         watch = Stopwatch();
       };
-      BlockTuner({{&block}, original, context_.plan.schemes.front()}, {hidden, target, range}, context, sampler, how,
+      BlockTuner({{&block}, original, context_.plan.schemes.front()}, {states, target, range}, sampler, how,
                  group, observer)
           .tune();
     };
@@ -198,7 +198,7 @@ class Trial {
 
   // The gradients of a block over a group; the best of three.
   json reduce() {
-    const std::int64_t count = count_block_parameters(context_.plan.model);
+    const std::int64_t count = count_block_parameters(context_.plan.model, 0);
     torch::Tensor arena =
         torch::zeros({count}, torch::TensorOptions().dtype(torch::kFloat32).device(context_.ranks.device));
     double best = 1e300;
@@ -260,8 +260,7 @@ class Trial {
 
   double boundary_seconds(const json& boundary) const {
     const auto& c = context_.config.calibration;
-    const BoundaryShape shape{c.n_samples, c.seqlen, context_.plan.model.hidden_size,
-                              element_type_of(context_.ranks.dtype)};
+    const BoundaryShape shape = boundary_shape(context_.plan.model, c.n_samples, 0);
     const auto bytes =
         static_cast<double>(c.n_samples * shape.sample_bytes()) * static_cast<double>(context_.plan.stages.size());
     return bytes / boundary["write_rate"].get<double>() + bytes / boundary["read_rate"].get<double>();
@@ -271,7 +270,7 @@ class Trial {
   // All blocks' steps, spread over the groups.
   static double tune_seconds(const RunContext& context, double step) {
     const double at_work = std::min<double>(context.plan.groups, static_cast<double>(context.plan.stages.size()));
-    return step * static_cast<double>(context.config.tuning.iters * context.plan.model.n_blocks) / at_work;
+    return step * static_cast<double>(context.config.tuning.iters * context.plan.model.n_blocks()) / at_work;
   }
 
  private:

@@ -49,10 +49,18 @@ inline constexpr std::int64_t kMaxSamples = std::int64_t{1} << 24;
 
 struct ModelSection {
   std::string path;
+  std::string graph;
+  bool trust_remote_code = false;
 
   template <ConfigVisitor Visitor>
   void visit(Visitor& v) {
     v("path", path, kByContent, "a Hugging Face model directory (required)", path_or_none());
+    v("graph", graph, kKeepsResult,
+      "a folder that launch/export_model.py has written, or one with several in it, for machines without Python; empty: "
+      "graphs are exported when they are first needed, and kept in $XDG_CACHE_HOME/roundtable/graphs (~/.cache)",
+      path_or_none());
+    v("trust_remote_code", trust_remote_code, kKeepsResult,
+      "run the Python code that comes with the model, where transformers does not know the model", true_or_false());
   }
   bool operator==(const ModelSection&) const = default;
 };

@@ -30,7 +30,7 @@ namespace fs = std::filesystem;
 // The source and what is made of it. The same on every rank.
 class Job {
  public:
-  explicit Job(const Conversion& conversion) : conversion_(conversion), source_(conversion.source, *conversion.format) {
+  explicit Job(const Conversion& conversion) : conversion_(conversion), source_(conversion.source, *conversion.format, conversion.model) {
     refuse_obstacle(conversion.source, *conversion.format, source_.model(), source_.layers());
     if (const auto reason = conversion.format->directory_obstacle(conversion.source)) {
       throw bad_input(conversion.source, fmt::format("{} cannot hold this: {}", conversion.format->name(), *reason));

@@ -14,6 +14,7 @@ namespace roundtable {
 struct Conversion {
   std::string source;  // a quantized model directory, in a format that holds integers
   const CheckpointFormat* format = nullptr;
+  Model model;  // of the source; its graphs may be of any size
   std::string output;  // directory
   std::string record;  // directory for the journal, which tells our output from somebody else's
   std::int64_t max_shard_size = 0;

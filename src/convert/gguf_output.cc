@@ -90,7 +90,7 @@ class GgufOutput final : public ConversionOutput {
   void add_plain() {
     for (const TensorSpec& tensor : source_.plain()) {
       // A tied head that the file has all the same is the embedding.
-      if (source_.model().tie_word_embeddings && tensor.name == source_.model().names.head + ".weight") continue;
+      if (!source_.model().head() && tensor.name == source_.model().tied_head()) continue;
       if (is_derived_table(tensor.name)) continue;
       TensorSpec own = tensor;
       own.type = type_of_plain(tensor);

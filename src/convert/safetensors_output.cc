@@ -92,7 +92,7 @@ class SafetensorsOutput final : public ConversionOutput {
     }
     nlohmann::json config = source_.config();
     config.erase("quantization_config");
-    if (source_.model().stored_head) config["tie_word_embeddings"] = false;
+    if (source_.model().stored_head()) untie_head(config, source_.model());
     const nlohmann::json quantization = format_.quantization_config(source_.layers(), source_.model());
     if (!quantization.is_null()) config["quantization_config"] = quantization;
     for (const std::string& file : format_.config_files()) {

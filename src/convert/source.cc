@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "export/registry.h"
 #include "io/json_file.h"
-#include "model/load/stored_head.h"
+#include "graph/stored_head.h"
 #include "model/load/tensor_span.h"
 #include "plan/layer_schemes.h"
 
@@ -43,13 +43,13 @@ QuantScheme most_frequent(const std::vector<LayerScheme>& layers) {
 
 }  // namespace
 
-ConversionSource::ConversionSource(const std::string& directory, const CheckpointFormat& format)
+ConversionSource::ConversionSource(const std::string& directory, const CheckpointFormat& format, const Model& model)
     : directory_(directory),
       format_(format),
       checkpoint_(directory),
-      model_(load_model_description(directory)),
+      model_(with_head_of(model, directory)),
       layers_(find_layers()) {
-  const std::string embedding = stored_name(checkpoint_.checkpoint(), model_.names.embedding + ".weight");
+  const std::string embedding = stored_name(checkpoint_.checkpoint(), model_.embedding());
   float_type_ = scalar_type(checkpoint_.checkpoint().info(embedding).type, embedding);
   find_plain();
 }

@@ -7,19 +7,19 @@
 #include <vector>
 
 #include "export/quantized_checkpoint.h"
-#include "model/description/model_config.h"
+#include "graph/model.h"
 
 namespace roundtable {
 
 class ConversionSource {
  public:
-  // `format` is what is made of it, and is kept. Throws Error (kBadInput) where the directory cannot be read, or holds
+  // `format` is what is made of it, and is kept. `model` is the checkpoint's. Throws Error (kBadInput) where the directory cannot be read, or holds
   // no integers.
-  ConversionSource(const std::string& directory, const CheckpointFormat& format);
+  ConversionSource(const std::string& directory, const CheckpointFormat& format, const Model& model);
 
   const std::string& directory() const { return directory_; }
   const nlohmann::json& config() const { return checkpoint_.config(); }
-  const ModelConfig& model() const { return model_; }
+  const Model& model() const { return model_; }
   const CheckpointScheme& layers() const { return layers_; }
   torch::ScalarType float_type() const { return float_type_; }
 
@@ -39,7 +39,7 @@ class ConversionSource {
   std::string directory_;
   const CheckpointFormat& format_;
   QuantizedCheckpoint checkpoint_;
-  ModelConfig model_;
+  Model model_;
   CheckpointScheme layers_;
   torch::ScalarType float_type_;
   std::vector<TensorSpec> plain_;

@@ -8,7 +8,7 @@
 
 namespace roundtable {
 
-std::optional<std::string> CheckpointFormat::checkpoint_obstacle(const ModelConfig&, const CheckpointScheme&) const {
+std::optional<std::string> CheckpointFormat::checkpoint_obstacle(const Model&, const CheckpointScheme&) const {
   return std::nullopt;
 }
 
@@ -34,7 +34,7 @@ bool PackedFormat::holds(const TensorReader& reader, const LinearSpec& linear, c
          torch::equal(read.zero_point, weight.zero_point.cpu());
 }
 
-std::optional<std::string> obstacle(const CheckpointFormat& format, const ModelConfig& model,
+std::optional<std::string> obstacle(const CheckpointFormat& format, const Model& model,
                                     const CheckpointScheme& checkpoint) {
   for (const LayerScheme& layer : checkpoint.layers) {
     if (!layer.scheme) continue;

@@ -31,8 +31,7 @@ class QuantizedSource final : public TensorSource {
     const CheckpointSource& floats = checkpoint_.floats();
     const std::string& name = spec.name;
     if (floats.contains(name) || !name.ends_with(kWeight) || spec.shape.size() != 2) return floats.read(spec);
-    const LinearSpec linear{name.substr(0, name.size() - kWeight.size()), spec.shape[0], spec.shape[1], false,
-                            spec.transposed};
+    const LinearSpec linear{name.substr(0, name.size() - kWeight.size()), spec.shape[0], spec.shape[1], spec.transposed};
     if (!checkpoint_.is_quantized(linear)) return floats.read(spec);
     return dequantize(checkpoint_.read(linear), torch::kFloat32);
   }

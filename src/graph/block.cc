@@ -47,7 +47,8 @@ BlockKind::BlockKind(const GraphManifest& manifest, std::size_t kind, const Tens
                      torch::Device device)
     : part_(fuse(manifest.kinds.at(kind), manifest.dtype)),
       boundary_(manifest.boundary),
-      program_(part_, constants, device, manifest.batch) {
+      program_(part_, constants, device, manifest.batch),
+      device_(device) {
   for (const GraphNode& node : part_.nodes) {
     if (node.op != "rt::dispatch") continue;
     const auto* experts = std::get_if<std::int64_t>(&node.args[kExpertsOfDispatch].is);
@@ -151,6 +152,12 @@ void Block::add_product(const Product& product, const torch::Tensor& weight, con
     layers.order = order_of(matrices, weight.device());
     layers_[&product].push_back(std::move(layers));
   }
+}
+
+std::vector<std::string> Block::gives() const {
+  std::vector<std::string> names;
+  for (const auto& [own, name] : gives_) names.push_back(name);
+  return names;
 }
 
 const Linear& Block::layer(std::size_t place) const {

@@ -27,12 +27,14 @@ class BlockKind {
   const GraphPart& part() const { return part_; }
   const std::map<std::string, GraphTensorSpec>& boundary() const { return boundary_; }
   std::int64_t experts() const { return experts_; }  // of rt::dispatch; 0: the kind has none
+  torch::Device device() const { return device_; }
 
  private:
   GraphPart part_;
   std::map<std::string, GraphTensorSpec> boundary_;
   Program program_;
   std::int64_t experts_ = 0;
+  torch::Device device_;
 };
 
 // What a block may take beside hidden states, of the same samples: token ids, and the tensors that other blocks gave.
@@ -54,6 +56,10 @@ class Block {
   // Error as Program::forward() does, and where the graph's result is not what `boundary` says.
   torch::Tensor forward(const torch::Tensor& hidden) const;
   torch::Tensor forward(const torch::Tensor& hidden, SideTensors& side) const;
+
+  // Names of the carried tensors that forward() puts into `side`.
+  std::vector<std::string> gives() const;
+  torch::Device device() const { return kind_->device(); }
 
   // Called with each layer of linears(), what enters it and what leaves it during forward(); empty for none. An
   // expert's layers see its tokens alone, and are left out where it has none.

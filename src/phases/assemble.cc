@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "comm/agree.h"
 #include "export/checkpoint_files.h"
+#include "graph/stored_head.h"
 #include "io/json_file.h"
 #include "plan/layer_schemes.h"
 #include "run/stop.h"
@@ -21,7 +22,7 @@ namespace fs = std::filesystem;
 // Returns the names of the files.
 std::vector<std::string> write_config(const Config& config, const Plan& plan, const std::string& directory) {
   nlohmann::json json = load_json(config.model.path + "/config.json");
-  if (plan.model.stored_head) json["tie_word_embeddings"] = false;  // some readers would take the embedding
+  if (plan.model.stored_head()) untie_head(json, plan.model);  // some readers would take the embedding
   json["quantization_config"] = plan.tuned->quantization_config(checkpoint_scheme(config, plan), plan.model);
   save_json(directory + "/config.json", json);
   std::vector<std::string> names = {"config.json"};
@@ -32,11 +33,9 @@ std::vector<std::string> write_config(const Config& config, const Plan& plan, co
   return names;
 }
 
-LinearSpec head_of(const Plan& plan) { return {plan.model.names.head, plan.model.vocab_size, plan.model.hidden_size}; }
-
 // The head, rounded to nearest (auto-round's own way for a layer outside of the blocks whose inputs it has not kept).
 std::vector<NamedTensor> quantized_head(const CheckpointSource& source, const Plan& plan) {
-  const LinearSpec head = head_of(plan);
+  const LinearSpec head = *plan.model.head();
   const torch::Tensor weight = source.read(head.weight());
   return plan.tuned->pack(head, round_to_nearest(weight, *plan.head), weight.scalar_type());
 }
@@ -45,12 +44,12 @@ std::vector<NamedTensor> quantized_head(const CheckpointSource& source, const Pl
 record::Outside write_outside(const CheckpointSource& source, const Plan& plan, const std::string& directory,
                               std::size_t index) {
   const Checkpoint& checkpoint = source.checkpoint();
-  const std::string head = plan.model.names.head + ".weight";
+  const std::string head = plan.model.head() ? plan.model.head()->weight().name : plan.model.tied_head();
   std::vector<std::string> names;
   for (const ParameterSpec& spec : plan.outside_files[index]) names.push_back(spec.name);
   const bool last = index + 1 == plan.outside_files.size();
   // A head that is tied too, where the file has one all the same.
-  if (last && plan.model.tie_word_embeddings && checkpoint.contains(head)) names.push_back(head);
+  if (last && !plan.model.head() && checkpoint.contains(head)) names.push_back(head);
   std::vector<std::vector<char>> data;
   std::vector<NamedTensor> packed;
   std::vector<TensorView> views;
@@ -65,7 +64,7 @@ record::Outside write_outside(const CheckpointSource& source, const Plan& plan, 
     views.push_back({name, info.type, info.shape, data.back().data()});
   }
   for (const NamedTensor& named : packed) views.push_back(named.view());
-  const std::string file = shard_name(plan.model.n_blocks + static_cast<std::int64_t>(index), plan.files());
+  const std::string file = shard_name(plan.model.n_blocks() + static_cast<std::int64_t>(index), plan.files());
   const WrittenFile written = write_safetensors(directory + "/" + file, views, {{"format", "pt"}});
   return {file, written.digest};
 }
@@ -90,7 +89,7 @@ void check_head(const RunContext& context) {
   run_on_root(context.ranks.world, [&] {
     const Plan& plan = context.plan;
     if (!plan.head || context.state->assembled() != nullptr) return;
-    const ParameterSpec weight = head_of(plan).weight();
+    const ParameterSpec weight = plan.model.head()->weight();
     const CheckpointSource source(context.config.model.path, context.tensors);
     scale_check(context.config, plan)(weight.name, source.read(weight));
   });

@@ -11,9 +11,9 @@
 #include "comm/agree.h"
 #include "data/token_set.h"
 #include "export/quantized_checkpoint.h"
-#include "model/load/tensor_span.h"
 #include "phases/assemble.h"
-#include "phases/boundary_cache.h"
+#include "phases/boundary/boundary_cache.h"
+#include "phases/boundary/boundary_states.h"
 #include "phases/forward_pass.h"
 #include "phases/model_check.h"
 #include "plan/tune_settings.h"
@@ -26,9 +26,8 @@ class Calibration {
  public:
   explicit Calibration(RunContext& context)
       : context_(context),
-        shape_{context.config.calibration.n_samples, context.config.calibration.seqlen, context.plan.model.hidden_size,
-               element_type_of(context.ranks.dtype)},
-        range_(part_of(shape_.n_samples, context.ranks.world.size(), context.ranks.world.rank())) {}
+        samples_(context.config.calibration.n_samples),
+        range_(part_of(samples_, context.ranks.world.size(), context.ranks.world.rank())) {}
 
   void run() {
     const std::vector<BoundaryToMake> missing = boundaries_to_make();
@@ -56,7 +55,7 @@ class Calibration {
     const std::vector<std::int64_t> blocks = run_on_root(context_.ranks.world, [&] {
       return shared ? context_.state->needed_boundaries() : context_.state->missing_boundaries();
     });
-    if (shared && !blocks.empty()) return shared_boundaries_to_make(context_, shape_, blocks);
+    if (shared && !blocks.empty()) return shared_boundaries_to_make(context_, blocks);
     std::vector<BoundaryToMake> own;
     for (const std::int64_t block : blocks) own.push_back({block});
     return own;
@@ -65,13 +64,13 @@ class Calibration {
   // The chain that enters each stage: the float model's, or near to what the stages before will make of it.
   void pass(const std::vector<BoundaryToMake>& missing) {
     const auto& c = context_.config.calibration;
-    const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, context_.plan.model.vocab_size);
+    const TokenRows tokens = load_tokens(c.tokens, c.n_samples, c.seqlen, context_.plan.model.vocab_size());
     const auto source = c.estimate.empty() ? open_tensor_source(context_.config.model.path, context_.tensors)
                                            : open_tensor_source(c.estimate);
     const ForwardPass forward(context_.ranks, context_.plan.model, pass_width_of(context_.config));
-    torch::Tensor hidden = forward.embed_rows(*source, tokens, range_);
-    if (context_.config.tuning.low_gpu_mem_usage) hidden = hidden.cpu();
-    forward.run_blocks(*source, hidden, missing.back().block, [&](std::int64_t block, const torch::Tensor& states) {
+    States embedded = forward.embed_rows(*source, tokens, range_);
+    if (context_.config.tuning.low_gpu_mem_usage) embedded = embedded.to(torch::kCPU);
+    forward.run_blocks(*source, std::move(embedded), missing.back().block, [&](std::int64_t block, const States& states) {
       writer_.check();
       for (const BoundaryToMake& boundary : missing) {
         if (boundary.block == block) start_write(boundary, states);
@@ -80,14 +79,17 @@ class Calibration {
     });
   }
 
-  void start_write(const BoundaryToMake& boundary, const torch::Tensor& states) {
+  void start_write(const BoundaryToMake& boundary, const States& states) {
     finish_write();
     under_way_ = boundary.block;
-    writer_.start([this, boundary, host = states.cpu().contiguous()] {
+    States host = states.to(torch::kCPU);
+    host.for_each([](torch::Tensor& tensor) { tensor = tensor.contiguous(); });
+    writer_.start([this, boundary, host = std::move(host)]() mutable {
       const BoundaryPlace& place = context_.boundaries;
-      BoundaryWriter file(*writing_comm_, place.boundary(boundary.block), shape_, boundary.block, place.fingerprint,
-                          file_layout(context_.config), place.temporary);
-      file.write(range_, host.const_data_ptr());
+      const Model& model = context_.plan.model;
+      BoundaryWriter file(*writing_comm_, place.boundary(boundary.block), boundary_shape(model, samples_, boundary.block),
+                          boundary.block, place.fingerprint, file_layout(context_.config), place.temporary);
+      file.write(range_, const_pointers(pointers_of(model, boundary.block, host)));
       file.finish(boundary.replace);
     });
   }
@@ -106,7 +108,7 @@ class Calibration {
   }
 
   RunContext& context_;
-  BoundaryShape shape_;
+  std::int64_t samples_;
   SampleRange range_;
   std::unique_ptr<MpiCommunicator> writing_comm_;
   std::optional<std::int64_t> under_way_;  // the block of the boundary that is being written

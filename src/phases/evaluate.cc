@@ -31,10 +31,10 @@ std::optional<record::Perplexity> measured_before(RunContext& context, const std
 record::Perplexity measure(RunContext& context, const std::string& which, const std::string& directory,
                            const std::string& token_digest) {
   if (const auto known = measured_before(context, which, token_digest)) {
-    context.progress.advance(context.plan.model.n_blocks);
+    context.progress.advance(context.plan.model.n_blocks());
     return *known;
   }
-  const ForwardPass forward(context.ranks, context.plan.model, pass_width_of(context.config));
+  const ForwardPass forward(context.ranks, context.plan.eval_model, pass_width_of(context.config));
   const auto source = open_tensor_source(directory, which == kFloat ? context.tensors : nullptr);
   const Perplexity result = forward.measure_perplexity(*source, directory, context.config.run.eval_tokens, "",
                                                        [&] { context.progress.advance(1); });
@@ -46,7 +46,7 @@ record::Perplexity measure(RunContext& context, const std::string& which, const 
 }  // namespace
 
 PerplexityPair evaluate(RunContext& context) {
-  context.progress.begin_phase("evaluate", 2 * context.plan.model.n_blocks);
+  context.progress.begin_phase("evaluate", 2 * context.plan.model.n_blocks());
   const std::string digest =
       run_on_root(context.ranks.world, [&] { return hash_file(context.config.run.eval_tokens); });
   const record::Perplexity before = measure(context, kFloat, context.config.model.path, digest);

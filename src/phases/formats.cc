@@ -24,6 +24,7 @@ void make_formats(const RunContext& context) {
     const Converted made = convert_checkpoint(context.ranks.world,
                                               {.source = context.paths.tuned,
                                                .format = format,
+                                               .model = context.plan.model,
                                                .output = folder,
                                                .record = context.paths.format_record(name),
                                                .max_shard_size = context.config.output.max_shard_size.bytes(),

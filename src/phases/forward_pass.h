@@ -10,7 +10,8 @@
 
 #include "base/sample_range.h"
 #include "data/token_set.h"
-#include "model/description/model_config.h"
+#include "graph/model.h"
+#include "graph/states.h"
 #include "model/load/tensor_source.h"
 #include "run/run_context.h"
 
@@ -25,19 +26,17 @@ struct Perplexity {
 class ForwardPass {
  public:
   // `width`: samples that pass through a block at once; 0 leaves it to run_block(). All arguments outlive this.
-  ForwardPass(const RankContext& ranks, const ModelConfig& model, std::int64_t width)
+  ForwardPass(const RankContext& ranks, const Model& model, std::int64_t width)
       : ranks_(ranks), model_(model), width_(width) {}
 
-  // The rows [range) of a token set, embedded: [range.size(), seqlen, hidden] in the ranks' dtype on their device.
-  // Collective over the world.
-  torch::Tensor embed_rows(const TensorSource& source, const TokenRows& tokens, const SampleRange& range) const;
+  // The rows [range) of a token set, embedded, on the ranks' device. Collective over the world.
+  States embed_rows(const TensorSource& source, const TokenRows& tokens, const SampleRange& range) const;
 
-  // Runs `hidden` through blocks [0, last); `before_block(block, hidden)` sees what enters each block, and what leaves
-  // the last one as (last, hidden). Collective over the world. Returns the last hidden states. Throws AgreedError
+  // Runs `states` through blocks [0, last); `before_block(block, states)` sees what enters each block, and what leaves
+  // the last one as (last, states). Collective over the world. Returns the last states. Throws AgreedError
   // (kStartAgain) between blocks when a rank is asked to leave, as measure_perplexity() does.
-  torch::Tensor run_blocks(
-      const TensorSource& source, torch::Tensor hidden, std::int64_t last,
-      const std::function<void(std::int64_t block, const torch::Tensor& hidden)>& before_block) const;
+  States run_blocks(const TensorSource& source, States states, std::int64_t last,
+                    const std::function<void(std::int64_t block, const States& states)>& before_block) const;
 
   // Measures the model of `source`, which errors call `name`, on a token set. If `logits_path`
   // is not empty (one rank only), the logits of all rows are written there as safetensors, `logits` [rows, seqlen,
@@ -48,7 +47,7 @@ class ForwardPass {
 
  private:
   const RankContext& ranks_;
-  const ModelConfig& model_;
+  const Model& model_;
   std::int64_t width_;
 };
 

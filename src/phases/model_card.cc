@@ -75,7 +75,7 @@ std::string settings_rows(const Config& config, const Plan& plan) {
     rows += fmt::format("| layers `{}` | settings of their own |\n", rule.layers);
   }
   if (plan.head)
-    rows += fmt::format("| {} | {}, rounded to nearest |\n", plan.model.names.head, scheme_text(*plan.head));
+    rows += fmt::format("| {} | {}, rounded to nearest |\n", plan.model.head_layer(), scheme_text(*plan.head));
   for (const std::string& reason : plan.float_reasons) rows += fmt::format("| 16 bits | {} |\n", reason);
   if (t.init_scale == InitScale::kSearch) rows += "| scales | from a search, weighed by the layers' inputs |\n";
   if (t.iters == 0) return rows + "| rounding | to nearest |\n";

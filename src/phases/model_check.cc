@@ -21,29 +21,23 @@ struct Item {
   std::int64_t elements = 0;  // from config.json: no file is opened for it
 };
 
-std::int64_t count(const std::vector<std::int64_t>& shape) {
-  std::int64_t product = 1;
-  for (const std::int64_t dimension : shape) product *= dimension;
-  return product;
-}
-
 // Tensors that reach the output and are not on record. The same on every rank.
 std::vector<Item> unknown_tensors(const Plan& plan, const Checkpoint& checkpoint, const TensorRecord& known) {
   std::vector<Item> items;
-  const auto add = [&](const std::string& name, std::int64_t elements) {
-    const std::string stored = stored_name(checkpoint, name);
-    if (!known.contains(stored)) items.push_back({stored, elements});
+  const auto add = [&](const ParameterSpec& spec) {
+    const std::string stored = stored_name(checkpoint, spec.tensor());
+    if (!known.contains(stored)) items.push_back({stored, spec.elements()});
   };
-  for (std::int64_t block = 0; block < plan.model.n_blocks; ++block) {
-    for (const ParameterSpec& spec : block_parameters(plan.model)) {
-      add(plan.model.block_name(block) + "." + spec.name, count(spec.shape));
+  for (std::int64_t block = 0; block < plan.model.n_blocks(); ++block) {
+    for (const PlacedTensor& placed : plan.model.table(block).placed) {
+      add(placed.spec.below(plan.model.block_prefix(block)));
     }
   }
-  for (const ParameterSpec& spec : outside_parameters(plan.model)) add(spec.name, count(spec.shape));
-  const std::string head = plan.model.names.head + ".weight";
-  if (plan.model.tie_word_embeddings && checkpoint.contains(head)) {
-    add(head, plan.model.vocab_size * plan.model.hidden_size);
-  }
+  for (const ParameterSpec& spec : plan.model.outside()) add(spec);
+  for (const ParameterSpec& spec : plan.carried_over) add(spec);
+  // A head that is tied, and that the file has all the same, is copied.
+  const std::string& head = plan.model.tied_head();
+  if (!head.empty() && checkpoint.contains(head)) add({head, checkpoint.info(head).shape});
   return items;
 }
 

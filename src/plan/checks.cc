@@ -16,7 +16,6 @@
 #include "io/checkpoint.h"
 #include "io/file.h"
 #include "io/json_file.h"
-#include "model/description/block_layout.h"
 #include "model/load/tensor_source.h"
 #include "plan/forecast.h"
 
@@ -72,9 +71,9 @@ void check_votes(const Config& config, const Plan& plan) {
 }
 
 void check_stages(const Config& config, const Plan& plan) {
-  if (!config.tuning.use_quant_input || config.parallel.stages <= plan.model.n_blocks) return;
+  if (!config.tuning.use_quant_input || config.parallel.stages <= plan.model.n_blocks()) return;
   throw bad_input("parallel.stages", fmt::format("{} stages are more than the model's {} blocks",
-                                                 config.parallel.stages, plan.model.n_blocks));
+                                                 config.parallel.stages, plan.model.n_blocks()));
 }
 
 void check_memory(const Config& config, const Plan& plan) {
@@ -137,33 +136,35 @@ void check_not_quantized(const Config& config) {
 void check_tensors(const Config& config, const Plan& plan) {
   const Checkpoint checkpoint(config.model.path);
   std::set<std::string> expected;
-  const auto expect = [&](const std::string& name, const ParameterSpec& spec) {
-    const std::string stored = stored_name(checkpoint, name);
+  const auto expect = [&](const ParameterSpec& spec) {
+    const std::string stored = stored_name(checkpoint, spec.tensor());
     expected.insert(stored);
     const TensorInfo& info = checkpoint.info(stored);
     const std::string place = tensor_place(config, checkpoint.file_of(stored), stored);
-    if (info.shape != spec.stored_shape()) {
+    std::vector<std::int64_t> wanted = spec.stored_shape();
+    if (spec.stack) wanted.insert(wanted.begin(), spec.stack->experts);
+    if (info.shape != wanted) {
       throw bad_input(place, fmt::format("has shape [{}] and config.json calls for [{}]", fmt::join(info.shape, ", "),
-                                         fmt::join(spec.stored_shape(), ", ")));
+                                         fmt::join(wanted, ", ")));
     }
     if (!is_weight_type(info.type)) {
       throw bad_input(place, fmt::format("is of type {}; weights are F32, F16 or BF16", safetensors_dtype(info.type)),
                       "convert it, or quantize from the float model");
     }
   };
-  for (std::int64_t block = 0; block < plan.model.n_blocks; ++block) {
-    for (const ParameterSpec& spec : block_parameters(plan.model)) {
-      expect(plan.model.block_name(block) + "." + spec.name, spec);
+  for (std::int64_t block = 0; block < plan.model.n_blocks(); ++block) {
+    for (const PlacedTensor& placed : plan.model.table(block).placed) {
+      expect(placed.spec.below(plan.model.block_prefix(block)));
     }
   }
-  for (const ParameterSpec& spec : outside_parameters(plan.model)) expect(spec.name, spec);
+  for (const ParameterSpec& spec : plan.model.outside()) expect(spec);
   // A head that is tied, and that the file has all the same, is copied.
-  const ParameterSpec head{plan.model.names.head + ".weight", {plan.model.vocab_size, plan.model.embedding_width()}};
-  if (checkpoint.contains(head.name)) expect(head.name, head);
+  const std::string& head = plan.model.tied_head();
+  if (!head.empty() && checkpoint.contains(head)) expected.insert(head);
   for (const std::string& name : checkpoint.names()) {
-    if (expected.contains(name) || is_derived_table(name)) continue;
+    if (expected.contains(name) || plan.model.is_carried_over(name) || is_derived_table(name)) continue;
     throw bad_input(tensor_place(config, checkpoint.file_of(name), name),
-                    fmt::format("is not part of a '{}' model", plan.model.model_type),
+                    fmt::format("is not part of a '{}' model", plan.model.type()),
                     "check model_type, the biases and the number of layers in config.json");
   }
   // transformers 5.23 would load it (modeling_utils.py, _load_pretrained_model takes all tensors of all files).
@@ -177,10 +178,14 @@ void check_tensors(const Config& config, const Plan& plan) {
 void check_estimate(const Config& config, const Plan& plan) {
   const std::string& estimate = config.calibration.estimate;
   if (estimate.empty()) return;
-  const ModelConfig other = load_model_config(estimate);
-  const ModelConfig& model = plan.model;
-  if (other.model_type != model.model_type || other.n_blocks != model.n_blocks ||
-      other.hidden_size != model.hidden_size || other.vocab_size != model.vocab_size) {
+  const nlohmann::json other = load_json(estimate + "/config.json");
+  const bool alike = [&] {
+    for (const char* key : {"model_type", "num_hidden_layers", "n_layer", "hidden_size", "n_embd", "vocab_size"}) {
+      if (other.value(key, nlohmann::json()) != plan.model.config().value(key, nlohmann::json())) return false;
+    }
+    return true;
+  }();
+  if (!alike) {
     throw bad_input("calibration.estimate", fmt::format("{} is another model than {}", estimate, config.model.path),
                     "give a quantized checkpoint of the same model");
   }
@@ -199,23 +204,13 @@ void check_directories(const Config& config, const Plan& plan) {
 // Returns the number of held-out tokens.
 std::int64_t check_tokens(const Config& config, const Plan& plan) {
   const auto& calibration = config.calibration;
-  load_tokens(calibration.tokens, calibration.n_samples, calibration.seqlen, plan.model.vocab_size);
-  check_length(plan.model, calibration.seqlen, "calibration.seqlen");
+  load_tokens(calibration.tokens, calibration.n_samples, calibration.seqlen, plan.model.vocab_size());
   if (config.run.eval_tokens.empty()) return 0;
-  const TokenRows held_out = load_tokens(config.run.eval_tokens, 0, 0, plan.model.vocab_size);
-  check_length(plan.model, held_out.seqlen, config.run.eval_tokens);
+  const TokenRows held_out = load_tokens(config.run.eval_tokens, 0, 0, plan.model.vocab_size());
   return held_out.rows * held_out.seqlen;
 }
 
 }  // namespace
-
-void check_length(const ModelConfig& model, std::int64_t seqlen, const std::string& place) {
-  if (model.names.positions.empty() || seqlen <= model.max_position_embeddings) return;
-  throw bad_input(place,
-                  fmt::format("{} tokens are more than the {} positions that the model has learned", seqlen,
-                              model.max_position_embeddings),
-                  "make the token set with a smaller --seqlen");
-}
 
 std::string check_tokenizer(const Config& config, const std::string& tokens) {
   constexpr std::uint64_t kMaxTokenizer = 1 << 30;

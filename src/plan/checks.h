@@ -6,7 +6,7 @@
 #include <string>
 
 #include "config/config.h"
-#include "model/description/model_config.h"
+#include "graph/model.h"
 #include "plan/plan.h"
 
 namespace roundtable {
@@ -29,7 +29,7 @@ void check_settings(const Config& config, const Plan& plan);
 // - calibration.estimate is of another model, or of a format that cannot be read (its tensors are checked when they are
 //   read);
 // - the model's folder lacks what an output format needs;
-// - a token set is missing, broken, too small, longer than check_length() allows, or has an id outside the vocabulary.
+// - a token set is missing, broken, too small, or has an id outside the vocabulary.
 // Returns the number of held-out tokens (run.eval_tokens), 0 without such a set.
 std::int64_t check_files(const Config& config, const Plan& plan);
 
@@ -37,8 +37,5 @@ std::int64_t check_files(const Config& config, const Plan& plan);
 // where they differ; if calibration.check_tokenizer is false, returns a warning. Also returns one where the model has
 // no tokenizer.json to compare with. Empty where they are the same, or the token set does not name its tokenizer.
 std::string check_tokenizer(const Config& config, const std::string& tokens);
-
-// Refuses, with a line that begins with `place`, if the model has learned positions for fewer than `seqlen` tokens.
-void check_length(const ModelConfig& model, std::int64_t seqlen, const std::string& place);
 
 }  // namespace roundtable

@@ -1,6 +1,7 @@
 // The plan for people.
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <map>
 
 #include "base/text.h"
@@ -24,6 +25,17 @@ std::vector<std::string> mixture_lines(const Plan& plan) {
     for (const auto& [text, count] : layers) lines.push_back(fmt::format("{}: {} layers", text, count));
   }
   return lines;
+}
+
+// In millions: "3.5", or "44.0 to 251.3" where blocks differ.
+std::string weights_text(const Model& model) {
+  std::int64_t least = count_block_parameters(model, 0), most = least;
+  for (std::int64_t block = 1; block < model.n_blocks(); ++block) {
+    least = std::min(least, count_block_parameters(model, block));
+    most = std::max(most, count_block_parameters(model, block));
+  }
+  const auto text = [](std::int64_t weights) { return fmt::format("{:.1f}", static_cast<double>(weights) / 1e6); };
+  return text(least) == text(most) ? text(least) : text(least) + " to " + text(most);
 }
 
 std::string listed(const std::vector<Forecast::Bytes>& items) {
@@ -57,8 +69,8 @@ std::string describe(const Plan& plan, const Config& config) {
     text += fmt::format("  {:<12} {}\n", what, value);
   };
   text += "plan\n";
-  line("model", fmt::format("{} ({}), {} blocks of {:.1f} M weights", config.model.path, plan.model.model_type,
-                            plan.model.n_blocks, static_cast<double>(count_block_parameters(plan.model)) / 1e6));
+  line("model", fmt::format("{} ({}), {} blocks of {} M weights", config.model.path, plan.model.type(),
+                            plan.model.n_blocks(), weights_text(plan.model)));
   line("weights", fmt::format("{}, {}", scheme_text(scheme_of(config.quantization, plan.formats)),
                               fmt::join(config.output.formats, ", ")));
   for (const std::string& layers : mixture_lines(plan)) line("mixed", layers);

@@ -8,8 +8,8 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "graph/cost.h"
 #include "model/attention/attention.h"
-#include "model/description/block_layout.h"
 #include "plan/tune_settings.h"
 #include "tune/gradients/gradient_sum.h"
 
@@ -23,69 +23,69 @@ constexpr std::int64_t kProgramBytes = 500'000'000;
 // The allocator keeps what was freed, and batches are copied once more than counted.
 constexpr double kSlack = 1.08;
 
-// One block's work, from its shapes.
-struct BlockCost {
-  double parameters = 0;
-  double largest = 0;           // of one layer
-  double active = 0;            // parameters that a token meets: of all experts, those it is sent to
-  double input_parameters = 0;  // of layers that read the block's input: they need no gradient towards it
-  double groups = 0;            // of weights that share a scale
-  double packed_bytes = 0;      // in the checkpoint
-  double attention_flops = 0;   // a token, forward
-  double kept = 0;              // elements a token that live from forward to backward
-  double spare = 0;             // elements a token that live within backward
+// One block's work: of the mean block, or of the one that needs most of each.
+struct BlockCost : KindCost {
+  double groups = 0;        // of weights that share a scale
+  double packed_bytes = 0;  // in the checkpoint
 };
 
-// What the quantized layers take, as the mean over the blocks: rules for single layers make blocks differ.
-void count_schemes(const std::vector<LinearSpec>& linears, const std::vector<BlockSchemes>& schemes, BlockCost& cost) {
-  for (const BlockSchemes& block : schemes) {
-    for (std::size_t i = 0; i < linears.size(); ++i) {
-      const auto n = static_cast<double>(linears[i].out * linears[i].in);
-      const double groups = block[i] ? static_cast<double>(block[i]->groups(linears[i].in) * linears[i].out) : 0;
-      cost.groups += groups;
-      cost.packed_bytes += block[i] ? n * block[i]->bits / 8 + groups * (2 + block[i]->bits / 8.0) : 2 * n;
-    }
-  }
-  cost.groups /= static_cast<double>(schemes.size());
-  cost.packed_bytes /= static_cast<double>(schemes.size());
-}
-
-void count_linears(const ModelConfig& m, const std::vector<LinearSpec>& linears, BlockCost& cost) {
-  const std::size_t readers = m.block_names.qkv.empty() ? 3 : 1;
+// What the quantized layers of a block take.
+void count_schemes(const Model& model, std::int64_t block, const BlockSchemes& schemes, BlockCost& cost) {
+  const std::vector<LinearSpec>& linears = model.linears(block);
   for (std::size_t i = 0; i < linears.size(); ++i) {
-    const LinearSpec& linear = linears[i];
-    const bool expert = expert_of(m, linear.name) >= 0;
-    const double share = expert ? static_cast<double>(m.experts_per_token) / static_cast<double>(m.n_experts) : 1;
-    const auto n = static_cast<double>(linear.out * linear.in);
-    cost.parameters += n;
-    cost.largest = std::max(cost.largest, n);
-    cost.active += share * n;
-    if (i < readers) cost.input_parameters += n;
-    cost.kept += share * static_cast<double>(linear.out);
+    const auto n = static_cast<double>(linears[i].out * linears[i].in);
+    const double groups = schemes[i] ? static_cast<double>(schemes[i]->groups(linears[i].in) * linears[i].out) : 0;
+    cost.groups += groups;
+    cost.packed_bytes += schemes[i] ? n * schemes[i]->bits / 8 + groups * (2 + schemes[i]->bits / 8.0) : 2 * n;
   }
+  cost.packed_bytes += 2 * cost.other_parameters;
 }
 
-double element_count(const ParameterSpec& spec) {
-  return std::accumulate(spec.shape.begin(), spec.shape.end(), 1.0, std::multiplies<>());
+struct BlockCosts {
+  BlockCost mean;
+  BlockCost most;
+};
+
+// Calls body(number of a, number of b) for each number that is summed.
+template <class Body>
+void for_each_number(BlockCost& a, const BlockCost& b, const Body& body) {
+  for (double BlockCost::*number :
+       {&BlockCost::groups, &BlockCost::packed_bytes}) body(a.*number, b.*number);
+  for (double KindCost::*number :
+       {&KindCost::parameters, &KindCost::largest, &KindCost::active, &KindCost::input_parameters,
+        &KindCost::other_flops, &KindCost::attention_flops, &KindCost::kept, &KindCost::spare,
+        &KindCost::other_parameters}) body(a.*number, b.*number);
 }
 
-BlockCost count_block(const ModelConfig& m, const std::vector<BlockSchemes>& schemes, std::int64_t seqlen) {
-  BlockCost cost;
-  const auto linears = block_linears(m);
-  count_linears(m, linears, cost);
-  count_schemes(linears, schemes, cost);
-  const auto hidden = static_cast<double>(m.hidden_size);
-  const auto width = static_cast<double>(m.n_heads * m.head_dim);
-  const auto intermediate = static_cast<double>(m.intermediate_size * std::max<std::int64_t>(1, m.experts_per_token));
-  // Inputs of the layers: two norms' outputs, attention's output, the gated activation; the residual; rotated q and k.
-  cost.kept += 3 * hidden + 2 * width + intermediate + static_cast<double>(m.n_kv_heads * m.head_dim);
-  // Plain operations on capped scores keep several copies of them.
-  if (m.attention_soft_cap > 0) cost.kept += 4.0 * static_cast<double>(m.n_heads * seqlen);
-  cost.spare = 3 * intermediate + 2 * hidden;
-  const auto reach = static_cast<double>(m.sliding_window > 0 ? std::min(m.sliding_window, seqlen) : seqlen);
-  cost.attention_flops = 2 * 2 * width * (reach / 2 + kAttentionTileRows / 2.0);  // half of the last tile is masked
-  for (const ParameterSpec& norm : block_norms(m)) cost.packed_bytes += 2 * element_count(norm);
-  return cost;
+BlockCosts count_blocks(const Model& model, const std::vector<BlockSchemes>& schemes) {
+  std::vector<KindCost> kinds;
+  for (std::size_t kind = 0; kind < model.kinds(); ++kind) kinds.push_back(count_kind(model, kind));
+  BlockCosts costs;
+  for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
+    BlockCost one{kinds[model.kind_of(block)]};
+    count_schemes(model, block, schemes[static_cast<std::size_t>(block)], one);
+    for_each_number(costs.mean, one, [](double& sum, double number) { sum += number; });
+    for_each_number(costs.most, one, [](double& most, double number) { most = std::max(most, number); });
+    costs.most.plain_attention = costs.most.plain_attention || one.plain_attention;
+    costs.most.window = block == 0 ? one.window : std::min(costs.most.window, one.window);  // 0, the widest, wins
+  }
+  const double blocks = static_cast<double>(model.n_blocks());
+  for_each_number(costs.mean, costs.most, [&](double& sum, double) { sum /= blocks; });
+  return costs;
+}
+
+// Attention heads, for what attention keeps of its scores; 1 where config.json does not say it in a known way.
+std::int64_t count_heads(const Model& model) {
+  for (const char* key : {"num_attention_heads", "n_head", "n_heads", "num_heads"}) {
+    const auto found = model.text_config().find(key);
+    if (found != model.text_config().end() && found->is_number_integer()) return found->get<std::int64_t>();
+  }
+  return 1;
+}
+
+std::int64_t hidden_elements(const Model& model) {
+  const std::vector<std::int64_t>& shape = model.graphs().boundary.at("hidden").shape;
+  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
 
 // Numbers that all parts below use.
@@ -109,20 +109,20 @@ double aligned(const Config& config, double bytes) {
   return ceil_div(bytes, alignment) * alignment;
 }
 
-Sizes count_sizes(const Config& config, const ModelConfig& m, const Layout& layout) {
+Sizes count_sizes(const Config& config, const Model& m, const Layout& layout) {
   Sizes s{};
   const auto seqlen = static_cast<double>(config.calibration.seqlen);
   const auto n = static_cast<double>(config.calibration.n_samples);
   s.element = config.tuning.amp ? 2 : 4;
   s.samples = ceil_div(n, layout.shards);
   s.tokens = n * seqlen;
-  s.state = seqlen * static_cast<double>(m.hidden_size) * s.element;
+  s.state = static_cast<double>(hidden_elements(m)) * s.element;
   s.boundaries = static_cast<double>(layout.stages) * n * s.state;
   s.on_disk = static_cast<double>(layout.stages) * n * aligned(config, s.state);
   s.in_step =
       ceil_div(static_cast<double>(config.tuning.batch_size * config.tuning.gradient_accumulate_steps), layout.shards);
   s.in_pass = std::min(static_cast<double>(micro_batch_of(config, layout.shards)), s.in_step);
-  for (const ParameterSpec& spec : outside_parameters(m)) s.table += element_count(spec) * 2;
+  for (const ParameterSpec& spec : m.outside()) s.table += static_cast<double>(spec.elements()) * 2;
   return s;
 }
 
@@ -163,19 +163,22 @@ double gradient_bytes(const Config& config, const Sizes& s, const Layout& layout
   return 4 + (type == ElementType::kF32 ? 0 : sent) + (sums_in_host_memory(config) ? sent : 0);
 }
 
-std::vector<Forecast::Bytes> count_memory(const Config& config, const ModelConfig& m, const BlockCost& block,
+std::vector<Forecast::Bytes> count_memory(const Config& config, const Model& m, const BlockCost& block,
                                           const Sizes& s, const Layout& layout) {
   const auto seqlen = static_cast<double>(config.calibration.seqlen);
-  const auto kept_scores = static_cast<double>(kept_attention_bytes(static_cast<std::int64_t>(s.in_pass), m.n_heads,
-                                                                    config.calibration.seqlen, m.sliding_window,
-                                                                    static_cast<std::int64_t>(s.element)));
-  const auto joint = static_cast<double>(std::min(config.tuning.n_blocks, m.n_blocks));
+  const double kept_scores =
+      !block.plain_attention
+          ? 0
+          : static_cast<double>(kept_attention_bytes(static_cast<std::int64_t>(s.in_pass), count_heads(m),
+                                                     config.calibration.seqlen, block.window,
+                                                     static_cast<std::int64_t>(s.element)));
+  const auto joint = static_cast<double>(std::min(config.tuning.n_blocks, m.n_blocks()));
   const auto bytes = [](double x) { return static_cast<std::int64_t>(x); };
   return {
       {"program", kProgramBytes},
       // Original and fake-quantized weight.
       {"weights of a block", bytes(joint * block.parameters * 2 * s.element)},
-      {"next block", bytes(m.n_blocks > 1 ? block.parameters * 2 : 0)},  // read ahead, on one rank of a group
+      {"next block", bytes(m.n_blocks() > 1 ? block.parameters * 2 : 0)},  // read ahead, on one rank of a group
       // v in fp32; the best iterate's integers; ranges, scales, zeros.
       {"rounding", bytes(joint * (block.parameters * (4 + 1 + optimizer_bytes(config.tuning)) + block.groups * 24))},
       // And a layer's product before it is added to its sum.
@@ -219,12 +222,12 @@ double ring_bytes(double bytes, int ranks) { return 2.0 * bytes * (ranks - 1) / 
 
 class Clockwork {
  public:
-  Clockwork(const Config& config, const ModelConfig& m, const BlockCost& block, const Sizes& s, const Layout& layout)
+  Clockwork(const Config& config, const Model& m, const BlockCost& block, const Sizes& s, const Layout& layout)
       : config_(config), m_(m), block_(block), s_(s), layout_(layout), cluster_(config.cluster) {}
 
   Forecast::Phase calibrate() const {
     Terms terms;
-    const double blocks = static_cast<double>(m_.n_blocks);
+    const double blocks = static_cast<double>(m_.n_blocks());
     terms.add("file system", (blocks * block_.parameters * 2 + s_.table) / file_system());
     if (layout_.ranks > 1) terms.add(wire_name(world()), (blocks * block_.parameters * s_.element) / wire(world()));
     forward(terms, blocks * s_.tokens / layout_.ranks);
@@ -235,7 +238,7 @@ class Clockwork {
   Forecast::Phase tune() const {
     Terms terms;
     // The group with the most blocks ends last.
-    const double longest = ceil_div(static_cast<double>(m_.n_blocks), static_cast<double>(layout_.stages));
+    const double longest = ceil_div(static_cast<double>(m_.n_blocks()), static_cast<double>(layout_.stages));
     const double blocks = longest * ceil_div(static_cast<double>(layout_.stages), layout_.groups());
     const double steps = blocks * static_cast<double>(config_.tuning.iters);
     step(terms, steps);
@@ -251,23 +254,23 @@ class Clockwork {
 
   Forecast::Phase prove() const {
     Terms terms;
-    terms.add("file system", static_cast<double>(m_.n_blocks) * block_.packed_bytes / file_system());
+    terms.add("file system", static_cast<double>(m_.n_blocks()) * block_.packed_bytes / file_system());
     return terms.phase("prove");
   }
 
   Forecast::Phase evaluate(double tokens) const {
     Terms terms;
-    const double blocks = static_cast<double>(m_.n_blocks);
+    const double blocks = static_cast<double>(m_.n_blocks());
     terms.add("file system", blocks * (block_.parameters * 2 + block_.packed_bytes) / file_system());
     forward(terms, 2 * blocks * tokens / layout_.ranks);
-    const double head = 2.0 * static_cast<double>(m_.vocab_size * m_.hidden_size);
+    const double head = 2.0 * static_cast<double>(m_.head_elements());
     terms.add("matrix products", 2 * tokens / layout_.ranks * head / rate());
     return terms.phase("evaluate");
   }
 
   std::vector<Forecast::Bytes> traffic() const {
     const auto bytes = [](double x) { return static_cast<std::int64_t>(x); };
-    const double blocks = static_cast<double>(m_.n_blocks);
+    const double blocks = static_cast<double>(m_.n_blocks());
     const double steps = blocks * static_cast<double>(config_.tuning.iters);
     const double reduced = steps * reduced_bytes() * layout_.shards;
     const double weights = blocks * block_.parameters * 2;
@@ -294,7 +297,7 @@ class Clockwork {
 
   // Forward passes of one block over `tokens` tokens.
   void forward(Terms& terms, double tokens) const {
-    terms.add("matrix products", tokens * (2 * block_.active + block_.attention_flops) / rate());
+    terms.add("matrix products", tokens * (2 * block_.active + block_.other_flops + block_.attention_flops) / rate());
     terms.add("memory", tokens * 2 * (block_.kept + block_.spare) * s_.element / (cluster_.memory_bandwidth * kGiga));
   }
 
@@ -302,7 +305,7 @@ class Clockwork {
   // fake quantization 8 bytes a weight, the arena 16, the sign step 20.
   void step(Terms& terms, double steps) const {
     const double tokens = steps * s_.in_step * seqlen();
-    const double flops = 6 * block_.active - 2 * block_.input_parameters + 3 * block_.attention_flops;
+    const double flops = 6 * block_.active - 2 * block_.input_parameters + 3 * (block_.attention_flops + block_.other_flops);
     terms.add("matrix products", tokens * flops / rate());
     const double activations = tokens * 5 * (block_.kept + block_.spare) * s_.element;
     terms.add("memory", (activations + steps * 44 * block_.parameters) / (cluster_.memory_bandwidth * kGiga));
@@ -313,7 +316,7 @@ class Clockwork {
   }
 
   const Config& config_;
-  const ModelConfig& m_;
+  const Model& m_;
   const BlockCost& block_;
   const Sizes& s_;
   const Layout& layout_;
@@ -332,14 +335,14 @@ double Forecast::seconds() const {
                          [](double sum, const Phase& phase) { return sum + phase.seconds; });
 }
 
-Forecast make_forecast(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes,
+Forecast make_forecast(const Config& config, const Model& model, const std::vector<BlockSchemes>& schemes,
                        const Layout& layout, std::int64_t eval_tokens) {
-  const BlockCost block = count_block(model, schemes, config.calibration.seqlen);
+  const BlockCosts costs = count_blocks(model, schemes);
   const Sizes sizes = count_sizes(config, model, layout);
-  const Clockwork clockwork(config, model, block, sizes, layout);
+  const Clockwork clockwork(config, model, costs.mean, sizes, layout);
   Forecast forecast;
   forecast.layout = layout;
-  forecast.memory = count_memory(config, model, block, sizes, layout);
+  forecast.memory = count_memory(config, model, costs.most, sizes, layout);
   forecast.disk = {{"boundaries", static_cast<std::int64_t>(sizes.on_disk)}};
   forecast.traffic = clockwork.traffic();
   if (config.cluster.nodes == 0) return forecast;

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "config/config.h"
-#include "model/description/model_config.h"
+#include "graph/model.h"
 #include "plan/shape.h"
 #include "tune/block_tuner.h"
 
@@ -38,7 +38,7 @@ struct Forecast {
 };
 
 // `schemes` by block and linear layer, as Plan has them; `eval_tokens` is the number of held-out tokens (0: none).
-Forecast make_forecast(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes,
+Forecast make_forecast(const Config& config, const Model& model, const std::vector<BlockSchemes>& schemes,
                        const Layout& layout, std::int64_t eval_tokens);
 
 }  // namespace roundtable

@@ -55,17 +55,17 @@ const Claim* deciding(std::vector<Claim>& claims, const std::string& layer) {
   return found;
 }
 
-void refuse_idle(const std::vector<Claim>& claims, const ModelConfig& model) {
+void refuse_idle(const std::vector<Claim>& claims, const Model& model) {
   for (const Claim& claim : claims) {
     if (claim.layers > 0) continue;
     std::vector<std::string> names;
-    for (const LinearSpec& linear : block_linears(model)) names.push_back(linear.name);
+    for (const LinearSpec& linear : model.linears(model.n_blocks() - 1)) names.push_back(linear.name);
     constexpr std::size_t kShown = 8;
     const bool cut = names.size() > kShown;
     if (cut) names.resize(kShown);
     throw bad_input(claim.place, "matches no layer that is quantized",
                     fmt::format("layers: {}.N.NAME with N from 0 to {} and NAME of {}{}",
-                                model.block_name(0).substr(0, model.block_name(0).rfind('.')), model.n_blocks - 1,
+                                model.block_name(0).substr(0, model.block_name(0).rfind('.')), model.n_blocks() - 1,
                                 fmt::join(names, ", "), cut ? ", ..." : ""));
   }
 }
@@ -99,19 +99,38 @@ std::string ranges_text(const std::vector<std::int64_t>& sorted) {
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 
-// The blocks in which a layer stays in 16 bits for one reason.
-using Reasons = std::map<std::pair<std::size_t, std::string>, std::vector<std::int64_t>>;
-
-std::vector<std::string> reason_lines(const Reasons& reasons, const std::vector<LinearSpec>& linears,
-                                      std::int64_t n_blocks) {
-  std::vector<std::string> lines;
-  for (const auto& [key, blocks] : reasons) {
-    const bool all = static_cast<std::int64_t>(blocks.size()) == n_blocks;
-    const std::string which = all ? "" : fmt::format(" ({})", blocks_text(blocks, n_blocks));
-    lines.push_back(fmt::format("{}{} stays in 16 bits: {}", linears[key.first].name, which, key.second));
+// The blocks in which a layer stays in 16 bits for one reason, in the order of the layers within a block.
+class Reasons {
+ public:
+  // `place` is the layer's among those of the block.
+  void add(const std::string& layer, std::size_t place, const std::string& reason, std::int64_t block) {
+    const auto [found, is_new] = found_.emplace(std::pair(layer, reason), list_.size());
+    if (is_new) list_.push_back({layer, place, reason, {}});
+    list_[found->second].blocks.push_back(block);
   }
-  return lines;
-}
+
+  std::vector<std::string> lines(std::int64_t n_blocks) const {
+    std::vector<Entry> sorted = list_;
+    std::stable_sort(sorted.begin(), sorted.end(), [](const Entry& a, const Entry& b) { return a.place < b.place; });
+    std::vector<std::string> lines;
+    for (const Entry& entry : sorted) {
+      const bool all = std::ssize(entry.blocks) == n_blocks;
+      const std::string which = all ? "" : fmt::format(" ({})", blocks_text(entry.blocks, n_blocks));
+      lines.push_back(fmt::format("{}{} stays in 16 bits: {}", entry.layer, which, entry.reason));
+    }
+    return lines;
+  }
+
+ private:
+  struct Entry {
+    std::string layer;
+    std::size_t place;
+    std::string reason;
+    std::vector<std::int64_t> blocks;
+  };
+  std::vector<Entry> list_;
+  std::map<std::pair<std::string, std::string>, std::size_t> found_;  // places in list_
+};
 
 // Why one of the formats cannot hold a layer.
 std::optional<std::string> obstacle_of(const LinearSpec& linear, const QuantScheme& scheme, const Formats& formats) {
@@ -132,10 +151,10 @@ std::optional<std::string> obstacle_of(const LinearSpec& linear, const QuantSche
 }
 
 // The head is a layer like others once somebody asks for it; to keep it as it is may be said of every model.
-std::optional<QuantScheme> head_scheme(const QuantizationSection& section, const ModelConfig& model,
+std::optional<QuantScheme> head_scheme(const QuantizationSection& section, const Model& model,
                                        const Formats& formats, std::vector<Claim>& rules, std::vector<Claim>& ignored,
                                        std::vector<std::string>& reasons) {
-  const std::string& head = model.names.head;
+  const std::string head = model.head_layer();
   const bool wanted = section.quant_lm_head || std::any_of(rules.begin(), rules.end(), [&](const Claim& claim) {
                         return claim.pattern.is_exactly(head) && !claim.rule.keeps_float();
                       });
@@ -150,7 +169,7 @@ std::optional<QuantScheme> head_scheme(const QuantizationSection& section, const
     reasons.push_back(fmt::format("{} stays in 16 bits: {}", head, skip ? skip->place : rule->place));
     return std::nullopt;
   }
-  if (model.tie_word_embeddings) {
+  if (!model.head()) {
     throw bad_input(rule ? rule->place : "quantization.quant_lm_head",
                     "this model's head is its embedding table (tie_word_embeddings), which stays in 16 bits",
                     "leave the head out");
@@ -158,7 +177,7 @@ std::optional<QuantScheme> head_scheme(const QuantizationSection& section, const
   const QuantScheme common = scheme_of(section, formats);
   const QuantScheme scheme = rule ? changed(common, rule->rule) : common;
   if (rule && !rule->rule.keeps_float()) check_float4(rule->place, scheme);
-  const auto reason = obstacle_of({head, model.vocab_size, model.hidden_size, false}, scheme, formats);
+  const auto reason = obstacle_of(*model.head(), scheme, formats);
   if (reason) reasons.push_back(fmt::format("{} stays in 16 bits: {}", head, *reason));
   return reason ? std::nullopt : std::optional<QuantScheme>(scheme);
 }
@@ -179,19 +198,18 @@ QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats
   return scheme;
 }
 
-LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConfig& model, const Formats& formats) {
+LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& model, const Formats& formats) {
   const QuantScheme common = scheme_of(section, formats);
   check_float4("quantization.data_type", common);
-  const std::vector<LinearSpec> linears = block_linears(model);
   std::vector<Claim> rules = claims_of(section.weight_config);
   std::vector<Claim> ignored = claims_of(section.ignore_layers);
   LayerSchemes out;
   Reasons reasons;
   bool any = false;
-  for (std::int64_t block = 0; block < model.n_blocks; ++block) {
+  for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
     BlockSchemes& schemes = out.blocks.emplace_back();
-    for (std::size_t i = 0; i < linears.size(); ++i) {
-      const std::string layer = model.block_name(block) + "." + linears[i].name;
+    for (const LinearSpec& linear : model.linears(block)) {
+      const std::string layer = model.block_prefix(block) + linear.name;
       const Claim* rule = deciding(rules, layer);
       const Claim* skip = deciding(ignored, layer);
       const QuantScheme scheme = rule ? changed(common, rule->rule) : common;
@@ -202,10 +220,10 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConf
       } else if (rule && rule->rule.keeps_float()) {
         reason = rule->place;
       } else {
-        reason = obstacle_of(linears[i], scheme, formats);
+        reason = obstacle_of(linear, scheme, formats);
       }
       schemes.push_back(reason ? std::nullopt : std::optional<QuantScheme>(scheme));
-      if (reason) reasons[{i, *reason}].push_back(block);
+      if (reason) reasons.add(linear.name, schemes.size() - 1, *reason, block);
       any = any || !reason;
     }
   }
@@ -213,7 +231,7 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConf
   out.head = head_scheme(section, model, formats, rules, ignored, head_reasons);
   refuse_idle(rules, model);
   refuse_idle(ignored, model);
-  out.float_reasons = reason_lines(reasons, linears, model.n_blocks);
+  out.float_reasons = reasons.lines(model.n_blocks());
   out.float_reasons.insert(out.float_reasons.end(), head_reasons.begin(), head_reasons.end());
   if (!any) refuse_float_model(out.float_reasons, common);
   return out;
@@ -232,22 +250,21 @@ std::string scheme_text(const QuantScheme& scheme) {
                      scheme.group_size < 0 ? "one group a channel" : fmt::format("groups of {}", scheme.group_size));
 }
 
-std::vector<LayerScheme> checkpoint_layers(const ModelConfig& model, const SchemeAt& scheme_at) {
+std::vector<LayerScheme> checkpoint_layers(const Model& model, const SchemeAt& scheme_at) {
   std::vector<LayerScheme> layers;
-  const std::vector<LinearSpec> linears = block_linears(model);
-  for (std::int64_t block = 0; block < model.n_blocks; ++block) {
-    const std::string prefix = model.block_name(block) + ".";
-    for (std::size_t i = 0; i < linears.size(); ++i) {
-      LinearSpec linear = linears[i];
-      linear.name = prefix + linear.name;
+  for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
+    const std::string& prefix = model.block_prefix(block);
+    const KindTable& table = model.table(block);
+    for (std::size_t i = 0; i < table.linears.size(); ++i) {
+      const LinearSpec linear = table.linears[i].below(prefix);
       layers.push_back({linear, scheme_at(linear, block, i)});
     }
-    if (model.n_experts == 0) continue;
-    const LinearSpec router{prefix + model.block_names.router, model.n_experts, model.hidden_size};
-    layers.push_back({router, std::nullopt});
+    for (const LinearSpec& linear : table.fixed) layers.push_back({linear.below(prefix), std::nullopt});
   }
-  const LinearSpec head{model.names.head, model.vocab_size, model.hidden_size};
-  if (const auto scheme = scheme_at(head, -1, 0)) layers.push_back({head, scheme, /*outside_blocks=*/true});
+  if (!model.head()) return layers;
+  if (const auto scheme = scheme_at(*model.head(), -1, 0)) {
+    layers.push_back({*model.head(), scheme, /*outside_blocks=*/true});
+  }
   return layers;
 }
 

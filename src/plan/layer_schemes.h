@@ -9,13 +9,13 @@
 
 #include "config/config.h"
 #include "export/format.h"
-#include "model/description/model_config.h"
+#include "graph/model.h"
 #include "tune/block_tuner.h"
 
 namespace roundtable {
 
 struct LayerSchemes {
-  std::vector<BlockSchemes> blocks;        // [block], each in the order of block_linears()
+  std::vector<BlockSchemes> blocks;        // [block], each in the order of Model::linears()
   std::optional<QuantScheme> head;         // of lm_head; empty where it stays in 16 bits
   std::vector<std::string> float_reasons;  // "mlp.down_proj stays in 16 bits: ...", "... (blocks 0, 4-7) ..."
 };
@@ -30,7 +30,7 @@ QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats
 // that matches. lm_head is quantized if quant_lm_head asks for it or a rule has its exact name. A layer that one of the
 // formats cannot hold stays in 16 bits in all of them. Throws Error (kBadInput) for a rule that matches no layer, for a
 // tied head that is to be quantized, and where no layer at all would be.
-LayerSchemes resolve_schemes(const QuantizationSection& section, const ModelConfig& model, const Formats& formats);
+LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& model, const Formats& formats);
 
 // "all blocks", "block 3", "blocks 0, 4-7", of sorted blocks.
 std::string blocks_text(const std::vector<std::int64_t>& blocks, std::int64_t n_blocks);
@@ -43,8 +43,8 @@ std::string scheme_text(const QuantScheme& scheme);
 using SchemeAt =
     std::function<std::optional<QuantScheme>(const LinearSpec& linear, std::int64_t block, std::size_t place)>;
 
-// CheckpointScheme::layers of a model: every linear layer of every block and its router, and lm_head where it is
+// CheckpointScheme::layers of a model: every linear layer of every block, those that are never quantized too, and lm_head where it is
 // quantized.
-std::vector<LayerScheme> checkpoint_layers(const ModelConfig& model, const SchemeAt& scheme_at);
+std::vector<LayerScheme> checkpoint_layers(const Model& model, const SchemeAt& scheme_at);
 
 }  // namespace roundtable

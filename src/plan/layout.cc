@@ -26,7 +26,7 @@ std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages) {
   return cut;
 }
 
-Layout choose_layout(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes,
+Layout choose_layout(const Config& config, const Model& model, const std::vector<BlockSchemes>& schemes,
                      const World& world) {
   const std::int64_t strata = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
   const auto capacity = static_cast<std::int64_t>(config.cluster.device_memory * 1e9);
@@ -35,7 +35,7 @@ Layout choose_layout(const Config& config, const ModelConfig& model, const std::
     if (world.ranks % shards != 0 || sharded_strata(config, strata) % shards != 0) continue;
     if (config.parallel.shards > 0 && shards != config.parallel.shards) continue;
     const std::int64_t stages =
-        config.tuning.use_quant_input ? count_stages(config, model.n_blocks, world.ranks / shards) : model.n_blocks;
+        config.tuning.use_quant_input ? count_stages(config, model.n_blocks(), world.ranks / shards) : model.n_blocks();
     const Forecast one = make_forecast(config, model, schemes, {world.ranks, world.ranks_a_node, shards, stages}, 0);
     if (!smallest || one.memory_bytes() < smallest->memory_bytes()) smallest = one;
     if (one.memory_bytes() <= capacity && (!fastest || one.seconds() < fastest->seconds())) fastest = one;

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "config/config.h"
-#include "model/description/model_config.h"
+#include "graph/model.h"
 #include "plan/shape.h"
 #include "tune/block_tuner.h"
 
@@ -21,7 +21,7 @@ std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages);
 
 // The layout with the least time on the described cluster whose memory fits a device; parallel.shards and
 // parallel.stages are kept if they are set. If none fits, the one that needs least memory.
-Layout choose_layout(const Config& config, const ModelConfig& model, const std::vector<BlockSchemes>& schemes,
+Layout choose_layout(const Config& config, const Model& model, const std::vector<BlockSchemes>& schemes,
                      const World& world);
 
 }  // namespace roundtable

@@ -5,8 +5,8 @@
 #include "export/checkpoint_files.h"
 #include "export/registry.h"
 #include "io/checkpoint.h"
-#include "io/json_file.h"
-#include "model/load/stored_head.h"
+#include "graph/stored_head.h"
+#include "model/load/tensor_source.h"
 #include "plan/checks.h"
 #include "plan/layer_schemes.h"
 #include "plan/layout.h"
@@ -24,7 +24,7 @@ const PackedFormat& tuned_format(const std::vector<const CheckpointFormat*>& for
 }
 
 std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
-  const std::int64_t blocks = plan.model.n_blocks;
+  const std::int64_t blocks = plan.model.n_blocks();
   if (config.tuning.use_quant_input) return cut_stages(blocks, count_stages(config, blocks, plan.groups));
   // A block tuned on the float chain needs nothing of the blocks before it.
   std::vector<Stage> stages;
@@ -41,15 +41,19 @@ int decide_shards(const Config& config, const Plan& plan) {
 }
 
 // Bytes of an element of the model's own weights, by config.json.
-std::int64_t float_bytes(const std::string& directory) {
-  const JsonObject json = JsonObject::load(directory + "/config.json");
-  return json.get_string_or("dtype", json.get_string_or("torch_dtype", "float32")) == "float32" ? 4 : 2;
+std::int64_t float_bytes(const Model& model) {
+  for (const nlohmann::json* part : {&model.config(), &model.text_config()}) {
+    for (const char* key : {"dtype", "torch_dtype"}) {
+      if (const auto found = part->find(key); found != part->end() && found->is_string()) {
+        return *found == "float32" ? 4 : 2;
+      }
+    }
+  }
+  return 4;
 }
 
 std::uint64_t bytes_of(const ParameterSpec& spec, std::int64_t element) {
-  std::int64_t count = element;
-  for (const std::int64_t dimension : spec.shape) count *= dimension;
-  return static_cast<std::uint64_t>(count);
+  return static_cast<std::uint64_t>(spec.elements() * element);
 }
 
 // What a weight takes in a format, quantized or not.
@@ -61,12 +65,15 @@ std::uint64_t weight_bytes(const CheckpointFormat& format, const LinearSpec& lin
 
 // What each block takes in a format.
 std::vector<std::uint64_t> block_bytes(const Plan& plan, const CheckpointFormat& format, std::int64_t element) {
-  const std::vector<LinearSpec> linears = block_linears(plan.model);
   std::vector<std::uint64_t> blocks;
-  for (const BlockSchemes& schemes : plan.schemes) {
+  for (std::int64_t block = 0; block < plan.model.n_blocks(); ++block) {
+    const KindTable& table = plan.model.table(block);
+    const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
     std::uint64_t bytes = 0;
-    for (std::size_t i = 0; i < linears.size(); ++i) bytes += weight_bytes(format, linears[i], schemes[i], element);
-    for (const ParameterSpec& norm : block_norms(plan.model)) bytes += bytes_of(norm, element);
+    for (std::size_t i = 0; i < schemes.size(); ++i) {
+      bytes += weight_bytes(format, table.linears[i], schemes[i], element);
+    }
+    for (const ParameterSpec& other : table.others) bytes += bytes_of(other, element);
     blocks.push_back(bytes);
   }
   return blocks;
@@ -76,25 +83,52 @@ std::vector<std::uint64_t> block_bytes(const Plan& plan, const CheckpointFormat&
 std::int64_t checkpoint_bytes(const Plan& plan, const CheckpointFormat& format, std::int64_t element) {
   const std::vector<std::uint64_t> blocks = block_bytes(plan, format, element);
   std::uint64_t sum = std::accumulate(blocks.begin(), blocks.end(), std::uint64_t{0});
-  const LinearSpec head{plan.model.names.head, plan.model.vocab_size, plan.model.hidden_size};
-  for (const ParameterSpec& spec : outside_parameters(plan.model)) {
-    sum += plan.head && spec.name == head.weight().name ? weight_bytes(format, head, plan.head, element)
-                                                        : bytes_of(spec, element);
+  for (const ParameterSpec& spec : plan.model.outside()) {
+    sum += plan.head && spec.name == plan.model.head()->weight().name
+               ? weight_bytes(format, *plan.model.head(), plan.head, element)
+               : bytes_of(spec, element);
   }
   return static_cast<std::int64_t>(sum);
+}
+
+// The tensors of the checkpoint that the model's tables name.
+std::set<std::string> names_in_tables(const Model& model, const Checkpoint& checkpoint) {
+  std::set<std::string> names = {model.tied_head()};
+  const auto add = [&](const ParameterSpec& spec) { names.insert(stored_name(checkpoint, spec.tensor())); };
+  for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
+    for (const PlacedTensor& placed : model.table(block).placed) add(placed.spec.below(model.block_prefix(block)));
+  }
+  for (const ParameterSpec& spec : model.outside()) add(spec);
+  return names;
+}
+
+// What the checkpoint holds of other parts of the model: it is copied. Without weights nothing is known of it.
+void add_carried_over(const Config& config, Plan& plan, std::vector<ParameterSpec>& outside,
+                      std::vector<std::uint64_t>& sizes) {
+  if (!has_checkpoint(config.model.path)) return;
+  const Checkpoint checkpoint(config.model.path);
+  const std::set<std::string> known = names_in_tables(plan.model, checkpoint);
+  for (const std::string& name : checkpoint.names()) {
+    if (known.contains(name) || is_derived_table(name) || !plan.model.is_carried_over(name)) continue;
+    const TensorInfo& info = checkpoint.info(name);
+    plan.carried_over.push_back({name, info.shape});
+    outside.push_back(plan.carried_over.back());
+    sizes.push_back(info.bytes);
+  }
 }
 
 // Which files there will be. Groups write one file per block while they tune. If one would be too large, or a run
 // cannot resume from the first output format, the output is made from what the groups wrote, as convert does it.
 void decide_files(const Config& config, Plan& plan) {
   const std::int64_t limit = config.output.max_shard_size.bytes();
-  const std::int64_t element = float_bytes(config.model.path);
+  const std::int64_t element = float_bytes(plan.model);
   const std::vector<std::uint64_t> blocks = block_bytes(plan, *plan.tuned, element);
   const bool fits = *std::max_element(blocks.begin(), blocks.end()) <= static_cast<std::uint64_t>(limit);
   plan.tuned_in_place = fits && plan.tuned == plan.formats.front();
-  const std::vector<ParameterSpec> outside = outside_parameters(plan.model);
+  std::vector<ParameterSpec> outside = plan.model.outside();
   std::vector<std::uint64_t> sizes;
   for (const ParameterSpec& spec : outside) sizes.push_back(bytes_of(spec, element));
+  add_carried_over(config, plan, outside, sizes);
   for (const std::vector<std::size_t>& file : cut_by_size(sizes, limit)) {
     plan.outside_files.emplace_back();
     for (const std::size_t i : file) plan.outside_files.back().push_back(outside[i]);
@@ -103,9 +137,10 @@ void decide_files(const Config& config, Plan& plan) {
 
 // Everything that the config, config.json and the ranks decide. Throws Error (kBadInput) only for what cannot be
 // decided: an unknown model or format, and rules that contradict the model.
-Plan decide(const Config& config, const World& world) {
+Plan decide(const Config& config, const Models& models, const World& world) {
   Plan plan;
-  plan.model = load_model_description(config.model.path);
+  plan.model = with_head_of(models.calibration, config.model.path);
+  plan.eval_model = plan.model.stored_head() ? models.evaluation.with_stored_head() : models.evaluation;
   plan.world = world;
   plan.batch = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
   // Rounding to nearest takes no steps: the batch need not be filled.
@@ -118,14 +153,14 @@ Plan decide(const Config& config, const World& world) {
   plan.float_reasons = std::move(schemes.float_reasons);
   plan.shards = decide_shards(config, plan);
   plan.groups = world.ranks / plan.shards;
-  plan.joint_blocks = std::min(config.tuning.n_blocks, plan.model.n_blocks);
+  plan.joint_blocks = std::min(config.tuning.n_blocks, plan.model.n_blocks());
   plan.stages = decide_stages(config, plan);
   return plan;
 }
 
 Forecast forecast_of(const Config& config, const Plan& plan, std::int64_t held_out_tokens) {
   Forecast forecast = make_forecast(config, plan.model, plan.schemes, plan.layout(), held_out_tokens);
-  const std::int64_t element = float_bytes(config.model.path);
+  const std::int64_t element = float_bytes(plan.model);
   const auto add = [&](const std::string& name, const CheckpointFormat& format) {
     forecast.disk.push_back({name, checkpoint_bytes(plan, format, element)});
   };
@@ -157,8 +192,8 @@ ScaleCheck scale_check(const Config& config, const Plan& plan) {
   return {checkpoint_scheme(config, plan), std::move(formats)};
 }
 
-Plan lay_out(const Config& config, const World& world) {
-  Plan plan = decide(config, world);
+Plan lay_out(const Config& config, const Models& models, const World& world) {
+  Plan plan = decide(config, models, world);
   check_settings(config, plan);
   decide_files(config, plan);  // asks the formats for sizes, which they have only for what they can hold
   plan.warnings = warnings_of(config, plan);
@@ -166,8 +201,8 @@ Plan lay_out(const Config& config, const World& world) {
   return plan;
 }
 
-Plan make_plan(const Config& config, const World& world) {
-  Plan plan = lay_out(config, world);
+Plan make_plan(const Config& config, const Models& models, const World& world) {
+  Plan plan = lay_out(config, models, world);
   const std::int64_t held_out_tokens = check_files(config, plan);
   for (std::string& warning : warnings_of_model(config)) plan.warnings.push_back(std::move(warning));
   for (const std::string& tokens : {config.calibration.tokens, config.run.eval_tokens}) {

@@ -10,21 +10,28 @@
 #include "config/config.h"
 #include "export/format.h"
 #include "export/scale_check.h"
-#include "model/description/block_layout.h"
-#include "model/description/model_config.h"
+#include "graph/model.h"
 #include "plan/forecast.h"
 #include "plan/shape.h"
 #include "tune/block_tuner.h"
 
 namespace roundtable {
 
+// One model with graphs of two sizes.
+struct Models {
+  Model calibration;  // for calibration.seqlen tokens
+  Model evaluation;   // for those of run.eval_tokens; the same where there are none
+};
+
 struct Plan {
-  ModelConfig model;
+  Model model;
+  Model eval_model;
   World world;
   std::vector<const CheckpointFormat*> formats;           // of the output
   const PackedFormat* tuned = nullptr;                    // the one of them (or of all) that the groups write
   bool tuned_in_place = true;                             // it is the first output format; else that is made from it
   std::vector<std::vector<ParameterSpec>> outside_files;  // what no block holds, file by file
+  std::vector<ParameterSpec> carried_over;                // of these, what is no part of the text model
   int shards = 1;
   int groups = 1;
   std::vector<Stage> stages;
@@ -39,19 +46,19 @@ struct Plan {
 
   Layout layout() const { return {world.ranks, world.ranks_a_node, shards, static_cast<std::int64_t>(stages.size())}; }
   // Files of the checkpoint that the groups write: one per block, and those of what no block holds.
-  std::int64_t files() const { return model.n_blocks + static_cast<std::int64_t>(outside_files.size()); }
+  std::int64_t files() const { return model.n_blocks() + static_cast<std::int64_t>(outside_files.size()); }
   // Their names, and that of the index.
   std::set<std::string> weight_files() const;
 };
 
 // Decides, checks everything that can be checked, collects the warnings and makes the forecast, in that order. Reads
 // the model's headers and the token sets. Throws Error (kBadInput) with the place and the fix. Not collective.
-Plan make_plan(const Config& config, const World& world);
+Plan make_plan(const Config& config, const Models& models, const World& world);
 
-// The same without files other than config.json (and the model's two tables, if they may be tied): what needs the
+// The same without files (but for the model's two tables, if they may be tied): what needs the
 // model's tensors or token sets is not checked, and the forecast knows no held-out tokens. All decisions are those of
 // make_plan(), so that every rank can make them by itself.
-Plan lay_out(const Config& config, const World& world);
+Plan lay_out(const Config& config, const Models& models, const World& world);
 
 // The output's layers, for formats.
 CheckpointScheme checkpoint_scheme(const Config& config, const Plan& plan);

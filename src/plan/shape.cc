@@ -3,8 +3,6 @@
 
 #include <algorithm>
 
-#include "model/description/block_layout.h"
-
 namespace roundtable {
 
 std::int64_t micro_batch_of(const Config& config, int shards) {
@@ -19,9 +17,9 @@ std::int64_t sharded_strata(const Config& config, std::int64_t strata) {
   return config.run.reproducible ? strata & -strata : strata;
 }
 
-std::int64_t count_block_parameters(const ModelConfig& model) {
+std::int64_t count_block_parameters(const Model& model, std::int64_t block) {
   std::int64_t sum = 0;
-  for (const LinearSpec& linear : block_linears(model)) sum += linear.out * linear.in;
+  for (const LinearSpec& linear : model.linears(block)) sum += linear.out * linear.in;
   return sum;
 }
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "config/config.h"
-#include "model/description/model_config.h"
+#include "graph/model.h"
 
 namespace roundtable {
 
@@ -31,8 +31,8 @@ struct Layout {
   int groups() const { return ranks / shards; }
 };
 
-// The weights of a block's linear layers.
-std::int64_t count_block_parameters(const ModelConfig& model);
+// The weights of a block's linear layers that may be quantized.
+std::int64_t count_block_parameters(const Model& model, std::int64_t block);
 
 // Samples that a rank passes through a block at once while it tunes: its share of batch_size unless the config says.
 std::int64_t micro_batch_of(const Config& config, int shards);

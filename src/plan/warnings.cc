@@ -36,15 +36,25 @@ void warn_of_second_copy(const Plan& plan, std::vector<std::string>& warnings) {
       plan.tuned->name()));
 }
 
-// Engines cut a layer that sums over its inputs (o and down) along them, one part per device.
+// Whether engines cut the layer along its inputs, one part per device: it sums over what other layers of an attention or
+// an MLP give. The names are those of transformers' models (vLLM builds a RowParallelLinear for each).
+bool is_cut_along_inputs(const std::string& name) {
+  const std::string last = name.substr(name.rfind('.') + 1);
+  for (const std::string_view row : {"o_proj", "down_proj", "out_proj", "wo", "w2", "c_proj", "dense", "fc2",
+                                     "dense_4h_to_h", "o_b_proj", "output_linear"}) {
+    if (last == row) return true;
+  }
+  return false;
+}
+
 void warn_of_tensor_parallel(const Plan& plan, std::vector<std::string>& warnings) {
   std::map<std::string, std::set<int>> sizes;  // "mlp.down_proj (1536 inputs, groups of 128)" -> sizes
-  const std::vector<LinearSpec> linears = block_linears(plan.model);
-  for (const BlockSchemes& schemes : plan.schemes) {
-    for (std::size_t i = 0; i < linears.size(); ++i) {
-      const LinearSpec& linear = linears[i];
-      const bool cut = linear.name == plan.model.block_names.o || linear.name.ends_with(plan.model.block_names.down);
-      if (!cut || !schemes[i] || schemes[i]->group_size < 0 || expert_of(plan.model, linear.name) > 0) continue;
+  for (std::int64_t block = 0; block < plan.model.n_blocks(); ++block) {
+    const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
+    for (std::size_t i = 0; i < schemes.size(); ++i) {
+      const LinearSpec& linear = plan.model.linears(block)[i];
+      if (!schemes[i] || schemes[i]->group_size < 0 || linear.expert > 0) continue;
+      if (!is_cut_along_inputs(linear.name)) continue;
       for (const int size : {2, 4, 8}) {
         if (linear.in % size != 0 || linear.in / size % schemes[i]->group_size == 0) continue;
         sizes[fmt::format("{} ({} inputs, groups of {})", linear.name, linear.in, schemes[i]->group_size)].insert(size);
@@ -73,29 +83,46 @@ void warn_of_readers(const Plan& plan, std::vector<std::string>& warnings) {
 }
 
 void warn_of_head(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
-  if (!plan.model.stored_head) return;
+  if (!plan.model.stored_head()) return;
   warnings.push_back(
       fmt::format("{}/config.json: tie_word_embeddings is true, but the checkpoint has a {}.weight that differs from "
                   "the embedding: it is used, as transformers does, and the output says tie_word_embeddings: false",
-                  config.model.path, plan.model.names.head));
+                  config.model.path, plan.model.head_layer()));
 }
 
-// Places among block_linears() of the layers that engines make one of.
-std::vector<std::vector<std::size_t>> fused_places(const ModelConfig& model) {
-  const std::vector<LinearSpec> linears = block_linears(model);
-  const BlockNames& names = model.block_names;
-  std::vector<std::size_t> attention, mlp, experts;
+// Layers below one module that vLLM and SGLang make one of: packed_modules_mapping of vLLM's models.
+const std::vector<std::vector<std::string_view>>& fused_names() {
+  static const std::vector<std::vector<std::string_view>> names = {{"q_proj", "k_proj", "v_proj"},
+                                                                   {"gate_proj", "up_proj"},
+                                                                   {"w1", "w3"},
+                                                                   {"q_a_proj", "kv_a_proj_with_mqa"},
+                                                                   {"in_proj_qkv", "in_proj_z"}};
+  return names;
+}
+
+// Places among the linear layers of a block of those that engines make one of; all experts are one layer.
+std::vector<std::vector<std::size_t>> fused_places(const std::vector<LinearSpec>& linears) {
+  std::map<std::pair<std::string, std::size_t>, std::vector<std::size_t>> found;  // by module and list of names
+  std::vector<std::size_t> experts;
   for (std::size_t i = 0; i < linears.size(); ++i) {
     const std::string& name = linears[i].name;
-    if (expert_of(model, name) >= 0) {
+    if (linears[i].expert >= 0) {
       experts.push_back(i);
-    } else if (name == names.q || name == names.k || name == names.v) {
-      attention.push_back(i);
-    } else if (!names.gate.empty() && (name == names.gate || name == names.up)) {
-      mlp.push_back(i);
+      continue;
+    }
+    const std::size_t dot = name.rfind('.') + 1;
+    for (std::size_t list = 0; list < fused_names().size(); ++list) {
+      for (const std::string_view part : fused_names()[list]) {
+        if (name.substr(dot) == part) found[{name.substr(0, dot), list}].push_back(i);
+      }
     }
   }
-  std::vector<std::vector<std::size_t>> fused = {attention, mlp, experts};
+  std::vector<std::vector<std::size_t>> fused;
+  for (auto& [key, places] : found) fused.push_back(std::move(places));
+  // Expert after expert, as the formats look at them.
+  std::stable_sort(experts.begin(), experts.end(),
+                   [&](std::size_t a, std::size_t b) { return linears[a].expert < linears[b].expert; });
+  fused.push_back(experts);
   std::erase_if(fused, [](const auto& places) { return places.size() < 2; });
   return fused;
 }
@@ -136,28 +163,31 @@ std::string reading_text(const FusedLayer& layer, const std::vector<const Checkp
 }
 
 void warn_of_fused_layers(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
-  const std::vector<LinearSpec> linears = block_linears(plan.model);
   std::map<std::string, std::vector<std::int64_t>> blocks;  // what is said of them
-  for (const std::vector<std::size_t>& places : fused_places(plan.model)) {
-    FusedLayer layer{{}, scheme_of(config.quantization, plan.formats)};
-    if (expert_of(plan.model, linears[places.front()].name) >= 0) {
-      layer.parts_per_expert = places.size() / static_cast<std::size_t>(plan.model.n_experts);
-    }
-    std::vector<std::string> names;
-    for (const std::size_t i : places) names.push_back(linears[i].name);
-    for (std::size_t block = 0; block < plan.schemes.size(); ++block) {
-      layer.parts.clear();
-      for (const std::size_t i : places) layer.parts.push_back(plan.schemes[block][i]);
+  for (std::int64_t block = 0; block < plan.model.n_blocks(); ++block) {
+    const std::vector<LinearSpec>& linears = plan.model.linears(block);
+    const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
+    for (const std::vector<std::size_t>& places : fused_places(linears)) {
+      FusedLayer layer{{}, scheme_of(config.quantization, plan.formats)};
+      if (linears[places.front()].expert >= 0) {
+        layer.parts_per_expert = static_cast<std::size_t>(std::count_if(
+            places.begin(), places.end(), [&](std::size_t i) { return linears[i].expert == linears[places.front()].expert; }));
+      }
+      std::vector<std::string> names;
+      for (const std::size_t i : places) {
+        names.push_back(linears[i].name);
+        layer.parts.push_back(schemes[i]);
+      }
       const std::string reading = reading_text(layer, plan.formats);
       if (reading.empty()) continue;
       const char* fix = layer.alike() ? "without settings of their own they are read right" : "give them one scheme";
       blocks[fmt::format("{} are one layer in vLLM and SGLang, which {} here; {}", parts_text(layer, names), reading,
                          fix)]
-          .push_back(static_cast<std::int64_t>(block));
+          .push_back(block);
     }
   }
   for (const auto& [text, of_text] : blocks) {
-    warnings.push_back(fmt::format("{}: {}", blocks_text(of_text, plan.model.n_blocks), text));
+    warnings.push_back(fmt::format("{}: {}", blocks_text(of_text, plan.model.n_blocks()), text));
   }
 }
 
@@ -196,9 +226,10 @@ void warn_of_stages(const Config& config, const Plan& plan, std::vector<std::str
 }
 
 void warn_of_length(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
-  if (config.calibration.seqlen <= plan.model.max_position_embeddings) return;
+  const std::int64_t most = plan.model.graphs().max_positions;
+  if (most == 0 || config.calibration.seqlen <= most) return;
   warnings.push_back(fmt::format("calibration.seqlen {} is larger than the model's max_position_embeddings {}",
-                                 config.calibration.seqlen, plan.model.max_position_embeddings));
+                                 config.calibration.seqlen, most));
 }
 
 }  // namespace

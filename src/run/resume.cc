@@ -253,7 +253,7 @@ void RunState::refuse_what_stays_damaged(const std::string& model) const {
 }
 
 const record::Assembled* RunState::assembled() const {
-  if (finished_blocks() != plan_.model.n_blocks) return nullptr;
+  if (finished_blocks() != plan_.model.n_blocks()) return nullptr;
   for (const FileOnRecord& file : tuned_files()) {
     if (damaged_.contains(file.path)) return nullptr;
   }

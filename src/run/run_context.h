@@ -19,7 +19,7 @@
 
 namespace roundtable {
 
-// Where this run's boundaries are: its own directory, or a folder of calibration.cache (phases/boundary_cache.h).
+// Where this run's boundaries are: its own directory, or a folder of calibration.cache (phases/boundary/boundary_cache.h).
 struct BoundaryPlace {
   std::string folder;
   std::string fingerprint;         // digest, stored in each file and compared on reading

@@ -14,16 +14,15 @@
 
 namespace roundtable {
 
-BlockTuner::BlockTuner(const TuningUnit& unit, const BlockSamples& samples, const BlockContext& context,
-                       const Sampler& sampler, const TuneSettings& settings, const GradientGroup& group,
+BlockTuner::BlockTuner(const TuningUnit& unit, const BlockSamples& samples, const Sampler& sampler,
+                       const TuneSettings& settings, const GradientGroup& group,
                        const TuneObserver& observer)
     : chain_(unit.blocks),
       samples_(samples),
-      context_(context),
       settings_(settings),
       group_(group),
       observer_(observer),
-      rows_(sampler, settings.iters, samples.range, samples.input.device()) {
+      rows_(sampler, settings.iters, samples.range, samples.input.hidden.device()) {
   state_.emplace(chain_, unit, settings_, group_, samples_.importance);
 }
 
@@ -85,8 +84,7 @@ torch::Tensor BlockTuner::sum_step(std::int64_t iteration) {
 // fp32.
 torch::Tensor BlockTuner::run_rows(const torch::Tensor& rows) {
   const auto elements = static_cast<double>(rows_.batch()) * static_cast<double>(samples_.target[0].numel());
-  const torch::Tensor input = samples_.input.index_select(0, rows).to(chain_.linear(0).weight.device());
-  const torch::Tensor output = chain_.forward(input, context_);
+  const torch::Tensor output = chain_.forward(samples_.input.rows(rows).to(chain_.blocks().front()->device()));
   // The gradient by hand: autograd would keep fp32 copies of the activations for it.
   const SquaredError error = squared_error(output, samples_.target, rows, 1.0 / elements);
   state_->arena().add_loss(error.loss);  // before the backward pass, in which the first bucket leaves
@@ -139,12 +137,12 @@ void BlockTuner::throw_broken_loss(const StepReport& report) const {
 // The first linear layer, in the order of the data, whose output on this rank's samples is not finite; or empty.
 std::string BlockTuner::first_broken_layer() const {
   std::string broken;
-  torch::Tensor hidden = samples_.input;
-  for (DecoderBlock* block : chain_.blocks()) {
+  States states = samples_.input;
+  for (Block* block : chain_.blocks()) {
     block->set_observer([&](const Linear& linear, const torch::Tensor&, const torch::Tensor& y) {
       if (broken.empty() && !y.isfinite().all().item<bool>()) broken = chain_.name(linear);
     });
-    hidden = run_block(*block, hidden, context_, 1);
+    states = run_block(*block, states, 1);
     block->set_observer({});
   }
   return broken;

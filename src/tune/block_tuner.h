@@ -19,8 +19,7 @@ class BlockTuner {
  public:
   // `unit.blocks` and the communicators of `group` must outlive the tuner; everything else is copied. Tensors are
   // shared.
-  BlockTuner(const TuningUnit& unit, const BlockSamples& samples, const BlockContext& context, const Sampler& sampler,
-             const TuneSettings& settings, const GradientGroup& group, const TuneObserver& observer = {});
+  BlockTuner(const TuningUnit& unit, const BlockSamples& samples, const Sampler& sampler, const TuneSettings& settings, const GradientGroup& group, const TuneObserver& observer = {});
   BlockTuner(const BlockTuner&) = delete;
   BlockTuner& operator=(const BlockTuner&) = delete;
 
@@ -45,7 +44,6 @@ class BlockTuner {
 
   BlockChain chain_;
   BlockSamples samples_;
-  BlockContext context_;
   TuneSettings settings_;
   GradientGroup group_;
   TuneObserver observer_;

@@ -10,21 +10,26 @@
 
 namespace roundtable {
 
-BlockChain::BlockChain(const std::vector<DecoderBlock*>& blocks) : blocks_(blocks) {
-  for (DecoderBlock* block : blocks) {
+BlockChain::BlockChain(const std::vector<Block*>& blocks) : blocks_(blocks) {
+  for (Block* block : blocks) {
     for (Linear& linear : block->linears()) linears_.push_back(&linear);
   }
 }
 
-torch::Tensor BlockChain::forward(torch::Tensor hidden, const BlockContext& context) const {
-  for (const DecoderBlock* block : blocks_) hidden = block->forward(hidden, context);
-  return hidden;
+torch::Tensor BlockChain::forward(States states) const {
+  for (const Block* block : blocks_) states.hidden = block->forward(states.hidden, states.side);
+  return states.hidden;
 }
 
 std::string BlockChain::name(const Linear& linear) const {
   if (blocks_.size() == 1) return linear.name;
-  const auto place = std::find(linears_.begin(), linears_.end(), &linear) - linears_.begin();
-  return fmt::format("{}.{}", static_cast<std::size_t>(place) / blocks_.front()->linears().size(), linear.name);
+  std::size_t place = 0;
+  for (const Block* block : blocks_) {
+    const std::vector<Linear>& own = block->linears();
+    if (&linear >= own.data() && &linear < own.data() + own.size()) break;
+    ++place;
+  }
+  return fmt::format("{}.{}", place, linear.name);
 }
 
 TuningState::TuningState(const BlockChain& chain, const TuningUnit& unit, const TuneSettings& settings,

@@ -20,12 +20,12 @@ namespace roundtable {
 // Consecutive blocks as one: x -> block -> block -> ... The blocks must outlive it.
 class BlockChain {
  public:
-  explicit BlockChain(const std::vector<DecoderBlock*>& blocks);
+  explicit BlockChain(const std::vector<Block*>& blocks);
 
-  // [n, seqlen, hidden] -> [n, seqlen, hidden]. Differentiable.
-  torch::Tensor forward(torch::Tensor hidden, const BlockContext& context) const;
+  // The hidden states behind the last block. Differentiable. `states` is on the blocks' device.
+  torch::Tensor forward(States states) const;
 
-  const std::vector<DecoderBlock*>& blocks() const { return blocks_; }
+  const std::vector<Block*>& blocks() const { return blocks_; }
 
   // The linear layers of all blocks, one block after the other.
   Linear& linear(std::size_t i) const { return *linears_[i]; }
@@ -35,7 +35,7 @@ class BlockChain {
   std::string name(const Linear& linear) const;
 
  private:
-  std::vector<DecoderBlock*> blocks_;
+  std::vector<Block*> blocks_;
   std::vector<Linear*> linears_;
 };
 

@@ -11,7 +11,7 @@
 
 #include "base/error.h"
 #include "base/sample_range.h"
-#include "model/forward/decoder_block.h"
+#include "graph/states.h"
 #include "quant/fake_quant.h"
 #include "tune/gradients/bucketed_sum.h"
 #include "tune/optimizer.h"
@@ -42,18 +42,18 @@ using BlockSchemes = std::vector<std::optional<QuantScheme>>;
 
 // Consecutive blocks that are tuned as one (auto-round's WrapperMultiblock if there are several): x -> block -> block.
 struct TuningUnit {
-  std::vector<DecoderBlock*> blocks;    // not owned; their linear weights are overwritten
+  std::vector<Block*> blocks;    // not owned; their linear weights are overwritten
   std::vector<torch::Tensor> original;  // the weights to quantize, [out, in] bf16 or fp32 on the blocks' device, block
                                         // after block in the order of linears()
   BlockSchemes schemes;                 // how, in the same order
 };
 
-// A rank's part of the calibration data of a unit: its samples of the chain that enters, and of what the float blocks
-// make of them. Both [range.size(), seqlen, hidden] in the compute dtype, on the blocks' device or (low_gpu_mem_usage)
-// on the host, from where each micro-batch is copied when it is needed.
+// A rank's part of the calibration data of a unit: range.size() samples of the chain that enters, and of the hidden
+// states that the float blocks make of them, in the compute dtype. On the blocks' device or (low_gpu_mem_usage) on the
+// host, from where each micro-batch is copied when it is needed.
 struct BlockSamples {
-  torch::Tensor input;
-  torch::Tensor target;
+  States input;
+  torch::Tensor target;  // [range.size(), ...boundary.hidden]
   SampleRange range;
   // Of the input of each linear layer, [in] fp32 on the blocks' device (Importance): scales start where search_scales()
   // finds them. Empty: scales start at 1.

@@ -39,17 +39,17 @@ class Boundary : public ::testing::Test {
   void write() {
     const SampleRange range = part_of(shape_.n_samples, world().size(), world().rank());
     BoundaryWriter writer(world(), path_, shape_, 4, "print");
-    writer.write(range, values(range).data());
+    writer.write(range, {values(range).data()});
     writer.finish();
   }
 
   std::vector<float> read(const SampleRange& range, std::int64_t first_block = 4, const std::string& print = "print") {
     std::vector<float> data(static_cast<std::size_t>(range.size()) * 6);
-    run_on_all(world(), [&] { read_boundary(world(), path_, shape_, first_block, print, range, data.data()); });
+    run_on_all(world(), [&] { read_boundary(world(), path_, shape_, first_block, print, range, {data.data()}); });
     return data;
   }
 
-  BoundaryShape shape_{11, 2, 3, ElementType::kF32};
+  BoundaryShape shape_{11, {{"hidden", {2, 3}, ElementType::kF32}}};
   std::string path_;
 };
 
@@ -67,7 +67,7 @@ TEST_F(Boundary, WhatAnotherJobHasPutThereStaysUnlessItIsToBeReplaced) {
   for (float& value : others) ++value;
   for (const bool replace : {false, true}) {
     BoundaryWriter writer(world(), path_, shape_, 4, "print", {}, ".tmp-mine");
-    writer.write(mine, others.data());
+    writer.write(mine, {others.data()});
     EXPECT_TRUE(std::filesystem::exists(path_ + ".tmp-mine"));
     writer.finish(replace);
     EXPECT_FALSE(std::filesystem::exists(path_ + ".tmp-mine"));
@@ -82,7 +82,7 @@ TEST_F(Boundary, IsLaidOutAsAskedFor) {
   if (world().rank() < writers) range = part_of(shape_.n_samples, writers, world().rank());
   {
     BoundaryWriter writer(world(), path_, shape_, 4, "print", layout);
-    writer.write(range, values(range).data());
+    writer.write(range, {values(range).data()});
     writer.finish();
   }
   EXPECT_EQ(read({0, 11}), values({0, 11}));
@@ -119,7 +119,7 @@ TEST_F(Boundary, AnotherRunsIsRefused) {
   write();
   EXPECT_THROW(read({0, 1}, 4, "other"), Error);
   EXPECT_THROW(read({0, 1}, 5), Error);
-  shape_.seqlen = 3;
+  shape_.tensors[0].shape[0] = 3;
   EXPECT_THROW(read({0, 1}), Error);
 }
 

@@ -19,7 +19,7 @@ class UserPath : public testing::Test {
 };
 
 // The keys that name files or folders.
-const std::vector<std::string> kPathKeys = {"model.path",           "calibration.tokens", "calibration.cache",
+const std::vector<std::string> kPathKeys = {"model.path", "model.graph", "calibration.tokens", "calibration.cache",
                                             "calibration.estimate", "output.path",        "run.directory",
                                             "run.eval_tokens",      "run.logits"};
 

@@ -11,15 +11,18 @@
 #include "base/error.h"
 #include "config/config.h"
 #include "export/registry.h"
+#include "tests/graph/tiny_models.h"
 #include "tests/io/temporary_folder.h"
-#include "tests/model/tiny_llama.h"
 
 namespace roundtable {
 namespace {
 
 using ::testing::HasSubstr;
 
-ModelConfig model() { return testing::tiny_llama(2); }
+const Model& model() {
+  static const Model two_blocks = testing::tiny_llama_model({.blocks = 2});
+  return two_blocks;
+}
 
 // Random integers, scales of either sign and zero points on a scheme's grid.
 QuantizedWeight random_weight(const LinearSpec& linear, const QuantScheme& scheme, int least_zero) {
@@ -42,9 +45,8 @@ CheckpointScheme mixture(const std::vector<QuantScheme>& schemes) {
   CheckpointScheme checkpoint{schemes.front(), 7, {}};
   for (std::int64_t block = 0; block < 2; ++block) {
     std::size_t next = 0;
-    for (LinearSpec linear : block_linears(model())) {
-      linear.name = model().block_name(block) + "." + linear.name;
-      checkpoint.layers.push_back({linear, schemes[next++ % schemes.size()]});
+    for (const LinearSpec& linear : model().linears(block)) {
+      checkpoint.layers.push_back({linear.below(model().block_prefix(block)), schemes[next++ % schemes.size()]});
     }
   }
   return checkpoint;

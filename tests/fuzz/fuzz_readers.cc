@@ -25,11 +25,9 @@
 #include "export/registry.h"
 #include "graph/block.h"
 #include "io/safetensors.h"
-#include "model/description/model_config.h"
 #include "rundir/journal.h"
-#include "tests/graph/llama_graph.h"
+#include "tests/graph/tiny_models.h"
 #include "tests/io/temporary_folder.h"
-#include "tests/model/tiny_llama.h"
 
 namespace {
 
@@ -200,7 +198,6 @@ class Fuzzer {
     add_safetensors();
     add_tokens();
     add_journal();
-    add_configs();
     add_quantized();
     add_tokenizer();
     add_graph();
@@ -298,28 +295,6 @@ class Fuzzer {
     add("journal", "journal", content_of(at("journal")), mutate_journal, [this] { Journal(at("journal")).last<record::Run>(); });
   }
 
-  void add_configs() {
-    const char* rope = R"("rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0,
-        "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64})";
-    const std::pair<const char*, const char*> families[] = {
-        {"llama", rope},
-        {"qwen3", R"("head_dim": 16, "layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8)"},
-        {"gemma3_text", R"("head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8,
-            "layer_types": ["full_attention", "sliding_attention"])"},
-        {"mixtral", R"("num_local_experts": 4, "num_experts_per_tok": 2)"}};
-    for (const auto& [family, own] : families) {
-      const std::string whole = fmt::format(
-          R"({{"model_type": "{}", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-              "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 32, "max_position_embeddings": 128,
-              "rms_norm_eps": 1e-05, "hidden_act": "silu", "hidden_activation": "gelu_pytorch_tanh",
-              "tie_word_embeddings": false, "eos_token_id": [1, 2], {}}})",
-          family, own);
-      std::filesystem::create_directory(at(family));
-      add(fmt::format("config.json of {}", family), fmt::format("{}/config.json", family), whole, json_or_bytes,
-          [this, family] { load_model_config(at(family)); });
-    }
-  }
-
   // The shards, the index and quantization_config of each format.
   void add_quantized() {
     const LinearSpec linear{"model.layers.0.mlp.up_proj", 64, 64};
@@ -341,7 +316,7 @@ class Fuzzer {
       std::map<std::string, std::string> weight_map;
       for (const TensorView& view : views) weight_map[view.name] = "part.safetensors";
       write_checkpoint_index(at(folder), weight_map, 1);
-      ModelConfig model;
+      const Model model = testing::tiny_llama_model();
       CheckpointScheme checkpoint{scheme, 1, {{linear, scheme}}};
       checkpoint.layers.push_back({{"model.layers.0.mlp.down_proj", 64, 64}, QuantScheme{.bits = 8, .group_size = 64}});
       if (obstacle(*format, model, checkpoint)) checkpoint.layers.pop_back();
@@ -368,10 +343,9 @@ class Fuzzer {
             "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}]}})";
     std::filesystem::create_directory(at("tokenizer"));
     folder_.put("tokenizer/tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": {"content": "<s>"}})");
-    add("tokenizer.json", "tokenizer/tokenizer.json", whole, json_or_bytes, [this] {
+    const Model model = testing::tiny_llama_model({.vocab = 8});
+    add("tokenizer.json", "tokenizer/tokenizer.json", whole, json_or_bytes, [this, model] {
       if (gguf_vocab_obstacle(at("tokenizer"))) throw bad_input("tokenizer", "is of another kind");
-      ModelConfig model;
-      model.vocab_size = 8;
       GgufEntries entries;
       add_gguf_vocab(entries, at("tokenizer"), model);
     });
@@ -380,7 +354,7 @@ class Fuzzer {
   // A graph that is read makes a program too. It is not run: what it would compute may be of any size.
   void add_graph() {
     std::filesystem::create_directory(at("graph"));
-    testing::GraphFiles files = testing::llama_model(testing::tiny_llama(1), 8, torch::kBFloat16);
+    testing::GraphFiles files = testing::llama_model({.blocks = 2}, 8, torch::kBFloat16);
     const TemporaryFolder made;
     files.write(made);
     folder_.put("graph/constants.safetensors", content_of(made.path() + "/constants.safetensors"));

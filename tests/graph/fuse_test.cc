@@ -7,9 +7,7 @@
 #include <torch/utils.h>
 
 #include "graph/run/program.h"
-#include "model/description/model_config.h"
 #include "tests/graph/llama_graph.h"
-#include "tests/model/tiny_llama.h"
 
 namespace roundtable::testing {
 namespace {
@@ -102,7 +100,7 @@ TEST_P(Fuse, GeluWrittenOut) {
 
 // Positions along dimension 2, as after a transpose, and along dimension 1.
 TEST_P(Fuse, Rope) {
-  const ModelConfig config = tiny_llama(1);  // heads of 16
+  const TinyLlama llama;  // heads of 16
   for (const bool heads_first : {true, false}) {
     PartBuilder kind(GetParam());
     const json hidden = kind.input("hidden"), cos = kind.input("constant", "cos"), sin = kind.input("constant", "sin");
@@ -112,7 +110,7 @@ TEST_P(Fuse, Rope) {
     if (heads_first) y = kind.call("aten::transpose.int", {y, 1, 2});
     kind.output(kind.call("aten::reshape", {y, json::array({-1, 8, 32})}));
     GraphFiles files = model_of(kind, {8, 32});
-    add_rope_constants(files, config, 8, GetParam());
+    add_rope_constants(files, llama, 8, GetParam());
     if (!heads_first) {
       for (auto& [name, table] : files.constants) table = table.view({1, 8, 1, 16});
     }
@@ -233,9 +231,9 @@ TEST(FuseForms, LeavesOthersAlone) {
 }
 
 TEST(FuseForms, ALlamaBlockHasTwentyThreeNodes) {
-  const GraphPart fused = check(llama_model(tiny_llama(1), 12, torch::kFloat32), 1e-5, {2, 12, 64});
+  const GraphPart fused = check(llama_model({}, 12, torch::kFloat32), 1e-5, {2, 12, 64});
   EXPECT_EQ(fused.nodes.size(), 23U);
-  const GraphPart bf16 = check(llama_model(tiny_llama(1), 12, torch::kBFloat16), 2e-2, {2, 12, 64});
+  const GraphPart bf16 = check(llama_model({}, 12, torch::kBFloat16), 2e-2, {2, 12, 64});
   EXPECT_EQ(operators_of(bf16), operators_of(fused));
 }
 

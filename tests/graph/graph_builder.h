@@ -136,17 +136,33 @@ struct GraphFiles {
   }
 };
 
-// A model of `blocks` blocks of one kind, with an embedding and a head of 16 tokens.
-inline GraphFiles model_of(const PartBuilder& kind, std::vector<std::int64_t> hidden, int blocks = 1) {
-  const std::int64_t width = hidden.back();
-  PartBuilder embed(kind.dtype()), head(kind.dtype());
-  const json table = embed.parameter("embed.weight", {16, width}, "embedding");
-  embed.output(embed.call("aten::embedding", {table, embed.input("tokens")}));
-  const json weight = head.parameter("lm_head.weight", {16, width}, "linear");
-  head.output(head.call("aten::linear", {head.input("hidden"), weight}), "logits");
+// What lies around the blocks of a model.
+struct Ends {
+  PartBuilder embed;
+  PartBuilder head;
+  std::int64_t vocab = 16;
+};
+
+// An embedding and a head of 16 tokens.
+inline Ends small_ends(torch::ScalarType dtype, std::int64_t width) {
+  Ends ends{PartBuilder(dtype), PartBuilder(dtype)};
+  const json table = ends.embed.parameter("embed.weight", {ends.vocab, width}, "embedding");
+  ends.embed.output(ends.embed.call("aten::embedding", {table, ends.embed.input("tokens")}));
+  const json weight = ends.head.parameter("lm_head.weight", {ends.vocab, width}, "linear");
+  ends.head.output(ends.head.call("aten::linear", {ends.head.input("hidden"), weight}), "logits");
+  return ends;
+}
+
+// What the reader makes of them. It reads text, whose integers without a sign are unsigned.
+inline GraphManifest manifest_of(const GraphFiles& files) {
+  return parse_manifest(json::parse(files.model.dump()), "model.json");
+}
+
+// A model of `blocks` blocks of one kind between `ends`. Blocks are "model.layers.N.".
+inline GraphFiles model_of(const PartBuilder& kind, std::vector<std::int64_t> hidden, int blocks, const Ends& ends) {
   json operators = kind.operators();
-  operators.update(json(embed.operators()));
-  operators.update(json(head.operators()));
+  operators.update(json(ends.embed.operators()));
+  operators.update(json(ends.head.operators()));
   json list = json::array();
   for (int i = 0; i < blocks; ++i) {
     list.push_back({{"prefix", "model.layers." + std::to_string(i) + "."},
@@ -164,17 +180,21 @@ inline GraphFiles model_of(const PartBuilder& kind, std::vector<std::int64_t> hi
            {"own_code", false},
            {"seqlen", hidden.front()},
            {"dtype", dtype_name(kind.dtype())},
-           {"vocab_size", 16},
+           {"vocab_size", ends.vocab},
            {"batch", 0},
            {"boundary", {{"hidden", {{"shape", hidden}, {"dtype", dtype_name(kind.dtype())}}}}},
            {"operators", operators},
-           {"embed", embed.part()},
-           {"head", head.part()},
+           {"embed", ends.embed.part()},
+           {"head", ends.head.part()},
            {"kinds", json::array({kind.part()})},
            {"blocks", list},
            {"untouched", json::array()},
            {"check", {{"output", 0.0}, {"gradient", 1e-7}}}},
           {}};
+}
+
+inline GraphFiles model_of(const PartBuilder& kind, const std::vector<std::int64_t>& hidden, int blocks = 1) {
+  return model_of(kind, hidden, blocks, small_ends(kind.dtype(), hidden.back()));
 }
 
 // Random tensors for the parameters of a part.

@@ -2,11 +2,30 @@
 // what its parts are in other models.
 #pragma once
 
-#include "model/description/model_config.h"
-#include "model/forward/rope.h"
+#include <cmath>
+#include <limits>
+
 #include "tests/graph/graph_builder.h"
 
 namespace roundtable::testing {
+
+// The smallest Llama that the tests of several folders share; with other numbers, another.
+struct TinyLlama {
+  std::int64_t hidden = 64;
+  std::int64_t intermediate = 96;
+  std::int64_t heads = 4;
+  std::int64_t kv_heads = 2;
+  std::int64_t head_dim = 16;
+  std::int64_t vocab = 32;
+  std::int64_t blocks = 1;
+  double norm_eps = 1e-6;
+  double theta = 10000;
+  bool tied = false;               // the head is the embedding
+  std::int64_t max_positions = 0;  // as model.json has it
+
+  std::int64_t rows() const { return heads * head_dim; }        // of q_proj
+  std::int64_t kv_rows() const { return kv_heads * head_dim; }  // of k_proj and v_proj
+};
 
 // weight * to(x * rsqrt(mean(x^2) + eps)); in fp32 without conversions.
 inline json rms_norm_nodes(PartBuilder& kind, const json& x, const json& weight, double eps) {
@@ -42,49 +61,90 @@ inline json rope_nodes(PartBuilder& kind, const json& x, const json& cos, const 
   return kind.call("aten::add.Tensor", {straight, kind.call("aten::mul.Tensor", {turned, sin})});
 }
 
-// cos and sin [1, 1, seqlen, head_dim], as an export leaves them.
-inline void add_rope_constants(GraphFiles& files, const ModelConfig& config, std::int64_t seqlen,
+// RoPE's cosines and sines (RoFormer, arXiv 2104.09864) as an export leaves them: [1, 1, seqlen, head_dim].
+inline void add_rope_constants(GraphFiles& files, const TinyLlama& llama, std::int64_t seqlen,
                                torch::ScalarType dtype) {
-  const RopeTable table = make_rope_table(config.rope, config.head_dim, seqlen, dtype, torch::kCPU);
-  files.constants["cos"] = table.cos.view({1, 1, seqlen, -1}).contiguous();
-  files.constants["sin"] = table.sin.view({1, 1, seqlen, -1}).contiguous();
+  const torch::Tensor even = torch::arange(0, llama.head_dim, 2, torch::kFloat64) / static_cast<double>(llama.head_dim);
+  const torch::Tensor frequencies = torch::exp(-std::log(llama.theta) * even);
+  const torch::Tensor half = torch::arange(seqlen).to(torch::kFloat64).unsqueeze(1) * frequencies;
+  const torch::Tensor angles = torch::cat({half, half}, -1).view({1, 1, seqlen, llama.head_dim});
+  files.constants["cos"] = angles.cos().to(dtype).contiguous();
+  files.constants["sin"] = angles.sin().to(dtype).contiguous();
 }
 
-inline GraphFiles llama_model(const ModelConfig& config, std::int64_t seqlen, torch::ScalarType dtype) {
-  PartBuilder kind(dtype);
-  const std::int64_t width = config.hidden_size, heads = config.n_heads * config.head_dim;
-  const std::int64_t kv = config.n_kv_heads * config.head_dim;
+inline json linear_parameter(PartBuilder& kind, const std::string& name, std::int64_t out, std::int64_t in) {
+  return kind.parameter(name + ".weight", {out, in}, "linear");
+}
+
+// hidden + attention(norm(hidden)).
+inline json llama_attention_nodes(PartBuilder& kind, const TinyLlama& llama, std::int64_t seqlen, const json& hidden) {
   const auto weight = [&](const char* name, std::int64_t out, std::int64_t in) {
-    return kind.parameter(std::string(name) + ".weight", {out, in}, "linear");
+    return linear_parameter(kind, std::string("self_attn.") + name, out, in);
   };
-  const json q = weight("self_attn.q_proj", heads, width), k = weight("self_attn.k_proj", kv, width);
-  const json v = weight("self_attn.v_proj", kv, width), o = weight("self_attn.o_proj", width, heads);
-  const json gate = weight("mlp.gate_proj", config.intermediate_size, width);
-  const json up = weight("mlp.up_proj", config.intermediate_size, width);
-  const json down = weight("mlp.down_proj", width, config.intermediate_size);
-  const json norm_in = kind.parameter("input_layernorm.weight", {width});
-  const json norm_mlp = kind.parameter("post_attention_layernorm.weight", {width});
-  const json hidden = kind.input("hidden"), cos = kind.input("constant", "cos"), sin = kind.input("constant", "sin");
+  const json q = weight("q_proj", llama.rows(), llama.hidden), k = weight("k_proj", llama.kv_rows(), llama.hidden);
+  const json v = weight("v_proj", llama.kv_rows(), llama.hidden), o = weight("o_proj", llama.hidden, llama.rows());
+  const json norm = kind.parameter("input_layernorm.weight", {llama.hidden});
+  const json cos = kind.input("constant", "cos"), sin = kind.input("constant", "sin");
   const json batch = kind.call("aten::sym_size.int", {hidden, 0});
-  const auto linear = [&](const json& x, const json& w) { return kind.call("aten::linear", {x, w}); };
-  const auto by_head = [&](const json& y) {
-    const json view = kind.call("aten::view", {y, json::array({batch, seqlen, -1, config.head_dim})});
+  const json x = rms_norm_nodes(kind, hidden, norm, llama.norm_eps);
+  const auto by_head = [&](const json& w) {
+    const json y = kind.call("aten::linear", {x, w});
+    const json view = kind.call("aten::view", {y, json::array({batch, seqlen, -1, llama.head_dim})});
     return kind.call("aten::transpose.int", {view, 1, 2});
   };
-  const json x = rms_norm_nodes(kind, hidden, norm_in, config.norm_eps);
-  const json query = by_head(linear(x, q)), key = by_head(linear(x, k)), value = by_head(linear(x, v));
-  const std::int64_t half = config.head_dim / 2;
+  const json query = by_head(q), key = by_head(k), value = by_head(v);
+  const std::int64_t half = llama.head_dim / 2;
+  const double scale = 1 / std::sqrt(static_cast<double>(llama.head_dim));
   const json mixed =
       kind.call("rt::attention", {rope_nodes(kind, query, cos, sin, half), rope_nodes(kind, key, cos, sin, half), value,
-                                  nullptr, nullptr, config.attention_scale_of(0), true, 0, 0.0});
+                                  nullptr, nullptr, scale, true, 0, 0.0});
   const json flat = kind.call("aten::reshape", {mixed, json::array({batch, seqlen, -1})});
-  const json middle = kind.call("aten::add.Tensor", {hidden, linear(flat, o)});
-  const json y = rms_norm_nodes(kind, middle, norm_mlp, config.norm_eps);
-  const json gated = kind.call("aten::mul.Tensor", {kind.call("aten::silu", {linear(y, gate)}), linear(y, up)});
-  kind.output(kind.call("aten::add.Tensor", {middle, linear(gated, down)}));
-  GraphFiles files = model_of(kind, {seqlen, width});
-  add_rope_constants(files, config, seqlen, dtype);
+  return kind.call("aten::add.Tensor", {hidden, kind.call("aten::linear", {flat, o})});
+}
+
+// Embedding, norm and head, tied or not. transformers' names.
+inline Ends llama_ends(const TinyLlama& llama, torch::ScalarType dtype) {
+  const char* embedding = "model.embed_tokens.weight";
+  Ends ends{PartBuilder(dtype), PartBuilder(dtype), llama.vocab};
+  const std::vector<std::int64_t> shape{llama.vocab, llama.hidden};
+  const json table = ends.embed.parameter(embedding, shape, "embedding");
+  ends.embed.output(ends.embed.call("aten::embedding", {table, ends.embed.input("tokens")}));
+  const json norm = ends.head.parameter("model.norm.weight", {llama.hidden});
+  json weight;
+  if (llama.tied) {
+    weight = ends.head.bare_parameter("lm_head.weight", shape);
+    ends.head.tensor(embedding, "lm_head.weight", 0, shape, {llama.hidden, 1});
+  } else {
+    weight = ends.head.parameter("lm_head.weight", shape, "linear");
+  }
+  const json x = rms_norm_nodes(ends.head, ends.head.input("hidden"), norm, llama.norm_eps);
+  ends.head.output(ends.head.call("aten::linear", {x, weight}), "logits");
+  return ends;
+}
+
+// The whole of a model of such blocks.
+inline GraphFiles llama_files(const PartBuilder& kind, const TinyLlama& llama, std::int64_t seqlen) {
+  GraphFiles files =
+      model_of(kind, {seqlen, llama.hidden}, static_cast<int>(llama.blocks), llama_ends(llama, kind.dtype()));
+  if (llama.tied) files.model["head_name"] = "lm_head.weight";
+  if (llama.max_positions > 0) files.model["max_positions"] = llama.max_positions;
+  add_rope_constants(files, llama, seqlen, kind.dtype());
   return files;
+}
+
+inline GraphFiles llama_model(const TinyLlama& llama, std::int64_t seqlen, torch::ScalarType dtype) {
+  PartBuilder kind(dtype);
+  const json hidden = kind.input("hidden");
+  const json middle = llama_attention_nodes(kind, llama, seqlen, hidden);
+  const json gate = linear_parameter(kind, "mlp.gate_proj", llama.intermediate, llama.hidden);
+  const json up = linear_parameter(kind, "mlp.up_proj", llama.intermediate, llama.hidden);
+  const json down = linear_parameter(kind, "mlp.down_proj", llama.hidden, llama.intermediate);
+  const json norm = kind.parameter("post_attention_layernorm.weight", {llama.hidden});
+  const json y = rms_norm_nodes(kind, middle, norm, llama.norm_eps);
+  const json open = kind.call("aten::silu", {kind.call("aten::linear", {y, gate})});
+  const json gated = kind.call("aten::mul.Tensor", {open, kind.call("aten::linear", {y, up})});
+  kind.output(kind.call("aten::add.Tensor", {middle, kind.call("aten::linear", {gated, down})}));
+  return llama_files(kind, llama, seqlen);
 }
 
 }  // namespace roundtable::testing

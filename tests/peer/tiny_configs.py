@@ -20,7 +20,7 @@ BOTH = {"num_dense_layers": 1, "first_k_dense_replace": 1}
 DECODER = {"is_decoder": True}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 SECTIONS = {"rope_parameters": {**ROPE, "mrope_section": [2, 3, 3]}}
-LLAMA4 = {"interleave_moe_layer_step": 2, "moe_layers": DROP, "no_rope_layers": [1, 1, 1, 0]}
+LLAMA4 = {"num_hidden_layers": 4, "layer_types": DROP, "interleave_moe_layer_step": 2, "moe_layers": DROP, "no_rope_layers": [1, 1, 1, 0]}
 SPARSE_QWEN = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 8, "indexer_compress_ratio": 4}
 SHARING = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
 CHANGES = {
@@ -36,7 +36,7 @@ CHANGES = {
     "hunyuan_v1_moe": {"head_dim": 16, "moe_topk": 2, "num_experts": 8, "num_shared_expert": 1}, "ministral": {"head_dim": 16},
     "nemotron": {"num_key_value_heads": 2, "head_dim": 16}, "qwen4_exp_text": SPARSE_QWEN, "qwen4_exp": {"text_config": SPARSE_QWEN},
     "mamba2": {"num_heads": 8, "head_dim": 16},
-    **dict.fromkeys(("lfm2", "lfm2_moe"), {"layer_types": ["conv", "full_attention", "conv", "full_attention"]}),
+    **dict.fromkeys(("lfm2", "lfm2_moe"), {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"]}),
     **dict.fromkeys(("qwen2_moe", "qwen3_moe", "qwen3_next", "flint"), {"mlp_only_layers": [0]}),
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 0},
     "llama4_text": LLAMA4, "llama4": {"text_config": LLAMA4},

@@ -1,7 +1,9 @@
 // What runs must have in common to share boundaries, and what they need not.
-#include "phases/boundary_cache.h"
+#include "phases/boundary/boundary_cache.h"
 
 #include <gtest/gtest.h>
+
+#include "tests/graph/tiny_models.h"
 
 namespace roundtable {
 namespace {
@@ -25,7 +27,8 @@ nlohmann::json run_print() {
 }
 
 nlohmann::json states_of(const nlohmann::json& print, const Config& config = {},
-                         const std::vector<std::string>& devices = kOneRank, const ModelConfig& model = {}) {
+                         const std::vector<std::string>& devices = kOneRank,
+                         const Model& model = testing::tiny_llama_model()) {
   return states_fingerprint(print, config, model, devices);
 }
 
@@ -51,10 +54,11 @@ TEST(StatesFingerprint, CountsRanksWhereTheyCutPasses) {
   config.tuning.micro_batch = 0;
   config.run.reproducible = true;
   EXPECT_EQ(states_of(run_print(), config, kTwoRanks), one_a_pass);
-  // OPT-350m's embedding multiplies all samples of a rank at once.
-  ModelConfig projected;
-  projected.names.project_in = "model.decoder.project_in";
-  EXPECT_NE(states_of(run_print(), config, kOneRank, projected), states_of(run_print(), config, kTwoRanks, projected));
+}
+
+TEST(StatesFingerprint, CountsWhatTheGraphsCompute) {
+  const Model tied = testing::tiny_llama_model({.tied = true});
+  EXPECT_NE(states_of(run_print(), {}, kOneRank, tied), states_of(run_print(), {}, kOneRank, tied.with_stored_head()));
 }
 
 TEST(StatesFingerprint, CountsPassesAndDevices) {

@@ -11,6 +11,7 @@
 #include "plan/layout.h"
 #include "plan/plan.h"
 #include "plan/warnings.h"
+#include "tests/graph/tiny_models.h"
 #include "tests/io/temporary_folder.h"
 #include "tests/io/throws_error.h"
 
@@ -27,10 +28,6 @@ using ::testing::Not;
 class PlanChecks : public ::testing::Test {
  protected:
   PlanChecks() {
-    folder_.put("config.json", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-      "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
-      "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
-      "tie_word_embeddings": false, "torch_dtype": "bfloat16"})");
     config_.model.path = folder_.path();
     config_.output.path = folder_.path() + "/out";
     config_.quantization.group_size = 32;
@@ -44,9 +41,14 @@ class PlanChecks : public ::testing::Test {
       const Change& change = [](Config&) {}, const World& world = {1, 1}) const {
     Config changed = config_;
     change(changed);
-    return lay_out(changed, world);
+    static const Model usual = testing::tiny_llama_model(kLlama, 64);
+    const std::int64_t seqlen = changed.calibration.seqlen;
+    const Model model = seqlen == usual.seqlen() ? usual : testing::tiny_llama_model(kLlama, seqlen);
+    return lay_out(changed, {model, model}, world);
   }
 
+  static constexpr testing::TinyLlama kLlama{
+      .hidden = 256, .intermediate = 512, .head_dim = 64, .vocab = 512, .blocks = 4, .max_positions = 128};
   TemporaryFolder folder_;
   Config config_;
 };

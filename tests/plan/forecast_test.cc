@@ -5,21 +5,24 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
-#include "model/description/block_layout.h"
 #include "plan/layout.h"
-#include "tests/io/temporary_folder.h"
+#include "tests/graph/tiny_models.h"
 
 namespace roundtable {
 namespace {
 
 // SmolLM2-135M's shapes: a block of 3 538 944 weights.
-ModelConfig smollm2() {
-  const TemporaryFolder folder;
-  folder.put("config.json", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-    "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-    "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": true})");
-  return load_model_config(folder.path());
+const Model& smollm2() {
+  static const Model model = testing::tiny_llama_model({.hidden = 576,
+                                                        .intermediate = 1536,
+                                                        .heads = 9,
+                                                        .kv_heads = 3,
+                                                        .head_dim = 64,
+                                                        .vocab = 49152,
+                                                        .blocks = 30,
+                                                        .tied = true},
+                                                       256, torch::kBFloat16);
+  return model;
 }
 
 Config config_of(std::int64_t nodes, std::int64_t devices) {
@@ -34,11 +37,11 @@ Config config_of(std::int64_t nodes, std::int64_t devices) {
   return c;
 }
 
-std::vector<BlockSchemes> schemes_of(const ModelConfig& m, int bits = 4) {
+std::vector<BlockSchemes> schemes_of(const Model& m, int bits = 4) {
   QuantScheme scheme;
   scheme.bits = bits;
   scheme.group_size = 64;
-  return {static_cast<std::size_t>(m.n_blocks), BlockSchemes(block_linears(m).size(), scheme)};
+  return {static_cast<std::size_t>(m.n_blocks()), BlockSchemes(m.linears(0).size(), scheme)};
 }
 
 std::int64_t item(const std::vector<Forecast::Bytes>& items, const std::string& name) {
@@ -58,9 +61,9 @@ double phase(const Forecast& forecast, const std::string& name) {
 }
 
 TEST(Forecast, CountsWeightsDiskAndTrafficByHand) {
-  const ModelConfig m = smollm2();
+  const Model& m = smollm2();
   constexpr std::int64_t kWeights = 2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576;
-  ASSERT_EQ(count_block_parameters(m), kWeights);
+  ASSERT_EQ(count_block_parameters(m, 0), kWeights);
   const Forecast f = make_forecast(config_of(0, 1), m, schemes_of(m), {4, 4, 2, 2}, 0);
   EXPECT_EQ(item(f.memory, "weights of a block"), kWeights * 4);
   EXPECT_EQ(item(f.memory, "next block"), kWeights * 2);
@@ -76,7 +79,7 @@ TEST(Forecast, CountsWeightsDiskAndTrafficByHand) {
 }
 
 TEST(Forecast, AlignedSamplesTakeMoreDiskAndNoMoreTraffic) {
-  const ModelConfig m = smollm2();
+  const Model& m = smollm2();
   Config c = config_of(0, 1);
   const auto forecast = [&] { return make_forecast(c, m, schemes_of(m), {4, 4, 2, 2}, 0); };
   const Forecast packed = forecast();
@@ -90,7 +93,7 @@ TEST(Forecast, AlignedSamplesTakeMoreDiskAndNoMoreTraffic) {
 }
 
 TEST(Forecast, TimeFollowsTheRateThatBoundsIt) {
-  const ModelConfig m = smollm2();
+  const Model& m = smollm2();
   Config c = config_of(1, 2);
   const Layout layout{2, 2, 2, 1};
   c.cluster.memory_bandwidth = c.cluster.link_bandwidth = c.cluster.file_system_bandwidth = 1e9;
@@ -107,7 +110,7 @@ TEST(Forecast, TimeFollowsTheRateThatBoundsIt) {
 }
 
 TEST(ChooseLayout, ManyGroupsWhereMemoryAllowsThemAndMoreShardsWhereNot) {
-  const ModelConfig m = smollm2();
+  const Model& m = smollm2();
   Config c = config_of(1, 4);
   const Layout rich = choose_layout(c, m, schemes_of(m), {4, 4});
   EXPECT_EQ(rich.shards, 1);
@@ -122,7 +125,7 @@ TEST(ChooseLayout, ManyGroupsWhereMemoryAllowsThemAndMoreShardsWhereNot) {
 }
 
 TEST(ChooseLayout, KeepsWhatIsSetAndTheLeastStage) {
-  const ModelConfig m = smollm2();
+  const Model& m = smollm2();
   Config c = config_of(8, 8);
   c.parallel.shards = 2;
   const Layout layout = choose_layout(c, m, schemes_of(m), {64, 8});

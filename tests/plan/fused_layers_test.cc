@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "plan/plan.h"
+#include "tests/graph/tiny_models.h"
 #include "tests/io/temporary_folder.h"
 
 namespace roundtable {
@@ -20,13 +21,11 @@ class FusedLayers : public ::testing::Test {
   // A Llama of four blocks, or a Mixtral of as many with four experts.
   std::vector<std::string> warnings(const std::vector<std::string>& formats, const WeightRules& rules,
                                     const std::vector<std::string>& ignored = {}, bool mixtral = false) const {
-    folder_.put("config.json",
-                R"({"hidden_act": "silu", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
-      "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 128,
-      "rms_norm_eps": 1e-5, "tie_word_embeddings": false, "torch_dtype": "bfloat16", )" +
-                    std::string(mixtral ? R"("architectures": ["MixtralForCausalLM"], "model_type": "mixtral",
-      "num_local_experts": 4, "num_experts_per_tok": 2})"
-                                        : R"("architectures": ["LlamaForCausalLM"], "model_type": "llama"})"));
+    static constexpr testing::TinyLlama kLlama{
+        .hidden = 256, .intermediate = 512, .head_dim = 64, .vocab = 512, .blocks = 4};
+    static const Model llama_model = testing::tiny_llama_model(kLlama, 64);
+    static const Model mixtral_model = testing::tiny_mixtral_model({.llama = kLlama}, 64);
+    const Model& model = mixtral ? mixtral_model : llama_model;
     Config config;
     config.model.path = folder_.path();
     config.output.path = folder_.path() + "/out";
@@ -36,7 +35,7 @@ class FusedLayers : public ::testing::Test {
     config.quantization.ignore_layers = ignored;
     config.calibration.n_samples = 16;
     config.calibration.seqlen = 64;
-    return lay_out(config, {1, 1}).warnings;
+    return lay_out(config, {model, model}, {1, 1}).warnings;
   }
 
   TemporaryFolder folder_;

@@ -6,8 +6,7 @@
 
 #include "base/error.h"
 #include "export/registry.h"
-#include "model/forward/decoder_block.h"
-#include "tests/model/tiny_llama.h"
+#include "tests/graph/tiny_models.h"
 
 namespace roundtable {
 namespace {
@@ -15,7 +14,10 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-ModelConfig model() { return testing::tiny_llama(12); }
+const Model& model() {
+  static const Model twelve_blocks = testing::tiny_llama_model({.blocks = 12});
+  return twelve_blocks;
+}
 
 QuantizationSection section(const WeightRules& rules, const std::vector<std::string>& ignored = {}) {
   QuantizationSection section;
@@ -31,7 +33,7 @@ LayerSchemes resolved(const QuantizationSection& section) {
 
 // "4 bits, sym, groups of 32", or "16".
 std::string scheme_at(const LayerSchemes& schemes, std::size_t block, const std::string& layer) {
-  const auto linears = block_linears(model());
+  const auto& linears = model().linears(0);
   for (std::size_t i = 0; i < linears.size(); ++i) {
     if (linears[i].name != layer) continue;
     return schemes.blocks[block][i] ? scheme_text(*schemes.blocks[block][i]) : "16";

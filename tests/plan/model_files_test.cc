@@ -8,8 +8,8 @@
 
 #include "base/error.h"
 #include "io/checkpoint.h"
-#include "model/description/block_layout.h"
 #include "plan/plan.h"
+#include "tests/graph/tiny_models.h"
 #include "tests/io/temporary_folder.h"
 #include "tests/io/throws_error.h"
 
@@ -41,23 +41,30 @@ class ModelFiles : public ::testing::Test {
     write_safetensors(config_.calibration.tokens, {{"input_ids", ElementType::kI32, {2, 4}, ids.data()}},
                       {{"format", "roundtable.tokens"}, {"version", "1"}});
     describe();
-    const ModelConfig model = load_model_config(folder_.path());
-    for (const ParameterSpec& spec : block_parameters(model)) {
-      tensors_[model.block_name(0) + "." + spec.name] = {ElementType::kBF16, spec.stored_shape()};
+    const Model model = described_model();
+    for (const PlacedTensor& placed : model.table(0).placed) {
+      tensors_[model.block_prefix(0) + placed.spec.name] = {ElementType::kBF16, placed.spec.stored_shape()};
     }
-    for (const ParameterSpec& spec : outside_parameters(model)) {
+    for (const ParameterSpec& spec : model.outside()) {
       tensors_[spec.name] = {ElementType::kBF16, spec.stored_shape()};
     }
   }
 
-  // Writes config.json, with more keys behind the others.
-  void describe(const std::string& more = "") const {
-    const bool tied = more.find("tie_word_embeddings") != std::string::npos;
-    const std::string keys = R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-      "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-      "num_key_value_heads": 2, "vocab_size": 32, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
-      "torch_dtype": "bfloat16")";
-    folder_.put("config.json", keys + (tied ? "" : R"(, "tie_word_embeddings": false)") + more + "}");
+  // Writes config.json, with more keys.
+  void describe(const nlohmann::json& more = nlohmann::json::object()) {
+    nlohmann::json config = testing::llama_config(llama_);
+    config.update(more);
+    llama_.tied = config["tie_word_embeddings"];
+    folder_.put("config.json", config.dump());
+  }
+  Model described_model() const {
+    testing::GraphFiles files = testing::llama_model(llama_, 4, torch::kFloat32);
+    files.model["ignored"] = ignored_;
+    return testing::model_from(files, testing::llama_config(llama_));
+  }
+  Plan made_plan() const {
+    const Model model = described_model();
+    return make_plan(config_, {model, model}, {1, 1});
   }
 
   struct Tensor {
@@ -79,9 +86,11 @@ class ModelFiles : public ::testing::Test {
     Tensors changed = tensors_;
     change(changed);
     write("model.safetensors", changed);
-    return make_plan(config_, {1, 1});
+    return made_plan();
   }
 
+  std::vector<std::string> ignored_;  // names that the graph calls parts of another model
+  testing::TinyLlama llama_{.hidden = 32, .intermediate = 32, .heads = 2, .max_positions = 128};
   TemporaryFolder folder_;
   Config config_;
   Tensors tensors_;
@@ -108,7 +117,7 @@ TEST_F(ModelFiles, EveryTensorThatIsUsedHasATypeThatIsHandled) {
 }
 
 TEST_F(ModelFiles, ATiedHeadThatTheFileHasIsCheckedToo) {
-  describe(R"(, "tie_word_embeddings": true)");
+  describe({{"tie_word_embeddings", true}});
   EXPECT_NO_THROW(plan());
   EXPECT_NO_THROW(plan([](Tensors& t) { t.erase("lm_head.weight"); }));
   EXPECT_BAD_INPUT(plan([](Tensors& t) { t["lm_head.weight"].type = ElementType::kI8; }),
@@ -119,6 +128,16 @@ TEST_F(ModelFiles, ATiedHeadThatTheFileHasIsCheckedToo) {
                    HasSubstr("tensor 'lm_head.weight': has shape [31, 32] and config.json calls for [32, 32]"));
 }
 
+TEST_F(ModelFiles, WhatIsNoPartOfTheModelIsRefusedUnlessTheGraphNamesIt) {
+  const auto with_vision = [](Tensors& t) { t["vision.patch.weight"] = {ElementType::kI8, {3, 5}}; };
+  EXPECT_BAD_INPUT(plan(with_vision), HasSubstr("tensor 'vision.patch.weight': is not part of a 'llama' model"));
+  ignored_ = {"^vision"};
+  const Plan carried = plan(with_vision);
+  ASSERT_EQ(carried.carried_over.size(), 1u);
+  EXPECT_EQ(carried.carried_over[0].name, "vision.patch.weight");
+  EXPECT_EQ(carried.outside_files.back().back().name, "vision.patch.weight");
+}
+
 TEST_F(ModelFiles, ATableThatIsNotCopiedMayHaveAnyType) {
   EXPECT_NO_THROW(plan([](Tensors& t) {
     t["model.layers.0.self_attn.rotary_emb.inv_freq"] = {ElementType::kF64, {8}};
@@ -127,24 +146,24 @@ TEST_F(ModelFiles, ATableThatIsNotCopiedMayHaveAnyType) {
 
 TEST_F(ModelFiles, AStaleQuantizationConfigIsNamed) {
   for (const char* method : {"fp8", "bitsandbytes", "mxfp4", "gptq", "awq", "compressed-tensors", "quark"}) {
-    describe(fmt::format(R"(, "quantization_config": {{"quant_method": "{}", "bits": 4}})", method));
+    describe({{"quantization_config", {{"quant_method", method}, {"bits", 4}}}});
     EXPECT_BAD_INPUT(plan(), AllOf(StartsWith(folder_.path() + "/config.json: key 'quantization_config': says"),
                                    HasSubstr(fmt::format("({}), and the weights are floats", method)),
                                    EndsWith("; remove the key from config.json if it is out of date")));
   }
   for (const char* value : {"{}", R"({"quant_method": 3})", R"("fp8")", "[]"}) {
-    describe(fmt::format(R"(, "quantization_config": {})", value));
+    describe({{"quantization_config", nlohmann::json::parse(value)}});
     EXPECT_BAD_INPUT(plan(),
                      HasSubstr("key 'quantization_config': says that the weights are quantized (no quant_method)"));
   }
-  describe(R"(, "compression_config": {"quantization_config": {"quant_method": "compressed-tensors"}})");
+  describe({{"compression_config", {{"quantization_config", {{"quant_method", "compressed-tensors"}}}}}});
   EXPECT_BAD_INPUT(plan(), HasSubstr("key 'compression_config': says that"));
-  describe(R"(, "quantization_config": null)");
+  describe({{"quantization_config", nullptr}});
   EXPECT_NO_THROW(plan());
 }
 
 TEST_F(ModelFiles, AModelThatIsQuantizedAlreadyIsNamedAsSuch) {
-  describe(R"(, "quantization_config": {"quant_method": "fp8"})");
+  describe({{"quantization_config", {{"quant_method", "fp8"}}}});
   const std::string name = "model.layers.0.mlp.up_proj.weight";
   EXPECT_BAD_INPUT(plan([&](Tensors& t) { t[name].type = ElementType::kF8E4M3; }),
                    AllOf(HasSubstr("config.json: key 'quantization_config': the model is quantized already"),
@@ -173,7 +192,7 @@ class Shards : public ModelFiles {
     write("one.safetensors", first_);
     write("two.safetensors", second_);
     write_checkpoint_index(folder_.path(), index_, 0);
-    return make_plan(config_, {1, 1});
+    return made_plan();
   }
 
   Tensors first_, second_;
@@ -197,7 +216,7 @@ TEST_F(Shards, AnIndexEntryWithoutItsTensorIsRefused) {
     first_ = first, second_ = second;
   }
   // A tied head is no exception.
-  describe(R"(, "tie_word_embeddings": true)");
+  describe({{"tie_word_embeddings", true}});
   first_.erase("lm_head.weight");
   EXPECT_BAD_INPUT(sharded_plan(), HasSubstr("tensor 'lm_head.weight': is missing, though"));
 }

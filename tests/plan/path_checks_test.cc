@@ -11,6 +11,7 @@
 
 #include "io/safetensors.h"
 #include "rundir/journal.h"
+#include "tests/graph/tiny_models.h"
 #include "tests/io/temporary_folder.h"
 #include "tests/io/throws_error.h"
 
@@ -48,6 +49,7 @@ class Places : public ::testing::Test {
     folder_.put("model/tokenizer.json", "{}");
     config_.model.path = folder_.path() + "/model";
     config_.output.path = folder_.path() + "/out";
+    plan_.model = testing::tiny_llama_model();
     plan_.forecast.disk = {{"boundaries", 1000}, {"checkpoint", 1000}};
   }
   void check() const { check_places(config_, plan_); }

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "tests/config/other_value.h"
+#include "tests/graph/tiny_models.h"
 #include "tests/io/temporary_folder.h"
 
 namespace roundtable {
@@ -18,6 +19,8 @@ namespace {
 const std::set<std::string> kDoNotMatter = {
     // Places.
     "calibration.cache", "output.path", "run.directory", "run.eval_tokens", "run.logits",
+    // What the graphs compute is a part of its own.
+    "model.graph", "model.trust_remote_code",
     // Its values are what matters.
     "tuning.recipe",
     // How the work is divided: the fingerprint holds the number of stages that comes of it.
@@ -152,17 +155,21 @@ TEST(Fingerprint, PathsCountByWhatTheyLeadTo) {
   EXPECT_THROW(content_fingerprint(other), Error);
 }
 
-TEST(Fingerprint, HoldsSettingsContentAndTheNumberOfStages) {
+TEST(Fingerprint, HoldsSettingsContentGraphsAndTheNumberOfStages) {
   const TemporaryFolder folder;
   Config config;
   config.model.path = put_model(folder, "model", "{}", 'a');
   config.calibration.tokens = folder.put("tokens", "1 2 3");
   Plan plan;
+  plan.model = testing::tiny_llama_model({.tied = true});
   plan.stages = {{0, 2}, {2, 4}};
   const nlohmann::json before = fingerprint(config, plan);
-  EXPECT_EQ(before.size(), settings_fingerprint(config).size() + content_fingerprint(config).size() + 2);
+  EXPECT_EQ(before.size(), settings_fingerprint(config).size() + content_fingerprint(config).size() + 3);
   EXPECT_EQ(before["number of stages"], 2);
   EXPECT_TRUE(before.contains("version"));
+  plan.model = plan.model.with_stored_head();
+  EXPECT_EQ(fingerprint_difference(before, fingerprint(config, plan)), "graphs of the model");
+  plan.model = testing::tiny_llama_model({.tied = true});
   plan.stages = {{0, 4}};
   EXPECT_EQ(fingerprint_difference(before, fingerprint(config, plan)), "number of stages");
   config.quantization.bits = 3;

@@ -17,13 +17,13 @@
 namespace roundtable {
 namespace {
 
-using testing::AllOf;
-using testing::Each;
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::Not;
-using testing::SizeIs;
-using testing::StartsWith;
+using ::testing::AllOf;
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::SizeIs;
+using ::testing::StartsWith;
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
@@ -98,7 +98,7 @@ class Terminal {
   int column_ = 0;
 };
 
-class ProgressTest : public testing::Test {
+class ProgressTest : public ::testing::Test {
  protected:
   Screen screen(bool live) {
     return {&out_, live, [this] { return size_; }, [this] { return now_; }};
@@ -156,7 +156,7 @@ TEST_F(ProgressPlain, InsideAPhaseAtMostALineEveryTwoSeconds) {
     progress.advance();
   }
   const auto lines = take_lines();
-  EXPECT_THAT(lines.size(), testing::AllOf(testing::Ge(4u), testing::Le(5u)));
+  EXPECT_THAT(lines.size(), ::testing::AllOf(::testing::Ge(4u), ::testing::Le(5u)));
   EXPECT_THAT(lines[0], StartsWith("calibrate 2"));
   EXPECT_THAT(lines[0], HasSubstr("/1000 blocks  elapsed 0:00:02  left 0:01:"));
 }
@@ -465,7 +465,7 @@ TEST_F(ProgressLive, NoLineWrapsOnANarrowTerminal) {
       progress.update(i % 12, 0, i, 5, 10, 1e-3, 1e-4);
       const auto lines = show();
       EXPECT_LE(lines.size(), 14u) << columns;
-      EXPECT_THAT(lines, Each(SizeIs(testing::Lt(static_cast<std::size_t>(std::max(2, columns))))));
+      EXPECT_THAT(lines, Each(SizeIs(::testing::Lt(static_cast<std::size_t>(std::max(2, columns))))));
     }
   }
 }
@@ -491,7 +491,7 @@ TEST_F(ProgressLive, APhaseOfUnknownLengthHasNoBar) {
 
 // ---- which of the two ------------------------------------------------------------------------------------------
 
-class ScreenChoice : public testing::Test {
+class ScreenChoice : public ::testing::Test {
  protected:
   void TearDown() override { unsetenv("ROUNDTABLE_PROGRESS"); }
 };

@@ -7,15 +7,15 @@
 #include "base/hash.h"
 #include "plan/plan.h"
 #include "rundir/paths.h"
+#include "tests/graph/tiny_models.h"
 #include "tests/io/temporary_folder.h"
-#include "tests/model/tiny_llama.h"
 
 namespace roundtable::testing {
 
 struct RunFixture {
   explicit RunFixture(std::vector<Stage> stages = {{0, 2}, {2, 4}}, int groups = 1) {
     config.output.path = folder.path() + "/out";
-    plan.model = tiny_llama(stages.back().last);
+    plan.model = tiny_llama_model({.blocks = stages.back().last});
     plan.stages = std::move(stages);
     plan.groups = groups;
     plan.world.ranks = groups;

@@ -19,11 +19,10 @@ using testing::TinyProblem;
 
 TunedBlock tune(const TinyProblem& problem, const TuneSettings& settings, const TuneObserver& observer = {},
                 std::int64_t batch = 4) {
-  DecoderBlock block = problem.block();
+  Block block = problem.block();
   SelfCommunicator alone;
   const Sampler sampler(SamplerKind::kStrata, 8, batch, 42, 0);
-  return BlockTuner(problem.unit(block), problem.samples({0, 8}), problem.context, sampler, settings, alone, observer)
-      .tune();
+  return BlockTuner(problem.unit(block), problem.samples({0, 8}), sampler, settings, alone, observer).tune();
 }
 
 double linear(std::int64_t i) { return 0.1 * (1 - static_cast<double>(i) / 10); }
@@ -87,12 +86,12 @@ TEST(BlockTuner, LowersTheLossAndKeepsTheBest) {
 
 TEST(BlockTuner, TheKeptIntegersHaveTheBestLoss) {
   const TinyProblem problem;
-  DecoderBlock block = problem.block();
+  Block block = problem.block();
   SelfCommunicator alone;
   const Sampler sampler(SamplerKind::kStrata, 8, 8, 42, 0);  // every sample in every step: losses can be compared
   const TunedBlock tuned =
-      BlockTuner(problem.unit(block), problem.samples({0, 8}), problem.context, sampler, {.iters = 20}, alone).tune();
-  const float loss = torch::mse_loss(run_block(block, problem.input, problem.context, 0), problem.target).item<float>();
+      BlockTuner(problem.unit(block), problem.samples({0, 8}), sampler, {.iters = 20}, alone).tune();
+  const float loss = torch::mse_loss(TinyProblem::run(block, problem.input), problem.target).item<float>();
   EXPECT_NEAR(loss, tuned.best_loss(), 1e-5 * loss);
 }
 
@@ -163,16 +162,16 @@ TEST(BlockTuner, LateReportsStillEndTheSteps) {
 TEST(BlockTuner, StartsFromSearchedScales) {
   const TinyProblem problem;
   const auto tuned = [&](bool search, std::int64_t iters) {
-    DecoderBlock block = problem.block();
+    Block block = problem.block();
     SelfCommunicator alone;
     BlockSamples samples = problem.samples({0, 8});
     if (search) {
       const Importance inputs(block);
-      run_block(block, problem.input, problem.context, 0);
+      TinyProblem::run(block, problem.input);
       samples.importance = inputs.sum(alone);
     }
     const Sampler sampler(SamplerKind::kStrata, 8, 8, 42, 0);
-    return BlockTuner(problem.unit(block), samples, problem.context, sampler, {.iters = iters}, alone).tune();
+    return BlockTuner(problem.unit(block), samples, sampler, {.iters = iters}, alone).tune();
   };
   EXPECT_LT(tuned(true, 1).first_loss(), 0.9f * tuned(false, 1).first_loss());
   EXPECT_LT(tuned(true, 20).best_loss(), tuned(false, 20).best_loss());
@@ -181,11 +180,11 @@ TEST(BlockTuner, StartsFromSearchedScales) {
 TEST(BlockTuner, ALayerWithoutASchemeStaysFloat) {
   TinyProblem problem;
   problem.schemes[3].reset();
-  DecoderBlock block = problem.block();
+  Block block = problem.block();
   SelfCommunicator alone;
   const Sampler sampler(SamplerKind::kStrata, 8, 4, 42, 0);
   const TunedBlock tuned =
-      BlockTuner(problem.unit(block), problem.samples({0, 8}), problem.context, sampler, {.iters = 2}, alone).tune();
+      BlockTuner(problem.unit(block), problem.samples({0, 8}), sampler, {.iters = 2}, alone).tune();
   EXPECT_FALSE(tuned.weights[3].has_value());
   EXPECT_TRUE(torch::equal(block.linears()[3].weight, problem.weights.weights[3]));
 }

@@ -20,27 +20,31 @@ struct TwoBlocks {
 
   TwoBlocks() {
     for (torch::Tensor& weight : second.weights.weights) weight = weight.flip(1).contiguous();
-    target = run_block(second.block(), first.target, first.context, 0);
+    target = TinyProblem::run(second.block(), first.target);
   }
 
-  TunedBlock tune(std::vector<DecoderBlock>& blocks, const TuneSettings& settings,
-                  const TuneObserver& observer = {}) const {
+  TunedBlock tune(std::vector<Block>& blocks, const TuneSettings& settings, const TuneObserver& observer = {}) const {
     std::vector<torch::Tensor> original = first.weights.weights;
     original.insert(original.end(), second.weights.weights.begin(), second.weights.weights.end());
     BlockSchemes schemes = first.schemes;
     schemes.insert(schemes.end(), second.schemes.begin(), second.schemes.end());
     SelfCommunicator alone;
-    return BlockTuner({{&blocks[0], &blocks[1]}, original, schemes}, {first.input, target, {0, 8}}, first.context,
+    return BlockTuner({{&blocks[0], &blocks[1]}, original, schemes}, {{first.input, {}}, target, {0, 8}},
                       Sampler(SamplerKind::kStrata, 8, 8, 42, 0), settings, alone, observer)
         .tune();
   }
 
-  std::vector<DecoderBlock> blocks() const { return {first.block(), second.block()}; }
+  std::vector<Block> blocks() const {
+    std::vector<Block> both;
+    both.push_back(first.block());
+    both.push_back(second.block());
+    return both;
+  }
 };
 
 TEST(JointBlocks, FollowThePlainLoopOverBoth) {
   const TwoBlocks two;
-  std::vector<DecoderBlock> blocks = two.blocks();
+  std::vector<Block> blocks = two.blocks();
   const TunedBlock tuned = two.tune(blocks, {.iters = 6});
   const auto expected = testing::plain_losses({&two.first, &two.second}, two.first.input, two.target,
                                               Sampler(SamplerKind::kStrata, 8, 8, 42, 0),
@@ -52,19 +56,19 @@ TEST(JointBlocks, FollowThePlainLoopOverBoth) {
 
 TEST(JointBlocks, TheBlocksAreLeftWithTheBestWeights) {
   const TwoBlocks two;
-  std::vector<DecoderBlock> blocks = two.blocks();
+  std::vector<Block> blocks = two.blocks();
   const TunedBlock tuned = two.tune(blocks, {.iters = 20});
   ASSERT_EQ(tuned.weights.size(), 14u);
   EXPECT_LT(tuned.best_loss(), 0.9f * tuned.first_loss());
-  const torch::Tensor middle = run_block(blocks[0], two.first.input, two.first.context, 0);
-  const torch::Tensor end = run_block(blocks[1], middle, two.first.context, 0);
+  const torch::Tensor middle = TinyProblem::run(blocks[0], two.first.input);
+  const torch::Tensor end = TinyProblem::run(blocks[1], middle);
   const float loss = torch::mse_loss(end, two.target).item<float>();
   EXPECT_NEAR(loss, tuned.best_loss(), 1e-5 * loss);
 }
 
 TEST(JointBlocks, ALayersNameSaysWhichBlock) {
   const TwoBlocks two;
-  std::vector<DecoderBlock> blocks = two.blocks();
+  std::vector<Block> blocks = two.blocks();
   std::vector<std::string> names;
   TuneObserver observer;
   observer.on_gradients = [&](const StepGradients& step) { names = step.names; };

@@ -19,16 +19,16 @@ double relative(const torch::Tensor& x, const torch::Tensor& quantized, const to
 
 struct Measured {
   TinyProblem problem;
-  DecoderBlock block = problem.block();
-  torch::Tensor sample = problem.input.narrow(0, 2, 3);
+  Block block = problem.block();
+  States sample{problem.input.narrow(0, 2, 3), {}};
   std::vector<LayerError> errors;
 
   explicit Measured(std::int64_t iters, bool skip_first = false) {
     if (skip_first) problem.schemes[0].reset();
     SelfCommunicator alone;
     const Sampler sampler(SamplerKind::kStrata, 8, 4, 42, 0);
-    BlockTuner(problem.unit(block), problem.samples({0, 8}), problem.context, sampler, {.iters = iters}, alone).tune();
-    errors = layer_errors(block, problem.weights.weights, problem.schemes, sample, problem.context, alone);
+    BlockTuner(problem.unit(block), problem.samples({0, 8}), sampler, {.iters = iters}, alone).tune();
+    errors = layer_errors(block, problem.weights.weights, problem.schemes, sample, alone);
   }
 };
 
@@ -37,7 +37,7 @@ TEST(LayerError, IsThatOfTheLayersOutputOnItsOwnInput) {
   ASSERT_EQ(m.errors.size(), 7u);
   EXPECT_EQ(m.errors[0].name, "self_attn.q_proj");
   const torch::Tensor input = m.problem.input.narrow(0, 2, 3);
-  const torch::Tensor x = input * (input.square().mean(-1, true) + m.problem.config.norm_eps).rsqrt();
+  const torch::Tensor x = input * (input.square().mean(-1, true) + m.problem.llama.norm_eps).rsqrt();
   const torch::Tensor& exact = m.problem.weights.weights[0];
   const torch::Tensor nearest = dequantize(round_to_nearest(exact, *m.problem.schemes[0]), torch::kFloat32);
   EXPECT_NEAR(m.errors[0].nearest, relative(x, nearest, exact), 1e-4 * m.errors[0].nearest);
@@ -60,8 +60,8 @@ TEST(LayerError, LeavesOutLayersIn16Bits) {
 
 TEST(LayerError, LeavesTheBlocksOutputForTheNextOne) {
   const Measured m(1);
-  const torch::Tensor expected = run_block(m.block, m.problem.input.narrow(0, 2, 3), m.problem.context, 0);
-  EXPECT_TRUE(torch::equal(m.sample, expected));
+  const torch::Tensor expected = TinyProblem::run(m.block, m.problem.input.narrow(0, 2, 3));
+  EXPECT_TRUE(torch::equal(m.sample.hidden, expected));
 }
 
 }  // namespace

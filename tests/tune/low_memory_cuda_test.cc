@@ -13,18 +13,17 @@ namespace {
 TEST(LowGpuMemUsage, SamplesMayStayOnTheHost) {
   if (!torch::cuda::is_available()) GTEST_SKIP() << "no CUDA device on this machine";
   const testing::TinyProblem problem;
-  const BlockContext context = make_block_context(problem.config, 16, torch::kFloat32, torch::kCUDA);
   std::vector<torch::Tensor> original;
   for (const torch::Tensor& weight : problem.weights.weights) original.push_back(weight.cuda());
   std::vector<std::vector<float>> losses;
   for (const torch::Device device : {torch::Device(torch::kCPU), torch::Device(torch::kCUDA)}) {
-    DecoderBlock block = make_block(problem.config, problem.weights, torch::kFloat32, torch::kCUDA);
+    Block block = problem.block(torch::kCUDA);
     const torch::Tensor input = problem.input.to(device);
-    const torch::Tensor target = run_block(block, input, context, 0);
+    const torch::Tensor target = testing::TinyProblem::run(block, input);
     EXPECT_EQ(target.device().type(), device.type());
     SelfCommunicator alone;
     const Sampler sampler(SamplerKind::kStrata, 8, 4, 42, 0);
-    losses.push_back(BlockTuner({{&block}, original, problem.schemes}, {input, target, {0, 8}}, context, sampler,
+    losses.push_back(BlockTuner({{&block}, original, problem.schemes}, {{input, {}}, target, {0, 8}}, sampler,
                                 {.iters = 3}, alone)
                          .tune()
                          .losses);

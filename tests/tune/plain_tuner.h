@@ -62,7 +62,7 @@ inline std::vector<float> plain_losses(const std::vector<const TinyProblem*>& pr
   for (std::int64_t i = 0; i < settings.iters; ++i) {
     const torch::Tensor index = torch::tensor(sampler.step(i));
     torch::Tensor hidden = input.index_select(0, index);
-    std::vector<DecoderBlock> run;
+    std::vector<Block> run;
     run.reserve(blocks.size());
     for (const PlainBlock& plain : blocks) {
       run.push_back(plain.problem->block());
@@ -70,7 +70,7 @@ inline std::vector<float> plain_losses(const std::vector<const TinyProblem*>& pr
         run.back().linears()[l].weight =
             plain_fake_quantize(plain.problem->weights.weights[l], plain.parameters[l], *plain.problem->schemes[l]);
       }
-      hidden = run.back().forward(hidden, plain.problem->context);
+      hidden = run.back().forward(hidden);
     }
     const torch::Tensor loss = torch::mse_loss(hidden, target.index_select(0, index));
     adamw.zero_grad();

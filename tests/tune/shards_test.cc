@@ -27,15 +27,14 @@ SampleRange own_samples() { return shard_samples(8, 4, world().size(), world().r
 
 TunedBlock tune(const TinyProblem& problem, const SampleRange& range, HostCommunicator& group, FirstStep& first,
                 SamplerKind kind, const TuneSettings& settings = twelve_steps()) {
-  DecoderBlock block = problem.block();
+  Block block = problem.block();
   TuneObserver observer;
   observer.on_gradients = [&](const StepGradients& step) {
     if (step.iteration != 0) return;
     first.loss = step.loss;
     for (const torch::Tensor& gradient : step.gradients) first.gradients.push_back(gradient.clone());
   };
-  return BlockTuner(problem.unit(block), problem.samples(range), problem.context, Sampler(kind, 8, 4, 42, 0), settings,
-                    group, observer)
+  return BlockTuner(problem.unit(block), problem.samples(range), Sampler(kind, 8, 4, 42, 0), settings, group, observer)
       .tune();
 }
 
@@ -43,23 +42,23 @@ TunedBlock tune(const TinyProblem& problem, const SampleRange& range, HostCommun
 TEST(ImportanceShards, AreTheSumsOfSquaresOverAllRanksSamples) {
   const TinyProblem problem;
   const SampleRange range = own_samples();
-  DecoderBlock block = problem.block();
+  Block block = problem.block();
   std::vector<torch::Tensor> sums;
   {
     const Importance inputs(block);
-    run_block(block, problem.samples(range).input, problem.context, 3);
+    run_block(block, problem.samples(range).input, 3);
     sums = inputs.sum(world());
   }
   ASSERT_EQ(sums.size(), block.linears().size());
   const torch::Tensor x = problem.input.to(torch::kFloat64);
-  const torch::Tensor normed = x * torch::rsqrt(x.square().mean(-1, true) + problem.config.norm_eps);
+  const torch::Tensor normed = x * torch::rsqrt(x.square().mean(-1, true) + problem.llama.norm_eps);
   const torch::Tensor want = normed.square().sum({0, 1});
   for (const std::size_t reader : {0, 1, 2}) {
     EXPECT_TRUE(torch::allclose(sums[reader].to(torch::kFloat64), want, 1e-4)) << reader;
   }
   EXPECT_TRUE(torch::equal(sums[4], sums[5]));  // gate and up
-  EXPECT_EQ(sums[6].size(0), problem.config.intermediate_size);
-  run_block(block, problem.input, problem.context, 0);  // nobody watches any more
+  EXPECT_EQ(sums[6].size(0), problem.llama.intermediate);
+  TinyProblem::run(block, problem.input);  // nobody watches any more
 }
 
 class Shards : public ::testing::TestWithParam<SamplerKind> {};

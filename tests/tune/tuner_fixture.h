@@ -4,39 +4,45 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "model/load/block_loader.h"
-#include "tests/model/tiny_llama.h"
+#include <cmath>
+
+#include "graph/block_loader.h"
+#include "graph/states.h"
+#include "tests/graph/tiny_models.h"
 #include "tune/block_tuner.h"
 
 namespace roundtable::testing {
 
 struct TinyProblem {
-  ModelConfig config = tiny_llama(1);
+  TinyLlama llama;
+  Model model = tiny_llama_model(llama);
   BlockWeights weights;
   torch::Tensor input;  // [8, 16, 64]
   torch::Tensor target;
-  BlockContext context;
   BlockSchemes schemes;
 
   explicit TinyProblem(const QuantScheme& scheme = {3, 32, true, true, true, 1}) {
     torch::manual_seed(11);
-    for (const LinearSpec& linear : block_linears(config)) {
+    for (const LinearSpec& linear : model.linears(0)) {
       weights.weights.push_back(torch::randn({linear.out, linear.in}) / std::sqrt(static_cast<double>(linear.in)));
-      weights.biases.emplace_back();
       schemes.push_back(scheme);
     }
-    for (const ParameterSpec& norm : block_norms(config)) weights.norms.push_back(torch::ones(norm.shape));
-    input = torch::randn({8, 16, config.hidden_size});
-    context = make_block_context(config, 16, torch::kFloat32, torch::kCPU);
-    target = run_block(block(), input, context, 0);
+    for (const ParameterSpec& norm : model.table(0).others) weights.others.push_back(torch::ones(norm.shape));
+    input = torch::randn({8, model.seqlen(), llama.hidden});
+    target = run(block(), input);
   }
 
-  DecoderBlock block() const { return make_block(config, weights, torch::kFloat32, torch::kCPU); }
+  Block block(torch::Device device = torch::kCPU) const { return BlockMaker(model, device).make(weights); }
 
-  TuningUnit unit(DecoderBlock& block) const { return {{&block}, weights.weights, schemes}; }
+  // All samples through a block.
+  static torch::Tensor run(const Block& block, const torch::Tensor& input) {
+    return run_block(block, {input, {}}, 0).hidden;
+  }
+
+  TuningUnit unit(Block& block) const { return {{&block}, weights.weights, schemes}; }
 
   BlockSamples samples(const SampleRange& range) const {
-    return {input.narrow(0, range.begin, range.size()), target.narrow(0, range.begin, range.size()), range};
+    return {{input.narrow(0, range.begin, range.size()), {}}, target.narrow(0, range.begin, range.size()), range};
   }
 };
 

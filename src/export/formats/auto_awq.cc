@@ -13,7 +13,7 @@ namespace {
 
 class AutoAwq final : public AwqFormat {
  public:
-  std::optional<std::string> checkpoint_obstacle(const ModelConfig&,
+  std::optional<std::string> checkpoint_obstacle(const Model&,
                                                  const CheckpointScheme& checkpoint) const override {
     for (const LayerScheme& layer : checkpoint.layers) {
       if (layer.scheme && !differing(*layer.scheme, checkpoint.common).empty()) {
@@ -31,11 +31,11 @@ class AutoAwq final : public AwqFormat {
     return layer.alike() ? FusedReading::kRight : FusedReading::kRefused;
   }
 
-  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const ModelConfig& model) const override {
+  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const Model& model) const override {
     nlohmann::json config = {
         {"quant_method", "awq"}, {"version", "gemm"}, {"zero_point", true}, {"provider", "roundtable"}};
     config.update(scheme_json(checkpoint.common));
-    config["modules_to_not_convert"] = nlohmann::json::array({model.names.head});
+    config["modules_to_not_convert"] = nlohmann::json::array({model.head_layer()});
     for (const LayerScheme& layer : checkpoint.layers) {
       if (!layer.scheme) config["modules_to_not_convert"].push_back(layer.linear.name);
     }

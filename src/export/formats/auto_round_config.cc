@@ -7,12 +7,18 @@
 
 namespace roundtable {
 
+// "model.layers"
+std::string blocks_name(const Model& model) {
+  const std::string first = model.block_name(0);
+  return first.substr(0, first.rfind('.'));
+}
+
 nlohmann::json auto_round_config(std::string_view packing_format, const CheckpointScheme& checkpoint,
-                                 const ModelConfig& model) {
+                                 const Model& model) {
   nlohmann::json config = {{"quant_method", "auto-round"},
                            {"packing_format", packing_format},
                            {"data_type", "int"},
-                           {"block_name_to_quantize", model.names.blocks},
+                           {"block_name_to_quantize", blocks_name(model)},
                            {"autoround_version", "0.16.1"},
                            {"producer", "roundtable"}};
   config.update(scheme_json(checkpoint.common));

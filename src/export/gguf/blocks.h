@@ -22,7 +22,7 @@
 
 #include "export/format.h"
 #include "export/gguf/container.h"
-#include "model/description/block_layout.h"
+#include "model/load/parameter.h"
 #include "quant/fake_quant.h"
 
 namespace roundtable {

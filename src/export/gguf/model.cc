@@ -9,6 +9,7 @@
 #include <numbers>
 
 #include "base/error.h"
+#include "export/gguf/hparams.h"
 
 namespace roundtable {
 namespace {
@@ -20,8 +21,8 @@ const std::map<std::string, std::string>& architectures() {
   return known;
 }
 
-std::string architecture(const ModelConfig& model) {
-  const auto found = architectures().find(model.model_type);
+std::string architecture(const Model& model) {
+  const auto found = architectures().find(model.type());
   RT_CHECK(found != architectures().end());
   return found->second;
 }
@@ -53,23 +54,25 @@ std::uint32_t file_type(GgufType type) {
 
 }  // namespace
 
-std::optional<std::string> gguf_model_obstacle(const ModelConfig& model) {
-  if (!architectures().contains(model.model_type)) {
-    return fmt::format("'{}' models are not written; those that are: llama, mistral, qwen2, qwen3", model.model_type);
+std::optional<std::string> gguf_model_obstacle(const Model& model) {
+  if (!architectures().contains(model.type())) {
+    return fmt::format("'{}' models are not written; those that are: llama, mistral, qwen2, qwen3", model.type());
   }
-  if (model.sliding_window > 0 && model.sliding_window < model.max_position_embeddings) {
+  const GgufHparams hparams = gguf_hparams(model);
+  if (hparams.window > 0 && hparams.window < hparams.positions) {
     // llama.cpp's llama-model.cpp reads attention.sliding_window for other architectures only.
     return fmt::format("llama.cpp gives this model all of its context, not its window of {} tokens",
-                       model.sliding_window);
+                       hparams.window);
   }
-  const std::string& rope = model.rope.type;
+  const std::string& rope = hparams.rope.type;
   if (rope != "default" && rope != "linear" && rope != "llama3")
     return fmt::format("RoPE of type '{}' is not written", rope);
   return std::nullopt;
 }
 
-void add_gguf_model(GgufEntries& entries, const ModelConfig& model, GgufType type) {
+void add_gguf_model(GgufEntries& entries, const Model& model, GgufType type) {
   const std::string name = architecture(model);
+  const GgufHparams hparams = gguf_hparams(model);
   const auto number = [&](const char* key, std::int64_t value) {
     entries.add(name + "." + key, static_cast<std::uint32_t>(value));
   };
@@ -78,69 +81,69 @@ void add_gguf_model(GgufEntries& entries, const ModelConfig& model, GgufType typ
   entries.add("general.quantized_by", "roundtable");
   entries.add("general.file_type", file_type(type));
   entries.add("general.quantization_version", std::uint32_t{2});
-  number("block_count", model.n_blocks);
-  number("context_length", model.max_position_embeddings);
-  number("embedding_length", model.hidden_size);
-  number("feed_forward_length", model.intermediate_size);
-  number("attention.head_count", model.n_heads);
-  number("attention.head_count_kv", model.n_kv_heads);
-  number("attention.key_length", model.head_dim);
-  number("attention.value_length", model.head_dim);
-  number("rope.dimension_count", model.rope.rotary_dim(model.head_dim));
-  number("vocab_size", model.vocab_size);
-  entries.add(name + ".rope.freq_base", static_cast<float>(model.rope.theta));
-  entries.add(name + ".attention.layer_norm_rms_epsilon", static_cast<float>(model.norm_eps));
-  if (model.rope.type == "linear") {
+  number("block_count", model.n_blocks());
+  number("context_length", hparams.positions);
+  number("embedding_length", hparams.hidden_size);
+  number("feed_forward_length", hparams.intermediate_size);
+  number("attention.head_count", hparams.n_heads);
+  number("attention.head_count_kv", hparams.n_kv_heads);
+  number("attention.key_length", hparams.head_dim);
+  number("attention.value_length", hparams.head_dim);
+  number("rope.dimension_count", hparams.head_dim);
+  number("vocab_size", model.vocab_size());
+  entries.add(name + ".rope.freq_base", static_cast<float>(hparams.rope.theta));
+  entries.add(name + ".attention.layer_norm_rms_epsilon", static_cast<float>(hparams.norm_eps));
+  if (hparams.rope.type == "linear") {
     entries.add(name + ".rope.scaling.type", "linear");
-    entries.add(name + ".rope.scaling.factor", static_cast<float>(model.rope.factor));
+    entries.add(name + ".rope.scaling.factor", static_cast<float>(hparams.rope.factor));
   }
 }
 
-std::string gguf_name(const ModelConfig& model, const std::string& name) {
-  const ModelNames& names = model.names;
-  if (name == names.embedding + ".weight") return "token_embd.weight";
-  if (name == names.final_norm + ".weight") return "output_norm.weight";
-  if (name == names.head + ".weight") return "output.weight";
-  const std::string prefix = names.blocks + ".";
-  if (!name.starts_with(prefix)) return "";
-  const std::size_t end = name.find('.', prefix.size());
+std::string gguf_name(const Model& model, const std::string& name) {
+  if (name == model.embedding()) return "token_embd.weight";
+  if (name == "model.norm.weight") return "output_norm.weight";
+  if (name == model.head_layer() + ".weight") return "output.weight";
+  constexpr std::string_view kBlocks = "model.layers.";
+  if (!name.starts_with(kBlocks)) return "";
+  const std::size_t end = name.find('.', kBlocks.size());
   const std::size_t last = name.rfind('.');
   if (end == std::string::npos || last <= end) return "";
-  const BlockNames& parts = model.block_names;
   const std::string part = name.substr(end + 1, last - end - 1);
-  for (const auto& [ours, theirs] : {std::pair{&parts.q, "attn_q"},
-                                     {&parts.k, "attn_k"},
-                                     {&parts.v, "attn_v"},
-                                     {&parts.o, "attn_output"},
-                                     {&parts.gate, "ffn_gate"},
-                                     {&parts.up, "ffn_up"},
-                                     {&parts.down, "ffn_down"},
-                                     {&parts.attention_norm, "attn_norm"},
-                                     {&parts.mlp_norm, "ffn_norm"},
-                                     {&parts.q_norm, "attn_q_norm"},
-                                     {&parts.k_norm, "attn_k_norm"}}) {
-    if (!ours->empty() && part == *ours) {
-      return fmt::format("blk.{}.{}{}", name.substr(prefix.size(), end - prefix.size()), theirs, name.substr(last));
+  for (const auto& [ours, theirs] : {std::pair{"self_attn.q_proj", "attn_q"},
+                                     {"self_attn.k_proj", "attn_k"},
+                                     {"self_attn.v_proj", "attn_v"},
+                                     {"self_attn.o_proj", "attn_output"},
+                                     {"mlp.gate_proj", "ffn_gate"},
+                                     {"mlp.up_proj", "ffn_up"},
+                                     {"mlp.down_proj", "ffn_down"},
+                                     {"input_layernorm", "attn_norm"},
+                                     {"post_attention_layernorm", "ffn_norm"},
+                                     {"self_attn.q_norm", "attn_q_norm"},
+                                     {"self_attn.k_norm", "attn_k_norm"}}) {
+    if (part == ours) {
+      return fmt::format("blk.{}.{}{}", name.substr(kBlocks.size(), end - kBlocks.size()), theirs, name.substr(last));
     }
   }
   return "";
 }
 
-torch::Tensor gguf_row_order(const ModelConfig& model, const std::string& layer) {
+torch::Tensor gguf_row_order(const Model& model, const std::string& layer) {
   if (architecture(model) != "llama") return {};
   std::int64_t heads = 0;
-  if (layer.ends_with("." + model.block_names.q)) heads = model.n_heads;
-  if (layer.ends_with("." + model.block_names.k)) heads = model.n_kv_heads;
+  const GgufHparams hparams = gguf_hparams(model);
+  if (layer.ends_with(".self_attn.q_proj")) heads = hparams.n_heads;
+  if (layer.ends_with(".self_attn.k_proj")) heads = hparams.n_kv_heads;
   if (heads == 0) return {};
   // llama.py, permute(): [heads, 2, half] -> [heads, half, 2]
-  return torch::arange(heads * model.head_dim).view({heads, 2, model.head_dim / 2}).transpose(1, 2).reshape({-1});
+  return torch::arange(heads * hparams.head_dim).view({heads, 2, hparams.head_dim / 2}).transpose(1, 2).reshape({-1});
 }
 
-torch::Tensor gguf_rope_factors(const ModelConfig& model) {
-  const RopeConfig& rope = model.rope;
+torch::Tensor gguf_rope_factors(const Model& model) {
+  const GgufHparams hparams = gguf_hparams(model);
+  const GgufRope& rope = hparams.rope;
   if (rope.type != "llama3") return {};
-  const std::int64_t rotated = rope.rotary_dim(model.head_dim);
-  const auto context = static_cast<double>(rope.original_max_position_embeddings);
+  const std::int64_t rotated = hparams.head_dim;
+  const auto context = static_cast<double>(rope.original_positions);
   torch::Tensor factors = torch::empty({rotated / 2});
   for (std::int64_t i = 0; i < rotated / 2; ++i) {
     const double frequency = std::pow(rope.theta, -2.0 * static_cast<double>(i) / static_cast<double>(rotated));

@@ -20,10 +20,16 @@ std::optional<std::string> CompressedTensorsFormat::layer_obstacle(const LinearS
   return group_size_obstacle(linear, scheme);
 }
 
-std::optional<std::string> CompressedTensorsFormat::checkpoint_obstacle(const ModelConfig& model,
+std::optional<std::string> CompressedTensorsFormat::checkpoint_obstacle(const Model& model,
                                                                         const CheckpointScheme&) const {
   // utils/helpers.py: layers are found by the class torch.nn.Linear.
-  if (model.conv1d) return "its readers do not know Conv1D layers, which " + model.model_type + " is made of";
+  for (std::size_t kind = 0; kind < model.kinds(); ++kind) {
+    for (const LinearSpec& linear : model.kind(kind).linears) {
+      if (linear.transposed && !linear.stack) {
+        return "its readers do not know Conv1D layers, which " + model.type() + " is made of";
+      }
+    }
+  }
   return std::nullopt;
 }
 
@@ -37,7 +43,7 @@ FusedReading CompressedTensorsFormat::fused_reading(const FusedLayer& layer) con
 }
 
 nlohmann::json CompressedTensorsFormat::quantization_config(const CheckpointScheme& checkpoint,
-                                                            const ModelConfig& model) const {
+                                                            const Model& model) const {
   std::map<std::string, std::pair<QuantScheme, nlohmann::json>> groups;  // by the scheme's keys
   nlohmann::json ignore = nlohmann::json::array();
   bool head = false;
@@ -51,10 +57,8 @@ nlohmann::json CompressedTensorsFormat::quantization_config(const CheckpointSche
     group.first = *layer.scheme;
     group.second.push_back(layer.linear.name);
   }
-  for (const std::string& name : {model.names.project_in, model.names.project_out}) {
-    if (!name.empty()) ignore.push_back(name);
-  }
-  if (!head) ignore.push_back(model.names.head);
+  for (const std::string& name : model.outside_linears()) ignore.push_back(name);
+  if (!head && !model.head_layer().empty()) ignore.push_back(model.head_layer());
   nlohmann::json config = {{"quant_method", "compressed-tensors"}, {"format", format_},
                            {"quantization_status", "compressed"},  {"kv_cache_scheme", nullptr},
                            {"global_compression_ratio", nullptr},  {"ignore", ignore}};

@@ -102,6 +102,10 @@ struct GraphManifest {
   std::vector<GraphPart> kinds;
   std::vector<GraphBlock> blocks;
   std::vector<std::string> untouched;
+  std::vector<std::string> ignored;  // regular expressions
+  std::string head_name;         // of a head that is tied to the embedding, if it were not; empty: it is not tied
+  std::int64_t max_positions = 0;  // 0: the config names none
+  std::string text_config;       // path in config.json of the text part, "text_config"; empty: the whole
   double check_output = 0;
   double check_gradient = 0;
 };

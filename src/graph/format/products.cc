@@ -176,20 +176,9 @@ class Finder {
       matrix.first = row / weight.out_stride;
       matrix.rows = entry.shape[out];
       matrix.step = matrix.rows == 1 ? 1 : entry.stride[out] / weight.out_stride;
-      matrix.name = name_of(entry, dims == 3 ? std::optional(i) : std::nullopt);
+      matrix.name = matrix_name(entry.disk, dims == 3 ? std::optional(i) : std::nullopt);
       product.matrices.push_back(std::move(matrix));
     }
-  }
-
-  // "mlp.up_proj" of "mlp.up_proj.weight"; "mlp.experts.3.down_proj" of the fourth expert of "mlp.experts.down_proj".
-  static std::string name_of(const DiskTensor& entry, std::optional<std::int64_t> expert) {
-    constexpr std::string_view kWeight = ".weight";
-    std::string name = entry.disk;
-    if (name.ends_with(kWeight)) name.resize(name.size() - kWeight.size());
-    if (!expert) return name;
-    const std::size_t dot = name.rfind('.');
-    return dot == std::string::npos ? fmt::format("{}.{}", *expert, name)
-                                    : fmt::format("{}.{}{}", name.substr(0, dot), *expert, name.substr(dot));
   }
 
   [[noreturn]] void refuse_entry(const GraphNode& node, const DiskTensor& entry) const {
@@ -218,6 +207,16 @@ class Finder {
 };
 
 }  // namespace
+
+std::string matrix_name(const std::string& disk, std::optional<std::int64_t> expert) {
+  constexpr std::string_view kWeight = ".weight";
+  std::string name = disk;
+  if (name.ends_with(kWeight)) name.resize(name.size() - kWeight.size());
+  if (!expert) return name;
+  const std::size_t dot = name.rfind('.');
+  return dot == std::string::npos ? fmt::format("{}.{}", *expert, name)
+                                  : fmt::format("{}.{}{}", name.substr(0, dot), *expert, name.substr(dot));
+}
 
 std::map<std::size_t, Product> products_of(const GraphPart& part) { return Finder(part).find(); }
 

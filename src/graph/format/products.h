@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,9 @@ struct MatrixPlace {
   std::int64_t step = 1;
   std::int64_t rows = 0;
 };
+
+// "mlp.up_proj" of "mlp.up_proj.weight"; "mlp.experts.3.down_proj" of the fourth expert of "mlp.experts.down_proj".
+std::string matrix_name(const std::string& disk, std::optional<std::int64_t> expert);
 
 // A node that multiplies by a parameter that has `linear` entries.
 struct Product {

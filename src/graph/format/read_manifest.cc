@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/pattern.h"
 #include "base/text.h"
 #include "graph/format/checks.h"
 #include "graph/format/limits.h"
@@ -43,7 +44,8 @@ void check_digest(const JsonObject& object) {
 void read_scalars(const JsonObject& object, GraphManifest& manifest) {
   object.expect_keys({"format",   "version", "torch", "transformers", "config_sha256", "model_type", "architecture",
                       "own_code", "seqlen",  "dtype", "vocab_size",   "batch",         "boundary",   "operators",
-                      "embed",    "head",    "kinds", "blocks",       "untouched",     "check"});
+                      "embed",    "head",    "kinds", "blocks",       "untouched",     "check",
+                      "ignored", "head_name", "max_positions", "text_config"});
   manifest.torch = get_name(object, "torch");
   manifest.transformers = get_name(object, "transformers");
   check_digest(object);
@@ -58,6 +60,9 @@ void read_scalars(const JsonObject& object, GraphManifest& manifest) {
                                               {"float16", c10::ScalarType::Half}});
   manifest.vocab_size = object.get_int("vocab_size", 1, kMaxSize);
   manifest.batch = object.get_int("batch", 0, kMaxSize);
+  if (object.has("head_name")) manifest.head_name = get_name(object, "head_name");
+  if (object.has("max_positions")) manifest.max_positions = object.get_int("max_positions", 1, kMaxSize);
+  if (object.has("text_config")) manifest.text_config = get_name(object, "text_config");
   const JsonObject check = object.get_object("check");
   check.expect_keys({"output", "gradient"});
   manifest.check_output = check.get_double("output", 0);
@@ -100,14 +105,20 @@ void check_part(const GraphPart& part, const GraphManifest& manifest) {
 }  // namespace
 
 GraphManifest read_manifest(const std::string& folder) {
+  const std::string path = folder + "/model.json";
+  return parse_manifest(load_json(path), path);
+}
+
+GraphManifest parse_manifest(json root, const std::string& path) {
   GraphManifest manifest;
-  manifest.path = folder + "/model.json";
-  json root = load_json(manifest.path);
+  manifest.path = path;
   if (!root.is_object()) throw bad_input(manifest.path, "must be a JSON object", kExportAgain);
   check_format(root, manifest.path);
   std::vector<json> kinds = take_list(root, "kinds", kMaxKinds, manifest.path);
   std::vector<json> blocks = take_list(root, "blocks", kMaxBlocks, manifest.path);
   const std::vector<json> untouched = take_list(root, "untouched", kMaxUntouched, manifest.path);
+  const std::vector<json> ignored =
+      root.contains("ignored") ? take_list(root, "ignored", kMaxUntouched, manifest.path) : std::vector<json>();
   json embed = take(root, "embed", manifest.path);
   json head = take(root, "head", manifest.path);
   const json boundary = take(root, "boundary", manifest.path);
@@ -128,6 +139,11 @@ GraphManifest read_manifest(const std::string& folder) {
     if (!name.is_string()) throw bad_input(manifest.path + ": untouched", "must hold names", kExportAgain);
     check_name(name.get<std::string>(), manifest.path + ": untouched");
     manifest.untouched.push_back(name.get<std::string>());
+  }
+  for (const json& pattern : ignored) {
+    if (!pattern.is_string()) throw bad_input(manifest.path + ": ignored", "must hold regular expressions", kExportAgain);
+    manifest.ignored.push_back(pattern.get<std::string>());
+    Pattern(manifest.ignored.back(), manifest.path + ": ignored");
   }
   check_part(manifest.embed, manifest);
   check_part(manifest.head, manifest);

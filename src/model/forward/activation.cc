@@ -12,6 +12,8 @@
 namespace roundtable {
 namespace {
 
+enum class Activation { kSilu, kGeluTanh };
+
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
@@ -133,25 +135,6 @@ torch::Tensor geglu(const torch::Tensor& gate, const torch::Tensor& up) {
   RT_CHECK(gate.sizes() == up.sizes() && gate.scalar_type() == up.scalar_type());
   if (!gate.is_cpu()) return torch::gelu(gate, "tanh") * up;
   return FusedGate<Activation::kGeluTanh>::apply(gate, up);
-}
-
-torch::Tensor activate(Activation activation, const torch::Tensor& x) {
-  switch (activation) {
-    case Activation::kSilu:
-      return torch::silu(x);
-    case Activation::kGelu:
-      return torch::gelu(x);
-    case Activation::kGeluTanh:
-      return torch::gelu(x, "tanh");
-    case Activation::kRelu:
-      return torch::relu(x);
-  }
-  RT_UNREACHABLE("an activation without a formula");
-}
-
-torch::Tensor activate_gated(Activation activation, const torch::Tensor& gate, const torch::Tensor& up) {
-  if (activation == Activation::kSilu) return swiglu(gate, up);
-  return activate(activation, gate) * up;
 }
 
 }  // namespace roundtable

@@ -1,9 +1,7 @@
-// The MLP's activation, gated or plain, with fused CPU paths for the gated ones of the Llama and Gemma families.
+// The gated activations of MLPs, with fused paths for CPUs.
 #pragma once
 
 #include <torch/types.h>
-
-#include "model/description/model_config.h"
 
 namespace roundtable {
 
@@ -13,11 +11,5 @@ torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& up);
 
 // gelu(gate, "tanh") * up, in the same way. fp32 or bf16 on a CPU.
 torch::Tensor geglu(const torch::Tensor& gate, const torch::Tensor& up);
-
-// act(x). Differentiable.
-torch::Tensor activate(Activation activation, const torch::Tensor& x);
-
-// act(gate) * up. Differentiable in both; silu goes through swiglu().
-torch::Tensor activate_gated(Activation activation, const torch::Tensor& gate, const torch::Tensor& up);
 
 }  // namespace roundtable

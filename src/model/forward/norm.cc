@@ -125,10 +125,4 @@ torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, doub
   return FusedRmsNorm<RmsWeight::kPlain>::apply(x, weight, eps);
 }
 
-torch::Tensor Norm::forward(const torch::Tensor& x) const {
-  if (!weight.defined()) return x;
-  if (kind == NormKind::kLayer) return torch::layer_norm(x, {weight.size(0)}, weight, bias, eps);
-  return rms_norm(x, weight, eps, kind == NormKind::kRmsPlusOne ? RmsWeight::kPlusOne : RmsWeight::kPlain);
-}
-
 }  // namespace roundtable

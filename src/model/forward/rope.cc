@@ -1,4 +1,4 @@
-// Inverse frequencies of the RoPE variants, and the rotation.
+// The rotation.
 #include "model/forward/rope.h"
 
 #include <ATen/Parallel.h>
@@ -6,58 +6,12 @@
 #include <torch/types.h>
 
 #include <algorithm>
-#include <cmath>
-#include <numbers>
-#include <vector>
 
 #include "base/simd/bf16_bits.h"
 #include "base/error.h"
 
 namespace roundtable {
 namespace {
-
-// transformers 5.23, _compute_llama3_parameters: long wavelengths are divided by `factor`, short ones kept, those in
-// between interpolated.
-double llama3_frequency(double frequency, const RopeConfig& config) {
-  const double length = static_cast<double>(config.original_max_position_embeddings);
-  const double wavelength = 2 * std::numbers::pi / frequency;
-  if (wavelength > length / config.low_freq_factor) return frequency / config.factor;
-  if (wavelength < length / config.high_freq_factor) return frequency;
-  const double smooth =
-      (length / wavelength - config.low_freq_factor) / (config.high_freq_factor - config.low_freq_factor);
-  return (1 - smooth) * frequency / config.factor + smooth * frequency;
-}
-
-// transformers 5.23, _compute_dynamic_ntk_parameters: the base grows with what is beyond the model's own length.
-double dynamic_theta(const RopeConfig& config, double dim, std::int64_t seqlen) {
-  const double own = static_cast<double>(config.max_position_embeddings);
-  const double length = std::max(static_cast<double>(seqlen), own);
-  return config.theta * std::pow(config.factor * length / own - (config.factor - 1), dim / (dim - 2));
-}
-
-// transformers 5.23, _compute_yarn_parameters (arXiv 2309.00071): pairs that turn more than beta_fast times over the
-// original length keep their frequency, those that turn less than beta_slow times are interpolated; a ramp between.
-struct YarnRamp {
-  double low;
-  double high;
-
-  YarnRamp(const RopeConfig& config, double dim) {
-    const auto pair_of = [&](double rotations) {
-      const double length = static_cast<double>(config.original_max_position_embeddings);
-      return dim * std::log(length / (rotations * 2 * std::numbers::pi)) / (2 * std::log(config.theta));
-    };
-    low = pair_of(config.beta_fast);
-    high = pair_of(config.beta_slow);
-    if (config.truncate) {
-      low = std::floor(low);
-      high = std::ceil(high);
-    }
-    low = std::max(low, 0.0);
-    high = std::min(high, dim - 1);
-    if (low == high) high += 0.001;
-  }
-  double interpolated(double pair) const { return std::clamp((pair - low) / (high - low), 0.0, 1.0); }
-};
 
 // Rotates one head's pairs (x[i], x[i + half]) by the angle, or back for the gradient (sign = -1).
 template <class T>
@@ -123,37 +77,7 @@ struct FusedRope : public torch::autograd::Function<FusedRope> {
 
 }  // namespace
 
-std::vector<float> inverse_frequencies(const RopeConfig& config, std::int64_t head_dim, std::int64_t seqlen) {
-  const double dim = static_cast<double>(config.rotary_dim(head_dim));
-  const double theta = config.type == "dynamic" ? dynamic_theta(config, dim, seqlen) : config.theta;
-  const YarnRamp ramp(config, dim);
-  std::vector<float> frequencies;
-  for (double i = 0; i < dim; i += 2) {
-    double frequency = 1.0 / std::pow(theta, i / dim);
-    if (config.type == "linear") frequency /= config.factor;
-    if (config.type == "llama3") frequency = llama3_frequency(frequency, config);
-    if (config.type == "yarn") {
-      const double part = ramp.interpolated(i / 2);
-      frequency *= part / config.factor + (1 - part);
-    }
-    frequencies.push_back(static_cast<float>(frequency));
-  }
-  return frequencies;
-}
-
-RopeTable make_rope_table(const RopeConfig& config, std::int64_t head_dim, std::int64_t seqlen,
-                          torch::ScalarType dtype, torch::Device device) {
-  if (config.type.empty()) return {};
-  const torch::Tensor frequencies = torch::tensor(inverse_frequencies(config, head_dim, seqlen));  // [rotary_dim / 2]
-  const torch::Tensor positions = torch::arange(seqlen, torch::kFloat32);                     // [seqlen]
-  const torch::Tensor half = positions.unsqueeze(1) * frequencies.unsqueeze(0);
-  const torch::Tensor angles = torch::cat({half, half}, 1);                                   // [seqlen, rotary_dim]
-  return {(angles.cos() * config.attention_factor).to(device, dtype),
-          (angles.sin() * config.attention_factor).to(device, dtype)};
-}
-
 torch::Tensor apply_rope(const torch::Tensor& x, const RopeTable& table) {
-  if (!table.cos.defined()) return x;
   if (x.is_cpu()) return FusedRope::apply(x, table.cos, table.sin);
   const std::int64_t rotary = table.cos.size(1);
   const torch::Tensor turned = x.narrow(-1, 0, rotary);

@@ -9,7 +9,7 @@
 
 #include "comm/communicator.h"
 #include "io/checkpoint.h"
-#include "model/forward/decoder_block.h"
+#include "model/load/parameter.h"
 #include "model/load/tensor_record.h"
 
 namespace roundtable {

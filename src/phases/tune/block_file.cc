@@ -3,6 +3,11 @@
 
 #include <torch/types.h>
 
+#include <map>
+#include <set>
+#include <string_view>
+#include <utility>
+
 #include "base/error.h"
 #include "comm/agree.h"
 #include "export/checkpoint_files.h"
@@ -20,47 +25,85 @@ WrittenFile write_tensors(const std::string& path, const std::vector<NamedTensor
   return write_safetensors(path, views, {{"format", "pt"}});  // transformers asks for this entry
 }
 
-// A layer by its full name.
-LinearSpec named_in_block(const Plan& plan, std::int64_t block, LinearSpec linear) {
-  linear.name = plan.model.block_name(block) + "." + linear.name;
-  return linear;
+// The bias of a quantized layer has the type that the format gives it.
+torch::Tensor stored(const Plan& plan, const std::set<std::string>& quantized, const ParameterSpec& spec,
+                     const torch::Tensor& tensor) {
+  constexpr std::string_view kBias = ".bias";
+  if (!plan.tuned->bias_type() || !spec.name.ends_with(kBias)) return tensor;
+  const std::string layer = spec.name.substr(0, spec.name.size() - kBias.size());
+  return quantized.contains(layer) ? tensor.to(*plan.tuned->bias_type()) : tensor;
 }
+
+// Weights that stay as they are. Experts that lie in one tensor on disk, and of which none is quantized, do so again.
+class FloatWeights {
+ public:
+  explicit FloatWeights(std::vector<NamedTensor>& tensors) : tensors_(tensors) {}
+
+  void add(const LinearSpec& linear, const torch::Tensor& weight) {
+    const torch::Tensor stored = linear.transposed ? weight.t().contiguous() : weight;
+    if (!linear.stack) return tensors_.push_back({linear.weight().name, stored});
+    std::vector<std::pair<std::string, torch::Tensor>>& parts = stacks_[linear.stack->name];
+    parts.emplace_back(linear.weight().name, stored);
+    if (std::ssize(parts) == linear.stack->experts) put(linear.stack->name, parts);
+  }
+
+  // Experts of stacks of which others are quantized: single tensors.
+  void finish() {
+    for (auto& [name, parts] : stacks_) {
+      for (auto& [part, tensor] : parts) tensors_.push_back({part, tensor});
+    }
+  }
+
+ private:
+  void put(const std::string& name, std::vector<std::pair<std::string, torch::Tensor>>& parts) {
+    std::vector<torch::Tensor> list;
+    for (auto& [part, tensor] : parts) list.push_back(tensor);
+    tensors_.push_back({name, torch::stack(list)});
+    parts.clear();
+  }
+
+  std::vector<NamedTensor>& tensors_;
+  std::map<std::string, std::vector<std::pair<std::string, torch::Tensor>>> stacks_;  // in the order of the experts
+};
 
 }  // namespace
 
 BlockFile write_block_file(const std::string& checkpoint, const Plan& plan, std::int64_t block,
                            const BlockWeights& weights, const TunedBlock& tuned) {
-  const std::vector<LinearSpec> linears = block_linears(plan.model);
-  const std::vector<ParameterSpec> norms = block_norms(plan.model);
-  const std::string prefix = plan.model.block_name(block) + ".";
+  const std::string& prefix = plan.model.block_prefix(block);
+  const KindTable& table = plan.model.table(block);
   std::vector<NamedTensor> tensors;
-  for (std::size_t i = 0; i < linears.size(); ++i) {
-    const LinearSpec linear = named_in_block(plan, block, linears[i]);
+  FloatWeights floats(tensors);
+  std::set<std::string> quantized;
+  for (std::size_t i = 0; i < table.linears.size(); ++i) {
+    const LinearSpec linear = table.linears[i].below(prefix);
     const torch::Tensor& weight = weights.weights[i];
-    torch::Tensor bias = weights.biases[i];
-    if (tuned.weights[i]) {
-      for (NamedTensor& tensor : plan.tuned->pack(linear, *tuned.weights[i], weight.scalar_type())) {
-        tensors.push_back(std::move(tensor));
-      }
-      if (bias.defined() && plan.tuned->bias_type()) bias = bias.to(*plan.tuned->bias_type());
-    } else {
-      tensors.push_back({linear.name + ".weight", linear.transposed ? weight.t().contiguous() : weight});
+    if (!tuned.weights[i]) {
+      floats.add(linear, weight);
+      continue;
     }
-    if (bias.defined()) tensors.push_back({linear.name + ".bias", bias});
+    quantized.insert(table.linears[i].name);
+    for (NamedTensor& tensor : plan.tuned->pack(linear, *tuned.weights[i], weight.scalar_type())) {
+      tensors.push_back(std::move(tensor));
+    }
   }
-  for (std::size_t i = 0; i < norms.size(); ++i) tensors.push_back({prefix + norms[i].name, weights.norms[i]});
+  floats.finish();
+  for (std::size_t i = 0; i < table.others.size(); ++i) {
+    const ParameterSpec& other = table.others[i];
+    tensors.push_back({prefix + other.name, stored(plan, quantized, other, weights.others[i])});
+  }
   const std::string file = name_of_block(plan, block);
   const WrittenFile written = write_tensors(checkpoint + "/" + file, tensors);
   return {file, written.digest, written.bytes};
 }
 
 void prove_block_file(const std::string& checkpoint, const Plan& plan, std::int64_t block, const TunedBlock& tuned,
-                      const DecoderBlock& quantized) {
+                      const Block& quantized) {
   const SafetensorsFile file(checkpoint + "/" + name_of_block(plan, block));
-  const std::vector<LinearSpec> linears = block_linears(plan.model);
+  const std::vector<LinearSpec>& linears = plan.model.linears(block);
   for (std::size_t i = 0; i < linears.size(); ++i) {
     if (!tuned.weights[i]) continue;
-    const LinearSpec linear = named_in_block(plan, block, linears[i]);
+    const LinearSpec linear = linears[i].below(plan.model.block_prefix(block));
     const QuantizedWeight& written = *tuned.weights[i];
     const QuantizedWeight read = plan.tuned->unpack(reader_of(file), linear, written.scheme);
     const torch::Tensor& weight = quantized.linears()[i].weight;
@@ -76,7 +119,7 @@ void prove_block_file(const std::string& checkpoint, const Plan& plan, std::int6
 
 std::vector<std::optional<QuantizedWeight>> read_block_file(const std::string& checkpoint, const Plan& plan,
                                                             std::int64_t block, HostCommunicator& comm) {
-  const std::vector<LinearSpec> linears = block_linears(plan.model);
+  const std::vector<LinearSpec>& linears = plan.model.linears(block);
   const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
   std::vector<std::optional<QuantizedWeight>> weights(linears.size());
   run_on_all(comm, [&] {
@@ -84,7 +127,7 @@ std::vector<std::optional<QuantizedWeight>> read_block_file(const std::string& c
     const SafetensorsFile file(checkpoint + "/" + name_of_block(plan, block));
     for (std::size_t i = 0; i < linears.size(); ++i) {
       if (!schemes[i]) continue;
-      weights[i] = plan.tuned->unpack(reader_of(file), named_in_block(plan, block, linears[i]), *schemes[i]);
+      weights[i] = plan.tuned->unpack(reader_of(file), linears[i].below(plan.model.block_prefix(block)), *schemes[i]);
     }
   });
   const auto share = [&](torch::Tensor& tensor, std::vector<std::int64_t> shape, torch::ScalarType dtype) {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "model/load/block_loader.h"
+#include "graph/block_loader.h"
 #include "plan/plan.h"
 #include "tune/block_tuner.h"
 
@@ -28,7 +28,7 @@ BlockFile write_block_file(const std::string& checkpoint, const Plan& plan, std:
 // Reads the file back from the file system and compares integers, scales, zero points and the dequantized weights with
 // what was tuned, bit for bit. Throws Error (kMachine) naming the layer on a mismatch.
 void prove_block_file(const std::string& checkpoint, const Plan& plan, std::int64_t block, const TunedBlock& tuned,
-                      const DecoderBlock& quantized);
+                      const Block& quantized);
 
 // The quantized layers of a file, read on rank 0 of `comm` and broadcast; host memory. Collective over `comm`.
 std::vector<std::optional<QuantizedWeight>> read_block_file(const std::string& checkpoint, const Plan& plan,

@@ -12,8 +12,9 @@
 #include "cache/boundary_file.h"
 #include "comm/agree.h"
 #include "data/sampler.h"
-#include "model/load/block_loader.h"
+#include "graph/block_loader.h"
 #include "model/load/tensor_span.h"
+#include "phases/boundary/boundary_states.h"
 #include "phases/tune/block_file.h"
 #include "phases/tune/block_report.h"
 #include "phases/tune/messages.h"
@@ -38,8 +39,7 @@ class StageWorker {
         source_(context.config.model.path, context.tensors),
         loading_(context.ranks.grid.group_comm().duplicate()),
         loader_(source_, context.plan.model, *loading_),
-        block_context_(make_block_context(context.plan.model, context.config.calibration.seqlen, context.ranks.dtype,
-                                          context.ranks.device)),
+        maker_(context.plan.model, context.ranks.device),
         scale_check_(scale_check(context.config, context.plan)) {}
 
   // `finished` blocks at the start are replayed from their files: forward only.
@@ -83,14 +83,13 @@ class StageWorker {
     throw LocatedError(loss.code(), first == found.end() ? mine : *first);
   }
 
-  torch::Tensor read_inputs(std::int64_t first_block) {
-    const auto& calibration = context_.config.calibration;
-    const BoundaryShape shape{calibration.n_samples, calibration.seqlen, context_.plan.model.hidden_size,
-                              element_type_of(context_.ranks.dtype)};
-    torch::Tensor inputs = torch::empty({range_.size(), shape.seqlen, shape.hidden}, context_.ranks.dtype);
+  States read_inputs(std::int64_t first_block) {
+    const BoundaryShape shape = boundary_shape(context_.plan.model, context_.config.calibration.n_samples, first_block);
+    States inputs = empty_states(context_.plan.model, first_block, range_.size());
     run_on_all(context_.ranks.grid.group_comm(), [&] {
       read_boundary(context_.ranks.grid.group_comm(), context_.boundaries.boundary(first_block), shape, first_block,
-                    context_.boundaries.fingerprint, range_, inputs.data_ptr());
+                    context_.boundaries.fingerprint, range_, pointers_of(context_.plan.model, first_block, inputs));
+      add_tokens(context_.config.calibration, context_.plan.model, range_, inputs);
     });
     return context_.config.tuning.low_gpu_mem_usage ? inputs : inputs.to(context_.ranks.device);
   }
@@ -98,14 +97,14 @@ class StageWorker {
   // The blocks [first, last), which are tuned as one; `finished`: in an earlier start of this run.
   void run_unit(const Stage& unit, bool finished, bool last_of_stage) {
     std::vector<BlockWeights> weights;
-    std::vector<DecoderBlock> worked;
+    std::vector<Block> worked;
     std::vector<torch::Tensor> importance;
-    torch::Tensor target = float_chain_;
+    States target = float_chain_;
     for (std::int64_t block = unit.first; block < unit.last; ++block) {
       weights.push_back(loader_.load(block, 0));
       if (block + 1 < context_.plan.stages[static_cast<std::size_t>(stage_)].last) loader_.load_ahead(block + 1, 0);
-      worked.push_back(make_block(context_.plan.model, weights.back(), context_.ranks.dtype, context_.ranks.device));
-      target = finished ? run_block(worked.back(), target, block_context_, micro_batch_)
+      worked.push_back(maker_.make(weights.back()));
+      target = finished ? run_block(worked.back(), target, micro_batch_)
                         : run_float(worked.back(), target, importance);
     }
     if (finished) {
@@ -115,26 +114,28 @@ class StageWorker {
     }
     // Nobody reads the chains after the stage's last block.
     if (last_of_stage) return;
+    drop_unneeded(context_.plan.model, unit.last, target);
     if (context_.config.tuning.use_quant_input) {
-      for (const DecoderBlock& block : worked)
-        quantized_chain_ = run_block(block, quantized_chain_, block_context_, micro_batch_);
+      for (const Block& block : worked)
+        quantized_chain_ = run_block(block, quantized_chain_, micro_batch_);
     }
+    drop_unneeded(context_.plan.model, unit.last, quantized_chain_);
     float_chain_ = target;
   }
 
   // The float block's output for `hidden`; where scales are to be searched, what enters its layers is weighed
   // meanwhile.
-  torch::Tensor run_float(DecoderBlock& block, const torch::Tensor& hidden, std::vector<torch::Tensor>& importance) {
+  States run_float(Block& block, const States& states, std::vector<torch::Tensor>& importance) {
     if (context_.config.tuning.init_scale != InitScale::kSearch)
-      return run_block(block, hidden, block_context_, micro_batch_);
+      return run_block(block, states, micro_batch_);
     const Importance inputs(block);
-    torch::Tensor out = run_block(block, hidden, block_context_, micro_batch_);
+    States out = run_block(block, states, micro_batch_);
     for (torch::Tensor& layer : inputs.sum(context_.ranks.grid.group_comm())) importance.push_back(std::move(layer));
     return out;
   }
 
   // Replay: the weights of a block that an earlier start of this run has tuned.
-  void set_weights(DecoderBlock& block, std::int64_t index) {
+  void set_weights(Block& block, std::int64_t index) {
     const auto read = read_block_file(context_.paths.tuned, context_.plan, index, context_.ranks.grid.group_comm());
     for (std::size_t i = 0; i < read.size(); ++i) {
       if (read[i]) block.linears()[i].weight = dequantize(*read[i], context_.ranks.dtype).to(context_.ranks.device);
@@ -142,19 +143,19 @@ class StageWorker {
   }
 
   // Tunes the blocks of a unit together; then writes, proves and reports each of them.
-  void tune(const Stage& unit, const std::vector<BlockWeights>& weights, std::vector<DecoderBlock>& worked,
-            const torch::Tensor& target, const std::vector<torch::Tensor>& importance) {
+  void tune(const Stage& unit, const std::vector<BlockWeights>& weights, std::vector<Block>& worked,
+            const States& target, const std::vector<torch::Tensor>& importance) {
     const Stopwatch watch;
-    const TunedBlock tuned = tune_unit(unit, weights, worked, {quantized_chain_, target, range_, importance});
+    const TunedBlock tuned = tune_unit(unit, weights, worked, {quantized_chain_, target.hidden, range_, importance});
     const double seconds = watch.seconds() / static_cast<double>(worked.size());
-    torch::Tensor sample = quantized_chain_.narrow(0, 0, 1);  // of each rank, to report errors on
+    States sample = quantized_chain_.narrow(0, 1);  // of each rank, to report errors on
     for (std::size_t i = 0; i < worked.size(); ++i) {
       finish_block(unit.first + static_cast<std::int64_t>(i), weights[i], worked[i], part_of_unit(tuned, worked, i),
                    sample, seconds);
     }
   }
 
-  TunedBlock tune_unit(const Stage& unit, const std::vector<BlockWeights>& weights, std::vector<DecoderBlock>& worked,
+  TunedBlock tune_unit(const Stage& unit, const std::vector<BlockWeights>& weights, std::vector<Block>& worked,
                        const BlockSamples& samples) {
     const Config& config = context_.config;
     TuningUnit blocks;
@@ -169,7 +170,7 @@ class StageWorker {
     run_on_all(context_.ranks.grid.group_comm(), [&] { check_scales(unit, blocks.original); });
     const Sampler sampler(config.tuning.sampler, config.calibration.n_samples, context_.plan.batch,
                           static_cast<std::uint64_t>(config.tuning.seed), unit.first);
-    return BlockTuner(blocks, samples, block_context_, sampler, tune_settings(config, context_.plan.shards),
+    return BlockTuner(blocks, samples, sampler, tune_settings(config, context_.plan.shards),
                       context_.ranks.gradient_group(), observer(unit.first))
         .tune();
   }
@@ -177,19 +178,19 @@ class StageWorker {
   // Refuses weights with a scale that a format cannot store. `weights` are those of all blocks of the unit, in their
   // order.
   void check_scales(const Stage& unit, const std::vector<torch::Tensor>& weights) const {
-    const std::vector<LinearSpec> linears = block_linears(context_.plan.model);
-    for (std::size_t i = 0; i < weights.size(); ++i) {
-      const std::int64_t block = unit.first + static_cast<std::int64_t>(i / linears.size());
-      const std::string& name = linears[i % linears.size()].weight().name;
-      scale_check_(context_.plan.model.block_name(block) + "." + name, weights[i]);
+    auto weight = weights.begin();
+    for (std::int64_t block = unit.first; block < unit.last; ++block) {
+      for (const LinearSpec& linear : context_.plan.model.linears(block)) {
+        scale_check_(context_.plan.model.block_prefix(block) + linear.weight().name, *weight++);
+      }
     }
   }
 
   // Writes the block's file, proves it and reports it. `sample` is run through the block: its output is left there.
-  void finish_block(std::int64_t block, const BlockWeights& weights, DecoderBlock& worked, const TunedBlock& tuned,
-                    torch::Tensor& sample, double seconds) {
-    std::vector<std::string> idle = idle_experts(worked);
-    std::vector<LayerError> errors = layer_errors(worked, weights.weights, schemes_of(block), sample, block_context_,
+  void finish_block(std::int64_t block, const BlockWeights& weights, Block& worked, const TunedBlock& tuned,
+                    States& sample, double seconds) {
+    std::vector<std::string> idle = idle_experts(block, worked);
+    std::vector<LayerError> errors = layer_errors(worked, weights.weights, schemes_of(block), sample,
                                                   context_.ranks.grid.group_comm());
     BlockFile file;
     const Stopwatch saving;
@@ -215,23 +216,26 @@ class StageWorker {
 
   // Experts that no token of any rank of the group has reached in all of tuning: their weights are rounded to nearest.
   // Collective over the group. Without iterations nothing was tuned, and nothing is named.
-  std::vector<std::string> idle_experts(const DecoderBlock& block) {
+  std::vector<std::string> idle_experts(std::int64_t index, const Block& block) {
     std::vector<std::int64_t> tokens = block.expert_tokens();
     if (tokens.empty() || context_.config.tuning.iters == 0) return {};
     context_.ranks.grid.group_comm().all_reduce_sum(host_span(tokens));
     std::vector<std::string> idle;
-    for (std::size_t expert = 0; expert < tokens.size(); ++expert) {
-      if (tokens[expert] == 0) idle.push_back(fmt::format("{}.{}", context_.plan.model.block_names.experts, expert));
+    for (const LinearSpec& linear : context_.plan.model.linears(index)) {
+      if (linear.expert >= 0 && tokens[static_cast<std::size_t>(linear.expert)] == 0) {
+        const std::string expert = linear.name.substr(0, linear.name.rfind('.'));
+        if (std::find(idle.begin(), idle.end(), expert) == idle.end()) idle.push_back(expert);
+      }
     }
     return idle;
   }
 
   // Block `index` of a unit: its weights, and the losses that all of the unit share.
-  static TunedBlock part_of_unit(const TunedBlock& tuned, const std::vector<DecoderBlock>& worked, std::size_t index) {
+  static TunedBlock part_of_unit(const TunedBlock& tuned, const std::vector<Block>& worked, std::size_t index) {
     TunedBlock own = tuned;
-    const auto layers = static_cast<std::ptrdiff_t>(worked[index].linears().size());
-    const auto first = tuned.weights.begin() + static_cast<std::ptrdiff_t>(index) * layers;
-    own.weights.assign(first, first + layers);
+    auto first = tuned.weights.begin();
+    for (std::size_t i = 0; i < index; ++i) first += std::ssize(worked[i].linears());
+    own.weights.assign(first, first + std::ssize(worked[index].linears()));
     return own;
   }
 
@@ -262,10 +266,10 @@ class StageWorker {
   CheckpointSource source_;
   std::unique_ptr<MpiCommunicator> loading_;  // a block is broadcast while another is tuned
   BlockLoader loader_;
-  BlockContext block_context_;
+  BlockMaker maker_;
   ScaleCheck scale_check_;
-  torch::Tensor float_chain_;      // [range, seqlen, hidden]: what enters the present block of the float model
-  torch::Tensor quantized_chain_;  // what enters it of the quantized model
+  States float_chain_;      // of range_: what enters the present block of the float model
+  States quantized_chain_;  // what enters it of the quantized model
   Stopwatch since_report_;
   bool told_to_leave_ = false;
 };

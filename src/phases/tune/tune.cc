@@ -31,7 +31,7 @@ void tune(RunContext& context, Watchdog& watchdog) {
   std::optional<Coordinator> coordinator;
   std::thread thread;
   if (context.ranks.is_root()) {
-    const std::int64_t blocks = context.plan.model.n_blocks;
+    const std::int64_t blocks = context.plan.model.n_blocks();
     context.progress.begin_phase("tune", blocks);
     context.progress.set_groups(context.plan.groups);
     context.progress.set_total_blocks(blocks - context.state->finished_blocks());

@@ -10,7 +10,7 @@
 
 namespace roundtable {
 
-Importance::Importance(DecoderBlock& block) : block_(block) {
+Importance::Importance(Block& block) : block_(block) {
   for (const Linear& linear : block.linears()) widths_.push_back(linear.weight.size(1));
   const std::int64_t total = std::accumulate(widths_.begin(), widths_.end(), std::int64_t{0});
   sums_ = torch::zeros({total}, block.linears().front().weight.options().dtype(torch::kFloat64));

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "model/forward/decoder_block.h"
+#include "graph/block.h"
 
 namespace roundtable {
 
@@ -16,7 +16,7 @@ namespace roundtable {
 // diagonal of the layer's Hessian in GPTQ (arXiv 2210.17323). The block must outlive it, and stay where it is.
 class Importance {
  public:
-  explicit Importance(DecoderBlock& block);
+  explicit Importance(Block& block);
   ~Importance() { block_.set_observer({}); }
   Importance(const Importance&) = delete;
   Importance& operator=(const Importance&) = delete;
@@ -29,7 +29,7 @@ class Importance {
  private:
   void add(std::size_t layer, const torch::Tensor& x);
 
-  DecoderBlock& block_;
+  Block& block_;
   std::vector<std::int64_t> widths_;  // inputs of each layer
   // The sums of all layers, one after the other, in fp64: 2^29 times finer than the fp32 that they are rounded to, so
   // that the order in which ranks are summed does not show.

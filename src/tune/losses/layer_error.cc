@@ -12,9 +12,8 @@ double power(const torch::Tensor& y) { return y.to(torch::kFloat32).square().sum
 
 }  // namespace
 
-std::vector<LayerError> layer_errors(DecoderBlock& block, const std::vector<torch::Tensor>& original,
-                                     const BlockSchemes& schemes, torch::Tensor& sample, const BlockContext& context,
-                                     HostCommunicator& group) {
+std::vector<LayerError> layer_errors(Block& block, const std::vector<torch::Tensor>& original,
+                                     const BlockSchemes& schemes, States& sample, HostCommunicator& group) {
   const std::vector<Linear>& linears = block.linears();
   RT_CHECK(original.size() == linears.size() && schemes.size() == linears.size());
   std::vector<double> sums(3 * linears.size());  // a layer's |x (N - W)^T|^2, |x (Q - W)^T|^2, |x W^T|^2
@@ -29,7 +28,7 @@ std::vector<LayerError> layer_errors(DecoderBlock& block, const std::vector<torc
     sums[3 * i + 1] += power(torch::matmul(x, (linear.weight - exact).t()));
     sums[3 * i + 2] += power(torch::matmul(x, exact.t()));
   });
-  sample = run_block(block, sample, context, 0);
+  sample = run_block(block, sample, 0);
   block.set_observer({});
   group.all_reduce_sum(host_span(sums));
   std::vector<LayerError> errors;

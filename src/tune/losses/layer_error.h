@@ -19,13 +19,12 @@ struct LayerError {
   double tuned = 0;    // Q: what the block holds
 };
 
-// Runs `block`, whose weights are the quantized ones, over `sample` [n, seqlen, hidden] and leaves its output there.
+// Runs `block`, whose weights are the quantized ones, over `sample` and leaves its output there.
 // `original` and `schemes` as in TuningUnit, on any device. Layers in 16 bits, and experts that no token reaches, have
 // no entry.
 //
 // Collective over `group`: sums over the samples of all its ranks. Blocks; the sums travel in host memory.
-std::vector<LayerError> layer_errors(DecoderBlock& block, const std::vector<torch::Tensor>& original,
-                                     const BlockSchemes& schemes, torch::Tensor& sample, const BlockContext& context,
-                                     HostCommunicator& group);
+std::vector<LayerError> layer_errors(Block& block, const std::vector<torch::Tensor>& original,
+                                     const BlockSchemes& schemes, States& sample, HostCommunicator& group);
 
 }  // namespace roundtable

@@ -23,20 +23,20 @@ class BlockFileTest : public ::testing::Test {
  protected:
   BlockFileTest() {
     problem_.schemes[3].reset();  // one layer stays in 16 bits
-    plan_.model = problem_.config;
+    plan_.model = problem_.model;
     plan_.tuned = as_packed(format_named("auto_round:auto_gptq", "test"));
     plan_.schemes = {problem_.schemes};
     plan_.outside_files.resize(1);
     const Sampler sampler(SamplerKind::kStrata, 8, 4, 42, 0);
     tuned_ =
-        BlockTuner(problem_.unit(block_), problem_.samples({0, 8}), problem_.context, sampler, {.iters = 2}, alone_)
+        BlockTuner(problem_.unit(block_), problem_.samples({0, 8}), sampler, {.iters = 2}, alone_)
             .tune();
     file_ = write_block_file(folder_.path(), plan_, 0, problem_.weights, tuned_);
   }
   void prove() { prove_block_file(folder_.path(), plan_, 0, tuned_, block_); }
 
   testing::TinyProblem problem_{QuantScheme{4, 32, true, true, true, 1}};
-  DecoderBlock block_ = problem_.block();
+  Block block_ = problem_.block();
   SelfCommunicator alone_;
   Plan plan_;
   TunedBlock tuned_;

@@ -1,0 +1,70 @@
+"""Mixtures of experts of transformers 5.23 that do not ask for a function of their experts (operators.experts), in our
+operators. As written, they loop over the experts that were chosen, which cannot be traced (dbrx, longcat_flash), or run every
+expert on every token (llama4). The check of the small sibling compares them with the code that they replace."""
+
+import contextlib
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from . import operators  # noqa: F401: it registers them
+
+
+def llama4_moe(self, hidden_states):
+    """Llama4TextMoe.forward: experts that were not chosen get zeros and give zeros, so they can be left out."""
+    x = hidden_states.reshape(-1, self.hidden_dim)
+    logits = functional.linear(x, self.router.weight, self.router.bias)
+    values, index = torch.topk(logits, self.top_k, dim=1)
+    scores = torch.sigmoid(values.float()).to(values.dtype)
+    rows, ends, order = torch.ops.rt.dispatch(x, index, self.num_experts)
+    rows = rows * scores.reshape(-1)[order].unsqueeze(-1)
+    gate, up = torch.ops.rt.expert_linear(rows, self.experts.gate_up_proj, None, ends, True).chunk(2, dim=-1)
+    out = torch.ops.rt.expert_linear(up * self.experts.act_fn(gate), self.experts.down_proj, None, ends, True)
+    return self.shared_expert(x) + torch.ops.rt.combine(out, torch.ones_like(scores), order), logits
+
+
+def longcat_experts(self, hidden_states, top_k_index, top_k_weights):
+    """LongcatFlashExperts.forward: indices behind the last expert mean the token itself."""
+    rows, ends, order = torch.ops.rt.dispatch(hidden_states, top_k_index, self.num_routed_experts)
+    gate, up = torch.ops.rt.expert_linear(rows, self.gate_up_proj, None, ends, False).chunk(2, dim=-1)
+    out = torch.ops.rt.expert_linear(self.act_fn(gate) * up, self.down_proj, None, ends, False)
+    itself = (top_k_index.reshape(-1)[order] >= self.num_routed_experts).unsqueeze(-1)
+    out = torch.where(itself, rows, out)
+    return torch.ops.rt.combine(out, top_k_weights, order).to(hidden_states.dtype)
+
+
+def dbrx_experts(self, hidden_states, top_k_index, top_k_weights):
+    """DbrxExperts.forward."""
+    count = top_k_index.shape[-1]
+    x, weights = hidden_states.reshape(-1, self.hidden_size), top_k_weights.reshape(-1, count)
+    rows, ends, order = torch.ops.rt.dispatch(x, top_k_index.reshape(-1, count), self.num_experts)
+
+    def product(rows, weight, transposed):
+        weight = weight.view(self.num_experts, self.ffn_hidden_size, self.hidden_size)
+        return torch.ops.rt.expert_linear(rows, weight, None, ends, transposed)
+    out = self.mlp.activation_fn(product(rows, self.mlp.w1, False)) * product(rows, self.mlp.v1, False)
+    return torch.ops.rt.combine(product(out, self.mlp.w2, True), weights, order).view(hidden_states.shape)
+
+
+FORWARDS = {"Llama4TextMoe": llama4_moe, "LongcatFlashExperts": longcat_experts, "DbrxExperts": dbrx_experts}
+
+
+def prepare(model):
+    """Takes away the weights that longcat_flash makes for experts that have none; no checkpoint holds them."""
+    for module in model.modules():
+        if type(module).__name__ == "LongcatFlashExperts" and module.num_routed_experts > 0:
+            module.gate_up_proj = nn.Parameter(module.gate_up_proj.detach()[:module.num_routed_experts])
+
+
+@contextlib.contextmanager
+def in_use(model):
+    classes = {type(module) for module in model.modules() if type(module).__module__.startswith("transformers.")}
+    saved = {found: found.forward for found in classes if found.__name__ in FORWARDS}
+    for found in saved:
+        found.forward = FORWARDS[found.__name__]
+    try:
+        yield
+    finally:
+        for found, forward in saved.items():
+            found.forward = forward

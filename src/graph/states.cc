@@ -1,0 +1,65 @@
+// Micro-batches through a block.
+#include "graph/states.h"
+
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include <algorithm>
+
+#include "base/activity.h"
+
+namespace roundtable {
+namespace {
+
+constexpr std::int64_t kDefaultMicroBatch = 8;
+
+// Writes `part` into `whole` at sample `first`; makes `whole` for `n` samples on `device` at the first part.
+void put(torch::Tensor& whole, const torch::Tensor& part, std::int64_t first, std::int64_t n, torch::Device device) {
+  if (!whole.defined()) {
+    std::vector<std::int64_t> shape = part.sizes().vec();
+    shape[0] = n;
+    whole = torch::empty(shape, part.options().device(device));
+  }
+  whole.narrow(0, first, part.size(0)).copy_(part);
+}
+
+}  // namespace
+
+States States::narrow(std::int64_t first, std::int64_t count) const {
+  States part = *this;
+  part.for_each([&](torch::Tensor& tensor) { tensor = tensor.narrow(0, first, count); });
+  return part;
+}
+
+States States::rows(const torch::Tensor& index) const {
+  States part = *this;
+  part.for_each([&](torch::Tensor& tensor) { tensor = tensor.index_select(0, index); });
+  return part;
+}
+
+States States::to(torch::Device device) const {
+  States there = *this;
+  there.for_each([&](torch::Tensor& tensor) { tensor = tensor.to(device); });
+  return there;
+}
+
+States run_block(const Block& block, const States& states, std::int64_t micro_batch) {
+  const torch::NoGradGuard no_gradients;
+  const std::int64_t n = states.size();
+  const std::int64_t width = micro_batch > 0 ? micro_batch : kDefaultMicroBatch;
+  States out = states;
+  out.hidden = torch::empty_like(states.hidden);
+  for (std::int64_t first = 0; first < n; first += width) {
+    States part = states.narrow(first, std::min(width, n - first)).to(block.device());
+    const torch::Tensor hidden = block.forward(part.hidden, part.side);
+    out.hidden.narrow(0, first, hidden.size(0)).copy_(hidden);
+    for (const std::string& name : block.gives()) {
+      if (first == 0) out.side.carried[name] = torch::Tensor();
+      put(out.side.carried[name], part.side.carried.at(name), first, n, states.hidden.device());
+    }
+    note_progress();
+  }
+  return out;
+}
+
+}  // namespace roundtable

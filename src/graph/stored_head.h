@@ -1,0 +1,21 @@
+// Whether a model's head is its embedding is a matter of config.json and of the weights.
+#pragma once
+
+#include <string>
+
+#include "graph/model.h"
+
+namespace roundtable {
+
+// `model`, but where its head is tied to the embedding and the checkpoint in `directory` has a head with other bytes,
+// that head counts (Model::stored_head()). A directory without weights is as config.json says.
+//
+// Source: transformers 5.23, modeling_utils.py, tie_weights(): it ties two tensors that are both in the checkpoint only
+// if they are equal. Reads both tensors if they are.
+Model with_head_of(const Model& model, const std::string& directory);
+
+// Says in a config.json of that model that the head is not tied: readers look where the text part is described, and some
+// at the top.
+void untie_head(nlohmann::json& config, const Model& model);
+
+}  // namespace roundtable
