@@ -46,6 +46,11 @@ void check_keys(const Config& config, bool trial) {
   if (config.cluster.nodes == 0) require_keys(config, {"calibration.tokens", "output.path"});
 }
 
+// Whether the forecast is for ranks that are elsewhere, of a model or samples that are not here: by config.json alone.
+bool is_without_files(const Config& config) {
+  return config.cluster.nodes > 0 && (!has_checkpoint(config.model.path) || config.calibration.tokens.empty());
+}
+
 // On the cluster that the config describes; without one, on the ranks that are here.
 Plan make_plan_for(const Config& config, const Models& models, const World& here) {
   const auto& cluster = config.cluster;
@@ -55,7 +60,7 @@ Plan make_plan_for(const Config& config, const Models& models, const World& here
     return plan;
   }
   const World there{static_cast<int>(cluster.nodes * cluster.devices_a_node), static_cast<int>(cluster.devices_a_node)};
-  if (has_checkpoint(config.model.path) && !config.calibration.tokens.empty()) return make_plan(config, models, there);
+  if (!is_without_files(config)) return make_plan(config, models, there);
   Plan plan = lay_out(config, models, there);
   plan.warnings.push_back("this forecast knows only config.json: weights and token sets were not read");
   return plan;
@@ -71,7 +76,12 @@ nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial
   }
   nlohmann::json result;
   run_on_root(world, [&] { check_keys(config, trial); });
-  const Models models = models_for(world, config);
+  Models models;
+  if (run_on_root(world, [&] { return is_without_files(config); })) {
+    models.calibration = models.evaluation = model_for(world, config, config.calibration.seqlen);
+  } else {
+    models = models_for(world, config);
+  }
   Plan plan;
   const std::string text = run_on_root(world, [&] {
     plan = make_plan_for(config, models, ranks);
