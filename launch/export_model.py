@@ -9,6 +9,7 @@ refused in one line that says why.
 """
 
 import argparse
+import gc
 import os
 import resource
 import sys
@@ -28,7 +29,11 @@ def positive(text):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description="Writes the graphs of a model, from its config.json.")
+    parser = argparse.ArgumentParser(
+        description="Writes the graphs of a model: what each of its blocks computes, for one number of tokens and one dtype. "
+        "config.json is enough; no weights are read. The graphs are compared with transformers before they are written.",
+        epilog="Exit codes: 0: the folder is written; 1: a file cannot be read or written; 2: the model cannot be exported, or an "
+        "option is wrong, and one line says why. src/graph/FORMAT.md describes the folder.")
     parser.add_argument("model", metavar="MODEL_DIR", help="the folder of the model; its config.json is read")
     parser.add_argument("--out", required=True, metavar="DIR", help="the graph folder to write; an older graph there is replaced")
     parser.add_argument("--seqlen", required=True, type=positive, metavar="N", help="tokens per sample")
@@ -44,8 +49,11 @@ def main():
     import warnings
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)  # PyTorch's and transformers' hints are about speed
+    gc.disable()  # what the imports make stays, and to look through it again and again takes a second
     from graph_export.errors import BadInput
     from graph_export.export import export_model
+    gc.freeze()
+    gc.enable()
     try:
         model, size = export_model(arguments.model, arguments.out, arguments.seqlen, arguments.dtype,
                                    arguments.trust_remote_code, lambda line: print(line, flush=True))
@@ -63,4 +71,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # to take PyTorch down in order takes a second

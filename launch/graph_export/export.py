@@ -17,6 +17,7 @@ from .provenance import storage
 
 WAYS = (trace.ANY_BATCH, trace.FROM_TWO, trace.FIXED)
 EXAMPLES = 2  # samples of an example input
+SMALL_MODEL, SMALL_SEQLEN = 4 << 20, 64  # parameters, and tokens per sample
 FORMAT, VERSION = "roundtable-graph", 1
 
 
@@ -30,12 +31,16 @@ class Exporter:
 
     def look_at_sibling(self):
         source = self.source
-        config = shrink.shrink(source.config, self.seqlen)
-        self.sibling_seqlen = min(self.seqlen, shrink.SMALL_SEQLEN)
+        self.model = source.build(source.config, self.dtype, "meta")
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        # A small model is its own sibling: the graphs that are checked are those that are written.
+        self.is_sibling = size <= SMALL_MODEL and self.seqlen <= SMALL_SEQLEN and self.dtype == torch.float32
+        config = source.config if self.is_sibling else shrink.shrink(source.config, self.seqlen)
+        self.sibling_seqlen = self.seqlen if self.is_sibling else min(self.seqlen, shrink.SMALL_SEQLEN)
         try:
             self.sibling = source.build(config, torch.float32, "cpu")
         except BadInput as error:
-            raise BadInput(f"{error} (this is its small sibling, on which the graphs are checked)")
+            raise BadInput(error if self.is_sibling else f"{error} (this is its small sibling, on which the graphs are checked)")
         self.unknown_names = self.find_unknown_buffers(config)
         check.random_weights(self.sibling)
         self.vocabulary = self.sibling.get_input_embeddings().weight.shape[0]
@@ -133,12 +138,12 @@ class Exporter:
 
     # --- the model ---------------------------------------------------------------------------------------------------
 
-    def build_model(self):
-        self.model = self.source.build(self.source.config, self.dtype, "meta")
+    def look_at_model(self):
         fill_buffers(self.model)
         hollow.hollow_parameters(self.model)
         self.unknown = {storage(buffer): f"{self.where}: its buffer {name} cannot be computed from the config alone"
-                        for name, buffer in self.model.named_buffers() if name in self.unknown_names}
+                        for model in (self.model, *([self.sibling] * self.is_sibling))
+                        for name, buffer in model.named_buffers() if name in self.unknown_names}
         self.layers = self.model.get_submodule(self.probe.layers)
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         tokens = random_tokens(vocabulary, 1, self.seqlen, seed=5)
@@ -172,23 +177,25 @@ class Exporter:
     def run(self):
         started = time.time()
         self.look_at_sibling()
-        self.build_model()
+        self.look_at_model()
         count = len(self.first_blocks)
         self.say(f"{len(self.kinds)} blocks of {count} kind{'s' * (count != 1)} "
                  f"({sum(p.numel() for p in self.model.parameters()) / 1e9:.3g} B parameters), {time.time() - started:.1f} s")
         self.sibling_kinds()
-        checked, outputs, gradients = self.check_all()
+        checked, ends, outputs, gradients = self.check_all()
         if not self.own_attention:
             self.say("its attention is no plain one: PyTorch's operators compute it, not our own")
         self.say(f"checked on a small sibling: outputs differ from transformers by {max(outputs):.1e}, gradients by "
                  f"{max(gradients):.1e} (relative), {time.time() - started:.1f} s")
+        if self.is_sibling:
+            return self.assemble(checked, *ends, max(outputs), max(gradients))
         hidden = torch.zeros((EXAMPLES, *self.calls[-1].leaf(self.probe.blocks[-1].hidden_in).shape[1:]), dtype=self.dtype)
         embed, head = self.end_parts(self.model, self.tokens, hidden)
         made = self.export_blocks(checked, embed)
         return self.assemble(made, embed, head, max(outputs), max(gradients))
 
     def check_all(self):
-        """-> a checked part for each kind, and the differences found. Where our attention cannot say what the model
+        """-> a checked part for each kind, embedding part and head, and the differences found. Where our attention cannot say what the model
         computes, PyTorch's is taken."""
         try:
             found = [self.check_kind([i for i, k in enumerate(self.kinds) if k == kind]) for kind in range(len(self.first_blocks))]
@@ -202,7 +209,8 @@ class Exporter:
                 self.own_attention = True
             raise
         parts_, outputs, gradients = (list(column) for column in zip(*found))
-        return parts_, [*outputs, *self.check_ends()], gradients
+        ends, differences = self.check_ends()
+        return parts_, ends, [*outputs, *differences], gradients
 
     def check_ends(self):
         probe = self.probe
@@ -211,7 +219,7 @@ class Exporter:
         found = check.guarded(lambda: check.check_ends(embed, head, self.sibling, probe), self.where, "the embedding part or the head")
         for name, value in zip(("the output of the embedding part", "the logits"), found):
             check.require(value, check.OUTPUT, self.where, name)
-        return found
+        return (embed, head), found
 
     def assemble(self, made, embed, head, output, gradient):
         every = [embed, head, *made]
@@ -264,10 +272,13 @@ def text_path(config):
 
 
 def export_model(model_dir, out, seqlen, dtype, own_code=False, say=lambda line: None):
-    """Writes the graph folder `out`. Throws BadInput."""
+    """Writes the graph folder `out`. dtype: a name; say: takes lines for people. Can be called again and again in one
+    process. -> model.json and the bytes of the folder. Throws BadInput."""
     folder.check_target(out)
     if not os.path.isdir(model_dir):
         raise BadInput(f"{model_dir}: no such folder; name the folder of a model")
-    exporter = Exporter(Source(model_dir, own_code), seqlen, getattr(torch, dtype), say)
-    model, constants = exporter.run()
+    with torch.random.fork_rng(devices=[]):  # models draw weights while they are built
+        torch.manual_seed(0)
+        exporter = Exporter(Source(model_dir, own_code), seqlen, getattr(torch, dtype), say)
+        model, constants = exporter.run()
     return model, folder.write(out, model, constants)

@@ -73,7 +73,7 @@ class Source:
             if found is not None and getattr(found, "config_class", None) is type(self.config):
                 return found
         for auto in (transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText):
-            if type(self.config) in auto._model_mapping.keys():
+            if type(self.config) in auto._model_mapping:
                 found = auto._model_mapping[type(self.config)]
                 # As from_config() does (transformers 5.23, models/auto/auto_factory.py): the text part of a larger config.
                 if found.config_class is (getattr(self.config, "sub_configs", None) or {}).get("text_config"):

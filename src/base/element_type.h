@@ -6,7 +6,7 @@
 
 namespace roundtable {
 
-enum class ElementType { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool, kF8E4M3 };
+enum class ElementType { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool, kF8E4M3, kF8E8M0 };
 
 constexpr std::size_t size_of(ElementType type) {
   switch (type) {

@@ -52,6 +52,7 @@ Hdf5Handle hdf5_type(ElementType type, const std::string& path) {
     case ElementType::kBool:
       return bool_type(path);
     case ElementType::kF8E4M3:
+    case ElementType::kF8E8M0:
       break;
   }
   RT_UNREACHABLE("an element type that no boundary has");

@@ -3,6 +3,7 @@
 
 #include <torch/types.h>
 
+#include <algorithm>
 #include <string_view>
 
 #include "base/error.h"
@@ -72,7 +73,14 @@ QuantizedWeight QuantizedCheckpoint::read(const LinearSpec& linear) const {
 
 std::unique_ptr<TensorSource> open_tensor_source(const std::string& directory, TensorRecord* record) {
   const JsonObject json = JsonObject::load(directory + "/config.json");
-  if (!json.has("quantization_config")) return std::make_unique<CheckpointSource>(directory, record);
+  // A format of ours that publishers use too (compressed-tensors) is a run's float model if the run keeps a record of
+  // it.
+  const bool ours = json.has("quantization_config") && json.json()["quantization_config"].is_object() &&
+                    std::ranges::any_of(packed_formats(), [&](const PackedFormat* format) {
+                      return format->owns(json.json()["quantization_config"]);
+                    });
+  const bool published = published_method(directory).has_value() && (record != nullptr || !ours);
+  if (published || !json.has("quantization_config")) return std::make_unique<CheckpointSource>(directory, record);
   return std::make_unique<QuantizedSource>(directory);
 }
 

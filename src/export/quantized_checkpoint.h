@@ -33,9 +33,9 @@ class QuantizedCheckpoint {
   SchemeOf scheme_of_;
 };
 
-// The source for a model directory, float or quantized: quantized layers are dequantized as they are read (to fp32,
-// which holds scale * (q - zero_point) exactly enough to round to bf16 as the tuner did).
-// `record` is for a float model (CheckpointSource).
+// The source for a model directory: float, as its publisher has quantized it (CheckpointSource), or in one of our
+// formats: then quantized layers are dequantized as they are read (to fp32, which holds scale * (q - zero_point)
+// exactly enough to round to bf16 as the tuner did). `record` is for a run's float model (CheckpointSource).
 std::unique_ptr<TensorSource> open_tensor_source(const std::string& directory, TensorRecord* record = nullptr);
 
 }  // namespace roundtable

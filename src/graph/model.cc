@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::string_view kWeight = ".weight";
 
-std::string layer_of(const std::string& tensor) {
+std::string layer_name(const std::string& tensor) {
   return tensor.ends_with(kWeight) ? tensor.substr(0, tensor.size() - kWeight.size()) : tensor;
 }
 
@@ -46,7 +46,7 @@ PlacedTensor whole_of(const DiskTensor& tensor) {
 }
 
 LinearSpec linear_of(const ParameterSpec& weight, std::int64_t expert) {
-  return {layer_of(weight.name), weight.shape[0], weight.shape[1], weight.transposed, expert, weight.stack};
+  return {layer_name(weight.name), weight.shape[0], weight.shape[1], weight.transposed, expert, weight.stack};
 }
 
 bool is_linear(const DiskTensor& tensor) {
@@ -88,7 +88,7 @@ KindTable table_of(const GraphPart& part) {
     table.placed.push_back(whole_of(tensor));
     if (is_linear(tensor) && tensor.shape.size() == 2) {
       table.fixed.push_back(linear_of(matrix_of(tensor, 0).spec, -1));
-      table.fixed.back().name = layer_of(tensor.disk);
+      table.fixed.back().name = layer_name(tensor.disk);
     }
   }
   return table;
@@ -136,12 +136,12 @@ std::shared_ptr<Model::Data> Model::describe(GraphManifest manifest, TensorsByNa
   const DiskTensor* head = head_weight(manifest.head);
   if (head != nullptr && !embedded.contains(head->disk)) {
     data->head = linear_of(matrix_of(*head, 0).spec, -1);
-    data->head->name = layer_of(head->disk);
+    data->head->name = layer_name(head->disk);
   }
   if (head != nullptr && !data->head) data->tied_head = manifest.head_name;
   for (const GraphPart* part : {&manifest.embed, &manifest.head}) {
     for (const DiskTensor& tensor : part->tensors) {
-      if (is_linear(tensor) && &tensor != head) data->outside_linears.push_back(layer_of(tensor.disk));
+      if (is_linear(tensor) && &tensor != head) data->outside_linears.push_back(layer_name(tensor.disk));
     }
   }
   data->untouched.insert(manifest.untouched.begin(), manifest.untouched.end());
@@ -177,7 +177,7 @@ const std::vector<std::string>& Model::carried_into(std::int64_t block) const {
   return data_->carried[static_cast<std::size_t>(block)];
 }
 
-std::string Model::head_layer() const { return head() ? head()->name : layer_of(tied_head()); }
+std::string Model::head_layer() const { return head() ? head()->name : layer_name(tied_head()); }
 
 bool Model::is_carried_over(const std::string& name) const {
   return data_->untouched.contains(name) ||

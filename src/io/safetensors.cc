@@ -24,6 +24,7 @@ constexpr std::pair<ElementType, std::string_view> kDtypes[] = {
     {ElementType::kBF16, "BF16"}, {ElementType::kI64, "I64"},        {ElementType::kI32, "I32"},
     {ElementType::kI16, "I16"},   {ElementType::kI8, "I8"},          {ElementType::kU8, "U8"},
     {ElementType::kBool, "BOOL"}, {ElementType::kF8E4M3, "F8_E4M3"},
+    {ElementType::kF8E8M0, "F8_E8M0"},
 };
 
 SafetensorsHeader read_header(const InputFile& file) {

@@ -24,20 +24,22 @@ int rank_of(ElementType type) {
       return 2;
     case ElementType::kF8E4M3:
       return 3;
-    case ElementType::kI16:
+    case ElementType::kF8E8M0:
       return 4;
-    case ElementType::kF16:
+    case ElementType::kI16:
       return 5;
-    case ElementType::kBF16:
+    case ElementType::kF16:
       return 6;
-    case ElementType::kI32:
+    case ElementType::kBF16:
       return 7;
-    case ElementType::kF32:
+    case ElementType::kI32:
       return 8;
-    case ElementType::kF64:
+    case ElementType::kF32:
       return 9;
-    case ElementType::kI64:
+    case ElementType::kF64:
       return 10;
+    case ElementType::kI64:
+      return 11;
   }
   RT_UNREACHABLE("a type without a rank");
 }

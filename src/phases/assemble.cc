@@ -3,7 +3,9 @@
 
 #include <torch/types.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <map>
 
 #include "base/error.h"
@@ -23,6 +25,10 @@ namespace fs = std::filesystem;
 std::vector<std::string> write_config(const Config& config, const Plan& plan, const std::string& directory) {
   nlohmann::json json = load_json(config.model.path + "/config.json");
   if (plan.model.stored_head()) untie_head(json, plan.model);  // some readers would take the embedding
+  json.erase("compression_config");  // both are the publisher's, if the model was quantized already
+  for (nlohmann::json& part : json) {
+    if (part.is_object()) part.erase("quantization_config");
+  }
   json["quantization_config"] = plan.tuned->quantization_config(checkpoint_scheme(config, plan), plan.model);
   save_json(directory + "/config.json", json);
   std::vector<std::string> names = {"config.json"};
@@ -45,23 +51,28 @@ record::Outside write_outside(const CheckpointSource& source, const Plan& plan, 
                               std::size_t index) {
   const Checkpoint& checkpoint = source.checkpoint();
   const std::string head = plan.model.head() ? plan.model.head()->weight().name : plan.model.tied_head();
-  std::vector<std::string> names;
-  for (const ParameterSpec& spec : plan.outside_files[index]) names.push_back(spec.name);
+  std::vector<ParameterSpec> specs = plan.outside_files[index];
   const bool last = index + 1 == plan.outside_files.size();
   // A head that is tied too, where the file has one all the same.
-  if (last && !plan.model.head() && checkpoint.contains(head)) names.push_back(head);
+  if (last && !plan.model.head() && checkpoint.contains(head)) specs.push_back({head, checkpoint.info(head).shape});
   std::vector<std::vector<char>> data;
   std::vector<NamedTensor> packed;
   std::vector<TensorView> views;
-  for (const std::string& name : names) {
+  for (const ParameterSpec& spec : specs) {
     leave_here_if_asked();
-    if (plan.head && name == head) {
-      packed = quantized_head(source, plan);
+    if (plan.head && spec.name == head) {
+      std::ranges::move(quantized_head(source, plan), std::back_inserter(packed));
       continue;
     }
-    const TensorInfo& info = checkpoint.info(stored_name(checkpoint, name));
-    data.push_back(source.read_bytes(info.name));
-    views.push_back({name, info.type, info.shape, data.back().data()});
+    const std::string stored = stored_name(checkpoint, spec.name);
+    const bool there = checkpoint.contains(stored);
+    if (!plan.model.is_carried_over(spec.name) && !(there && is_weight_type(checkpoint.info(stored).type))) {
+      packed.push_back({spec.name, source.read(spec)});  // its publisher quantized it
+      continue;
+    }
+    const TensorInfo& info = checkpoint.info(stored);
+    data.push_back(source.read_bytes(stored));
+    views.push_back({spec.name, info.type, info.shape, data.back().data()});
   }
   for (const NamedTensor& named : packed) views.push_back(named.view());
   const std::string file = shard_name(plan.model.n_blocks() + static_cast<std::int64_t>(index), plan.files());

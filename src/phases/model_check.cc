@@ -17,16 +17,17 @@ namespace roundtable {
 namespace {
 
 struct Item {
-  std::string stored;         // the tensor's name in the checkpoint
-  std::int64_t elements = 0;  // from config.json: no file is opened for it
+  StoredTensor stored;
+  std::int64_t elements = 0;  // of the parameter that it is a part of
 };
 
 // Tensors that reach the output and are not on record. The same on every rank.
-std::vector<Item> unknown_tensors(const Plan& plan, const Checkpoint& checkpoint, const TensorRecord& known) {
+std::vector<Item> unknown_tensors(const Plan& plan, const CheckpointSource& source, const TensorRecord& known) {
   std::vector<Item> items;
   const auto add = [&](const ParameterSpec& spec) {
-    const std::string stored = stored_name(checkpoint, spec.tensor());
-    if (!known.contains(stored)) items.push_back({stored, spec.elements()});
+    for (const StoredTensor& stored : source.stored_tensors(spec)) {
+      if (!known.contains(stored.record_name())) items.push_back({stored, spec.elements()});
+    }
   };
   for (std::int64_t block = 0; block < plan.model.n_blocks(); ++block) {
     for (const PlacedTensor& placed : plan.model.table(block).placed) {
@@ -34,18 +35,20 @@ std::vector<Item> unknown_tensors(const Plan& plan, const Checkpoint& checkpoint
     }
   }
   for (const ParameterSpec& spec : plan.model.outside()) add(spec);
-  for (const ParameterSpec& spec : plan.carried_over) add(spec);
+  for (const ParameterSpec& spec : plan.carried_over) {
+    if (!known.contains(spec.name)) items.push_back({{spec.name}, spec.elements()});
+  }
   // A head that is tied, and that the file has all the same, is copied.
   const std::string& head = plan.model.tied_head();
-  if (!head.empty() && checkpoint.contains(head)) add({head, checkpoint.info(head).shape});
+  if (!head.empty() && source.checkpoint().contains(head)) add({head, source.checkpoint().info(head).shape});
   return items;
 }
 
 // Those of this rank: consecutive ones, because they lie in the same files, and about as many bytes as others have.
-std::vector<std::string> share_of(const std::vector<Item>& items, const HostCommunicator& world) {
+std::vector<StoredTensor> share_of(const std::vector<Item>& items, const HostCommunicator& world) {
   std::int64_t total = 0;
   for (const Item& item : items) total += item.elements;
-  std::vector<std::string> mine;
+  std::vector<StoredTensor> mine;
   std::int64_t before = 0;
   for (const Item& item : items) {
     const double middle = static_cast<double>(before) + static_cast<double>(item.elements) / 2;
@@ -84,7 +87,7 @@ void check_scales(RunContext& context) {
   run_on_all(world, [&] {
     int index = 0;
     for (const ParameterSpec& weight : check.weights()) {
-      if (!large.contains(stored_name(source.checkpoint(), weight.name))) continue;
+      if (!large.contains(stored_name(source.checkpoint(), weight.tensor()))) continue;
       if (index++ % world.size() == world.rank()) check(weight.name, source.read(weight));
     }
   });
@@ -135,12 +138,12 @@ void record_tensors(RunContext& context) {
 void check_rest_of_model(RunContext& context) {
   HostCommunicator& world = context.ranks.world;
   const CheckpointSource source(context.config.model.path, context.tensors);
-  const std::vector<Item> items = unknown_tensors(context.plan, source.checkpoint(), *context.tensors);
+  const std::vector<Item> items = unknown_tensors(context.plan, source, *context.tensors);
   if (items.empty()) return;
-  const std::vector<std::string> mine = share_of(items, world);
+  const std::vector<StoredTensor> mine = share_of(items, world);
   context.progress.begin_phase("check", std::ssize(mine), "tensors");
   run_on_all(world, [&] {
-    for (const std::string& stored : mine) {
+    for (const StoredTensor& stored : mine) {
       leave_here_if_asked();
       source.check(stored);
       context.progress.advance(1);

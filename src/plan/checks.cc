@@ -106,6 +106,8 @@ std::string tensor_place(const Config& config, const std::string& file, const st
 
 // A config that says how the weights are quantized. Readers believe it: transformers 5.23, quantizers/auto.py
 // (get_hf_quantizer); vLLM, model_loader/weight_utils.py (get_quant_config), which knows the second key as well.
+//
+// A model that its publisher has quantized is a source like any other, if we read its method (model/load/published).
 void check_not_quantized(const Config& config) {
   const JsonObject json = JsonObject::load(config.model.path + "/config.json");
   for (const char* key : {"quantization_config", "compression_config"}) {
@@ -121,10 +123,11 @@ void check_not_quantized(const Config& config) {
             ? printable(method["quant_method"].get<std::string>())
             : "no quant_method";
     if (packed != names.end()) {
+      if (published_method(config.model.path)) continue;
       json.fail(key,
                 fmt::format("the model is quantized already ({}; tensor '{}' is {})", named, printable(*packed),
                             safetensors_dtype(checkpoint.info(*packed).type)),
-                "quantize from the float model");
+                "quantize from the float model, or from one that is published as " + readable_methods());
     }
     json.fail(key, fmt::format("says that the weights are quantized ({}), and the weights are floats", named),
               "remove the key from config.json if it is out of date");
@@ -134,23 +137,11 @@ void check_not_quantized(const Config& config) {
 // Every tensor that is loaded or copied has a type and a shape that we handle, and every other one is known to be of no
 // use.
 void check_tensors(const Config& config, const Plan& plan) {
-  const Checkpoint checkpoint(config.model.path);
+  const CheckpointSource source(config.model.path);
+  const Checkpoint& checkpoint = source.checkpoint();
   std::set<std::string> expected;
   const auto expect = [&](const ParameterSpec& spec) {
-    const std::string stored = stored_name(checkpoint, spec.tensor());
-    expected.insert(stored);
-    const TensorInfo& info = checkpoint.info(stored);
-    const std::string place = tensor_place(config, checkpoint.file_of(stored), stored);
-    std::vector<std::int64_t> wanted = spec.stored_shape();
-    if (spec.stack) wanted.insert(wanted.begin(), spec.stack->experts);
-    if (info.shape != wanted) {
-      throw bad_input(place, fmt::format("has shape [{}] and config.json calls for [{}]", fmt::join(info.shape, ", "),
-                                         fmt::join(wanted, ", ")));
-    }
-    if (!is_weight_type(info.type)) {
-      throw bad_input(place, fmt::format("is of type {}; weights are F32, F16 or BF16", safetensors_dtype(info.type)),
-                      "convert it, or quantize from the float model");
-    }
+    for (const StoredTensor& tensor : source.stored_tensors(spec)) expected.insert(tensor.name);
   };
   for (std::int64_t block = 0; block < plan.model.n_blocks(); ++block) {
     for (const PlacedTensor& placed : plan.model.table(block).placed) {
@@ -162,7 +153,10 @@ void check_tensors(const Config& config, const Plan& plan) {
   const std::string& head = plan.model.tied_head();
   if (!head.empty() && checkpoint.contains(head)) expected.insert(head);
   for (const std::string& name : checkpoint.names()) {
-    if (expected.contains(name) || plan.model.is_carried_over(name) || is_derived_table(name)) continue;
+    if (expected.contains(name) || plan.model.is_carried_over(name) || is_derived_table(name) ||
+        is_activation_scale(name)) {
+      continue;
+    }
     throw bad_input(tensor_place(config, checkpoint.file_of(name), name),
                     fmt::format("is not part of a '{}' model", plan.model.type()),
                     "check model_type, the biases and the number of layers in config.json");

@@ -92,9 +92,11 @@ std::int64_t checkpoint_bytes(const Plan& plan, const CheckpointFormat& format, 
 }
 
 // The tensors of the checkpoint that the model's tables name.
-std::set<std::string> names_in_tables(const Model& model, const Checkpoint& checkpoint) {
+std::set<std::string> names_in_tables(const Model& model, const CheckpointSource& source) {
   std::set<std::string> names = {model.tied_head()};
-  const auto add = [&](const ParameterSpec& spec) { names.insert(stored_name(checkpoint, spec.tensor())); };
+  const auto add = [&](const ParameterSpec& spec) {
+    for (const StoredTensor& stored : source.stored_tensors(spec)) names.insert(stored.name);
+  };
   for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
     for (const PlacedTensor& placed : model.table(block).placed) add(placed.spec.below(model.block_prefix(block)));
   }
@@ -106,10 +108,16 @@ std::set<std::string> names_in_tables(const Model& model, const Checkpoint& chec
 void add_carried_over(const Config& config, Plan& plan, std::vector<ParameterSpec>& outside,
                       std::vector<std::uint64_t>& sizes) {
   if (!has_checkpoint(config.model.path)) return;
-  const Checkpoint checkpoint(config.model.path);
-  const std::set<std::string> known = names_in_tables(plan.model, checkpoint);
+  const CheckpointSource source(config.model.path);
+  const Checkpoint& checkpoint = source.checkpoint();
+  std::vector<std::string> others;  // as a rule none: then no header is read
   for (const std::string& name : checkpoint.names()) {
-    if (known.contains(name) || is_derived_table(name) || !plan.model.is_carried_over(name)) continue;
+    if (plan.model.is_carried_over(name) && !is_derived_table(name)) others.push_back(name);
+  }
+  if (others.empty()) return;
+  const std::set<std::string> known = names_in_tables(plan.model, source);
+  for (const std::string& name : others) {
+    if (known.contains(name)) continue;
     const TensorInfo& info = checkpoint.info(name);
     plan.carried_over.push_back({name, info.shape});
     outside.push_back(plan.carried_over.back());

@@ -199,6 +199,7 @@ class Fuzzer {
     add_tokens();
     add_journal();
     add_quantized();
+    add_published();
     add_tokenizer();
     add_graph();
   }
@@ -332,6 +333,43 @@ class Fuzzer {
       add("shard in " + folder, part, content_of(at(part)), mutate_safetensors, read);
       add("index in " + folder, index, content_of(at(index)), json_or_bytes, read);
     }
+  }
+
+  // The tensors and the config of a checkpoint as it was published: each storage once.
+  void add_published() {
+    std::filesystem::create_directory(at("published"));
+    const torch::Tensor bytes = torch::full({64 * 64}, 0x33, torch::kUInt8), ones = torch::ones({512});
+    const torch::Tensor words = torch::zeros({64, 8}, torch::kInt32), shape = torch::tensor({64, 64}, torch::kInt64);
+    const auto view = [](const char* name, ElementType type, std::vector<std::int64_t> sizes, const torch::Tensor& data) {
+      return TensorView{name, type, std::move(sizes), data.const_data_ptr()};
+    };
+    write_safetensors(at("published/model.safetensors"),
+                      {view("fp8.weight", ElementType::kF8E4M3, {64, 64}, bytes),
+                       view("fp8.weight_scale_inv", ElementType::kF32, {4, 4}, ones),
+                       view("v4.weight", ElementType::kI8, {64, 32}, bytes),
+                       view("v4.scale", ElementType::kF8E8M0, {64, 2}, bytes),
+                       view("nv.weight", ElementType::kU8, {64, 32}, bytes),
+                       view("nv.weight_scale", ElementType::kF8E4M3, {64, 4}, bytes),
+                       view("nv.weight_scale_2", ElementType::kF32, {1}, ones),
+                       view("int.weight_packed", ElementType::kI32, {64, 8}, words),
+                       view("int.weight_scale", ElementType::kF32, {64, 1}, ones),
+                       view("int.weight_shape", ElementType::kI64, {2}, shape),
+                       view("fused.down_proj", ElementType::kF32, {2, 4, 64}, ones),
+                       view("experts.down_proj_blocks", ElementType::kU8, {2, 4, 2, 16}, bytes),
+                       view("experts.down_proj_scales", ElementType::kU8, {2, 4, 2}, bytes)});
+    const std::string config = R"({"quantization_config": {"quant_method": "fp8", "weight_block_size": [16, 16]}})";
+    folder_.put("published/config.json", config);
+    const auto read = [this] {
+      const CheckpointSource source(at("published"));
+      for (const char* name : {"fp8.weight", "v4.weight", "nv.weight", "int.weight"}) {
+        if (!source.stored_tensors({name, {64, 64}}).empty()) source.read({name, {64, 64}});
+      }
+      source.read({"experts.1", {4, 64}, true, StackPlace{"experts.down_proj", 1, 2}});
+      source.read({"fused.1.down_proj.weight", {4, 64}});
+    };
+    add("published config.json", "published/config.json", config, json_or_bytes, read);
+    add("published weights", "published/model.safetensors", content_of(at("published/model.safetensors")),
+        mutate_safetensors, read);
   }
 
   void add_tokenizer() {

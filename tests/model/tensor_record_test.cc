@@ -102,7 +102,7 @@ TEST_F(Source, EveryWayToReadLooksAtTheNumbers) {
     const auto names_it = AllOf(HasSubstr(folder_.path() + "/model.safetensors: tensor 'w'"), HasSubstr("not finite"));
     EXPECT_ERROR(source.read(spec()), ExitCode::kNumeric, names_it);
     EXPECT_ERROR(source.read_bytes("w"), ExitCode::kNumeric, names_it);
-    EXPECT_ERROR(source.check("w"), ExitCode::kNumeric, names_it);
+    EXPECT_ERROR(source.check({"w"}), ExitCode::kNumeric, names_it);
   }
   EXPECT_FALSE(record_.contains("w"));
 }
@@ -110,7 +110,7 @@ TEST_F(Source, EveryWayToReadLooksAtTheNumbers) {
 TEST_F(Source, AnyWayToReadFindsAChangedByte) {
   torch::Tensor tensor = torch::ones({kRows, 3});
   write(tensor);
-  CheckpointSource(folder_.path(), &record_).check("w");
+  CheckpointSource(folder_.path(), &record_).check({"w"});
   const TensorRecord::Digests found = record_.take_new();
   ASSERT_EQ(found.size(), 1u);
   EXPECT_TRUE(record_.take_new().empty()) << "was taken";
@@ -119,7 +119,7 @@ TEST_F(Source, AnyWayToReadFindsAChangedByte) {
     EXPECT_TRUE(source.read(spec()).equal(tensor));
     const std::vector<char> bytes = source.read_bytes("w");
     EXPECT_EQ(std::memcmp(bytes.data(), tensor.const_data_ptr(), bytes.size()), 0);
-    EXPECT_NO_THROW(source.check("w"));
+    EXPECT_NO_THROW(source.check({"w"}));
   }
   tensor[kRows / 2][1] = 1.0000001;
   write(tensor);
@@ -131,7 +131,7 @@ TEST_F(Source, AnyWayToReadFindsAChangedByte) {
     const CheckpointSource source(folder_.path(), record);
     EXPECT_BAD_INPUT(source.read(spec()), names_it);
     EXPECT_BAD_INPUT(source.read_bytes("w"), names_it);
-    EXPECT_BAD_INPUT(source.check("w"), names_it);
+    EXPECT_BAD_INPUT(source.check({"w"}), names_it);
     EXPECT_TRUE(record->take_new().empty());
   }
   EXPECT_NO_THROW(CheckpointSource(folder_.path()).read(spec())) << "nothing is known without a record";

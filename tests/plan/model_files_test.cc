@@ -163,11 +163,32 @@ TEST_F(ModelFiles, AStaleQuantizationConfigIsNamed) {
 }
 
 TEST_F(ModelFiles, AModelThatIsQuantizedAlreadyIsNamedAsSuch) {
-  describe({{"quantization_config", {{"quant_method", "fp8"}}}});
+  describe({{"quantization_config", {{"quant_method", "gptq"}}}});
   const std::string name = "model.layers.0.mlp.up_proj.weight";
-  EXPECT_BAD_INPUT(plan([&](Tensors& t) { t[name].type = ElementType::kF8E4M3; }),
-                   AllOf(HasSubstr("config.json: key 'quantization_config': the model is quantized already"),
-                         HasSubstr(fmt::format("(fp8; tensor '{}' is F8_E4M3); quantize from the float model", name))));
+  EXPECT_BAD_INPUT(
+      plan([&](Tensors& t) { t[name].type = ElementType::kF8E4M3; }),
+      AllOf(HasSubstr("config.json: key 'quantization_config': the model is quantized already"),
+            HasSubstr(fmt::format("(gptq; tensor '{}' is F8_E4M3); quantize from the float model, or from one "
+                                  "that is published as fp8, ",
+                                  name))));
+}
+
+TEST_F(ModelFiles, AModelThatItsPublisherHasQuantizedIsASource) {
+  describe({{"quantization_config", {{"quant_method", "fp8"}}}});
+  const std::string layer = "model.layers.0.mlp.up_proj";
+  const auto publish = [&](Tensors& t) {
+    t[layer + ".weight"].type = ElementType::kF8E4M3;
+    t[layer + ".weight_scale_inv"] = {ElementType::kF32, {1, 1}};
+    t[layer + ".input_scale"] = {ElementType::kF32, {}};
+  };
+  EXPECT_NO_THROW(plan(publish));
+  EXPECT_BAD_INPUT(plan([&](Tensors& t) { publish(t), t.erase(layer + ".weight_scale_inv"); }),
+                   AllOf(StartsWith(folder_.path() + "/model.safetensors: tensor '" + layer + ".weight'"),
+                         HasSubstr("or have a scale, and '" + layer + ".weight_scale_inv' is missing")));
+  EXPECT_BAD_INPUT(plan([&](Tensors& t) {
+                     publish(t), t[layer + ".weight_zero_point"] = {ElementType::kF32, {1}};
+                   }),
+                   HasSubstr("weight_zero_point': is not part of a 'llama' model"));
 }
 
 TEST_F(ModelFiles, QuantizationFilesNextToFloatsAreNamed) {

@@ -36,9 +36,11 @@ torch::ScalarType dtype_of(const TensorInfo& info, const std::string& place) {
     case ElementType::kBool:
       return torch::kBool;
     case ElementType::kF8E4M3:
+    case ElementType::kF8E8M0:
       break;
   }
-  throw bad_input(place, "F8_E4M3 is no dtype that a graph may have", kExportAgain);
+  throw bad_input(place, std::string(safetensors_dtype(info.type)) + " is no dtype that a graph may have",
+                  kExportAgain);
 }
 
 }  // namespace

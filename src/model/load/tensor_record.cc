@@ -23,6 +23,14 @@ int exponent_of_largest(const void* data, std::size_t bytes, Bits exponent, int 
   return std::max(1, static_cast<int>(found >> mantissa_bits)) - bias;
 }
 
+// Whether one of the bytes is `value` in the bits of `mask`: the NaN of floats of 8 bits.
+bool has_byte(const void* data, std::size_t bytes, unsigned mask, unsigned value) {
+  const auto* values = static_cast<const std::uint8_t*>(data);
+  std::size_t found = 0;
+  for (std::size_t i = 0; i < bytes; ++i) found += (values[i] & mask) == value ? 1 : 0;
+  return found > 0;
+}
+
 }  // namespace
 
 int largest_exponent(ElementType type, const void* data, std::size_t bytes) {
@@ -35,6 +43,10 @@ int largest_exponent(ElementType type, const void* data, std::size_t bytes) {
       return exponent_of_largest<std::uint32_t>(data, bytes, 0x7f800000, 23);
     case ElementType::kF64:
       return exponent_of_largest<std::uint64_t>(data, bytes, 0x7ff0000000000000, 52);
+    case ElementType::kF8E4M3:
+      return has_byte(data, bytes, 0x7f, 0x7f) ? kNotFinite : 0;
+    case ElementType::kF8E8M0:
+      return has_byte(data, bytes, 0xff, 0xff) ? kNotFinite : 0;
     default:
       return 0;
   }

@@ -16,13 +16,15 @@
 
 namespace roundtable {
 
-// Whether no number among these `bytes` bytes is NaN or infinite. True for types that are no floats of 16, 32 or 64
-// bits. `data` is aligned to its elements.
+// Whether no number among these `bytes` bytes is NaN or infinite. True for types that are no floats. `data` is aligned
+// to its elements.
 bool all_finite(ElementType type, const void* data, std::size_t bytes);
 
 // The largest floor(log2(|x|)) of these numbers, where NaN and infinities count as 2^kNotFinite; at least that of the
 // type's least normal number, and 0 for types that all_finite() does not look into.
 inline constexpr int kNotFinite = 1 << 12;
+// Below 2^15 the scale of every scheme fits fp16: at 2 bits it is up to two thirds of a weight.
+inline constexpr int kLargeExponent = 15;
 int largest_exponent(ElementType type, const void* data, std::size_t bytes);
 
 // The Error (kNumeric) of the tensor at `place`.

@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 #include <torch/types.h>
 
-#include <algorithm>
 #include <string_view>
 
 #include "base/error.h"
@@ -13,22 +12,6 @@
 
 namespace roundtable {
 namespace {
-
-constexpr std::uint64_t kCheckedAtOnce =
-    4 << 20;  // of a tensor that is only looked at; a multiple of every element's size
-
-torch::ScalarType scalar_type_of(ElementType type, const std::string& place) {
-  switch (type) {
-    case ElementType::kF32:
-      return torch::kFloat32;
-    case ElementType::kF16:
-      return torch::kFloat16;
-    case ElementType::kBF16:
-      return torch::kBFloat16;
-    default:
-      throw bad_input(place, "is not a float tensor (F32, F16 or BF16)", "quantize from the float model");
-  }
-}
 
 std::string shape_text(const std::vector<std::int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
@@ -74,58 +57,63 @@ bool is_derived_table(const std::string& name) {
   return false;
 }
 
+bool is_activation_scale(const std::string& name) {
+  for (const std::string_view ending : {".input_scale", ".activation_scale", ".input_scale_ub", ".input_global_scale",
+                                        ".qscale_act", ".k_scale", ".v_scale", ".output_scale"}) {
+    if (name.ends_with(ending)) return true;
+  }
+  return false;
+}
+
 bool is_weight_type(ElementType type) {
   return type == ElementType::kF32 || type == ElementType::kF16 || type == ElementType::kBF16;
 }
 
-torch::Tensor CheckpointSource::read(const ParameterSpec& spec) const {
-  const std::string name = stored_name(checkpoint_, spec.name);
-  const std::vector<std::int64_t> shape = spec.stored_shape();
+std::optional<StoredTensor> CheckpointSource::find_floats(const ParameterSpec& spec) const {
+  const std::string name = stored_name(checkpoint_, spec.tensor());
+  if (!checkpoint_.contains(name) || !is_weight_type(checkpoint_.info(name).type)) return std::nullopt;
+  std::vector<std::int64_t> shape = spec.stored_shape();
+  if (spec.stack) shape.insert(shape.begin(), spec.stack->experts);
   const TensorInfo& info = checkpoint_.info(name);
-  const std::string place = checkpoint_.place_of(name);
   if (info.shape != shape) {
-    throw bad_input(
-        place, fmt::format("has shape {} and config.json calls for {}", shape_text(info.shape), shape_text(shape)));
+    throw bad_input(checkpoint_.place_of(name), fmt::format("has shape {} and config.json calls for {}",
+                                                            shape_text(info.shape), shape_text(shape)));
   }
-  torch::Tensor tensor = torch::empty(shape, scalar_type_of(info.type, place));
-  checkpoint_.read(name, tensor.data_ptr());
-  TensorCheck check(info.type);
-  check.update(tensor.const_data_ptr(), info.bytes);
-  judge(name, check);
-  if (info.type == ElementType::kF16) tensor = tensor.to(torch::kFloat32);
-  return spec.transposed ? tensor.t().contiguous() : tensor;
+  return StoredTensor{name, spec.stack ? std::optional(spec.stack->index) : std::nullopt};
 }
 
-std::vector<char> CheckpointSource::read_bytes(const std::string& stored) const {
-  const TensorInfo& info = checkpoint_.info(stored);
-  std::vector<char> bytes(info.bytes);
-  checkpoint_.read(stored, bytes.data());
-  TensorCheck check(info.type);
-  check.update(bytes.data(), bytes.size());
-  judge(stored, check);
-  return bytes;
+std::vector<FoundSlice> CheckpointSource::find_quantized(const ParameterSpec& spec) const {
+  std::vector<FoundSlice> slices = find_matrix(checkpoint_, spec, block_);
+  if (!slices.empty()) return slices;
+  const std::string name = stored_name(checkpoint_, spec.tensor());
+  const TensorInfo& info = checkpoint_.info(name);  // throws if it is missing
+  throw bad_input(
+      checkpoint_.place_of(name),
+      fmt::format("is of type {}; weights are F32, F16 or BF16, or have a scale", safetensors_dtype(info.type)),
+      "convert it, or quantize from the float model");
 }
 
-void CheckpointSource::check(const std::string& stored) const {
-  const TensorInfo& info = checkpoint_.info(stored);
-  std::vector<char> piece(std::min<std::uint64_t>(info.bytes, kCheckedAtOnce));
-  TensorCheck check(info.type);
-  for (std::uint64_t offset = 0; offset < info.bytes; offset += piece.size()) {
-    const std::size_t size = std::min<std::uint64_t>(piece.size(), info.bytes - offset);
-    checkpoint_.read_part(stored, offset, piece.data(), size);
-    check.update(piece.data(), size);
+std::vector<StoredTensor> CheckpointSource::stored_tensors(const ParameterSpec& spec) const {
+  if (const auto floats = find_floats(spec)) return {*floats};
+  std::vector<StoredTensor> tensors;
+  for (const FoundSlice& slice : find_quantized(spec)) {
+    tensors.insert(tensors.end(), slice.tensors.begin(), slice.tensors.end());
   }
-  judge(stored, check);
+  return tensors;
 }
 
-void CheckpointSource::judge(const std::string& stored, const TensorCheck& check) const {
-  const std::string place = checkpoint_.place_of(stored);
-  if (!check.finite()) throw not_finite(place);
-  if (record_ == nullptr) return;
-  record_->see(place, stored, check.digest());
-  // Below 2^15 the scale of every scheme fits fp16: at 2 bits it is up to two thirds of a weight.
-  constexpr int kLargeExponent = 15;
-  if (check.exponent() >= kLargeExponent) record_->note_large(stored);
+torch::Tensor CheckpointSource::read(const ParameterSpec& spec) const {
+  if (const auto floats = find_floats(spec)) {
+    torch::Tensor tensor = reader_.read(*floats);
+    if (tensor.scalar_type() == torch::kFloat16) tensor = tensor.to(torch::kFloat32);
+    return spec.transposed ? tensor.t().contiguous() : tensor;
+  }
+  torch::Tensor matrix = read_matrix(reader_, find_quantized(spec), block_);
+  const ElementType type = matrix.scalar_type() == torch::kBFloat16 ? ElementType::kBF16 : ElementType::kF32;
+  if (record_ != nullptr && largest_exponent(type, matrix.const_data_ptr(), matrix.nbytes()) >= kLargeExponent) {
+    record_->note_large(stored_name(checkpoint_, spec.name));
+  }
+  return matrix;
 }
 
 }  // namespace roundtable

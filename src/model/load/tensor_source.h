@@ -4,12 +4,16 @@
 #include <torch/types.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "comm/communicator.h"
 #include "io/checkpoint.h"
 #include "model/load/parameter.h"
+#include "model/load/published/matrix.h"
+#include "model/load/published/method.h"
+#include "model/load/stored_reader.h"
 #include "model/load/tensor_record.h"
 
 namespace roundtable {
@@ -36,31 +40,49 @@ std::string stored_name(const Checkpoint& checkpoint, const std::string& name);
 // RoPE frequencies.
 bool is_derived_table(const std::string& name);
 
+// Whether `name` is a scale of activations, which published FP8 and NVFP4 checkpoints hold next to the scales of their
+// weights: nothing that we write needs it.
+bool is_activation_scale(const std::string& name);
+
 // Whether weights are read in this type: F32, F16 or BF16.
 bool is_weight_type(ElementType type);
 
-// A Hugging Face model directory with float weights. Opens files as they are needed; thread-safe. Whatever it reads is
-// looked at: a value that is not finite is an Error (kNumeric); with a `record`, which must outlive this, so is a
-// tensor that is not what it was when it was first read (kBadInput).
+// A Hugging Face model directory as it was published: with float weights, or quantized in a way that
+// published/storage.h reads. A quantized matrix is dequantized as it is read: bf16, or fp32 where its scales are fp16.
+// Opens files as they are needed; thread-safe. Whatever it reads is looked at: a value that is not finite is an Error
+// (kNumeric); with a `record`, which must outlive this, so is a tensor that is not what it was when it was first read
+// (kBadInput).
 class CheckpointSource : public TensorSource {
  public:
   explicit CheckpointSource(const std::string& directory, TensorRecord* record = nullptr)
-      : checkpoint_(directory), record_(record) {}
+      : checkpoint_(directory),
+        reader_(checkpoint_, record),
+        record_(record),
+        block_(published_method(directory).value_or(PublishedMethod{}).block) {}
 
   torch::Tensor read(const ParameterSpec& spec) const override;
   // The bytes of a tensor as the file has them, by its name there.
-  std::vector<char> read_bytes(const std::string& stored) const;
-  // Reads a tensor, by its name in the file, only to look at it; keeps no more than a piece of it.
-  void check(const std::string& stored) const;
+  std::vector<char> read_bytes(const std::string& stored) const { return reader_.read_bytes({stored}); }
+  // Reads a tensor only to look at it; keeps no more than a piece of it.
+  void check(const StoredTensor& stored) const { reader_.look_at(stored); }
+  // The tensors of the file that a parameter is made of: its own, or weights and scales, of several matrices if its
+  // experts are stored in another form. Reads headers alone. Throws Error (kBadInput) if one of them is missing, or has
+  // a shape or type that does not fit.
+  std::vector<StoredTensor> stored_tensors(const ParameterSpec& spec) const;
   bool contains(const std::string& name) const override { return checkpoint_.contains(stored_name(checkpoint_, name)); }
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
 
  private:
-  void judge(const std::string& stored, const TensorCheck& check) const;
+  // The tensor that holds the parameter in floats, if there is one.
+  std::optional<StoredTensor> find_floats(const ParameterSpec& spec) const;
+  // How it is quantized. Throws Error (kBadInput) if it is not stored in any way that is known.
+  std::vector<FoundSlice> find_quantized(const ParameterSpec& spec) const;
 
   Checkpoint checkpoint_;
+  StoredReader reader_;
   TensorRecord* record_;
+  BlockSize block_;
 };
 
 // Reads tensors on rank `root` of `comm` and broadcasts them, so that each is read from the file system once; in the
