@@ -28,12 +28,7 @@ std::vector<Item> unknown_tensors(const Plan& plan, const Checkpoint& checkpoint
     const std::string stored = stored_name(checkpoint, spec.tensor());
     if (!known.contains(stored)) items.push_back({stored, spec.elements()});
   };
-  for (std::int64_t block = 0; block < plan.model.n_blocks(); ++block) {
-    for (const PlacedTensor& placed : plan.model.table(block).placed) {
-      add(placed.spec.below(plan.model.block_prefix(block)));
-    }
-  }
-  for (const ParameterSpec& spec : plan.model.outside()) add(spec);
+  plan.model.for_each_parameter(add);
   for (const ParameterSpec& spec : plan.carried_over) add(spec);
   // A head that is tied, and that the file has all the same, is copied.
   const std::string& head = plan.model.tied_head();
