@@ -75,6 +75,14 @@ class Model {
   // Whether the checkpoint's tensor `name`, which no table names, is of another part of the model (vision, prediction of
   // several tokens): it is copied as it is.
   bool is_carried_over(const std::string& name) const;
+  // Calls body(spec) for every parameter by its full name: block after block as it is loaded, then what lies outside.
+  template <class Body>
+  void for_each_parameter(const Body& body) const {
+    for (std::int64_t block = 0; block < n_blocks(); ++block) {
+      for (const PlacedTensor& placed : table(block).placed) body(placed.spec.below(block_prefix(block)));
+    }
+    for (const ParameterSpec& spec : outside()) body(spec);
+  }
   // Linear layers outside of the blocks that are not the head (projections of embeddings).
   const std::vector<std::string>& outside_linears() const { return data_->outside_linears; }
   // The head's layer, tied or not: "lm_head".

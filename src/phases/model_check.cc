@@ -29,12 +29,7 @@ std::vector<Item> unknown_tensors(const Plan& plan, const CheckpointSource& sour
       if (!known.contains(stored.record_name())) items.push_back({stored, spec.elements()});
     }
   };
-  for (std::int64_t block = 0; block < plan.model.n_blocks(); ++block) {
-    for (const PlacedTensor& placed : plan.model.table(block).placed) {
-      add(placed.spec.below(plan.model.block_prefix(block)));
-    }
-  }
-  for (const ParameterSpec& spec : plan.model.outside()) add(spec);
+  plan.model.for_each_parameter(add);
   for (const ParameterSpec& spec : plan.carried_over) {
     if (!known.contains(spec.name)) items.push_back({{spec.name}, spec.elements()});
   }

@@ -143,12 +143,7 @@ void check_tensors(const Config& config, const Plan& plan) {
   const auto expect = [&](const ParameterSpec& spec) {
     for (const StoredTensor& tensor : source.stored_tensors(spec)) expected.insert(tensor.name);
   };
-  for (std::int64_t block = 0; block < plan.model.n_blocks(); ++block) {
-    for (const PlacedTensor& placed : plan.model.table(block).placed) {
-      expect(placed.spec.below(plan.model.block_prefix(block)));
-    }
-  }
-  for (const ParameterSpec& spec : plan.model.outside()) expect(spec);
+  plan.model.for_each_parameter(expect);
   // A head that is tied, and that the file has all the same, is copied.
   const std::string& head = plan.model.tied_head();
   if (!head.empty() && checkpoint.contains(head)) expected.insert(head);

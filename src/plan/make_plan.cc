@@ -94,13 +94,9 @@ std::int64_t checkpoint_bytes(const Plan& plan, const CheckpointFormat& format, 
 // The tensors of the checkpoint that the model's tables name.
 std::set<std::string> names_in_tables(const Model& model, const CheckpointSource& source) {
   std::set<std::string> names = {model.tied_head()};
-  const auto add = [&](const ParameterSpec& spec) {
+  model.for_each_parameter([&](const ParameterSpec& spec) {
     for (const StoredTensor& stored : source.stored_tensors(spec)) names.insert(stored.name);
-  };
-  for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
-    for (const PlacedTensor& placed : model.table(block).placed) add(placed.spec.below(model.block_prefix(block)));
-  }
-  for (const ParameterSpec& spec : model.outside()) add(spec);
+  });
   return names;
 }
 

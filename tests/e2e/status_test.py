@@ -61,11 +61,11 @@ class StatusTest(program.Case):
         self.assertEqual(status["state"], "interrupted")
         self.assertIn("run the same command again: it resumes", words)
         self.assertIsNone(status["seconds_left"])
-        done = status["blocks"]["done"]
-        self.assertEqual(done, len(blocks()))
-        for loss in status["losses"]:
-            event = [e for e in blocks() if e["block"] == loss["block"]][0]
-            self.assertEqual((loss["first"], loss["best"]), (event["first_loss"], event["best_loss"]))
+        # The coordinator writes a block into the journal first, and may have been killed before it wrote its event.
+        logged = {e["block"]: (e["first_loss"], e["best_loss"]) for e in blocks()}
+        self.assertIn(status["blocks"]["done"] - len(logged), (0, 1))
+        losses = {loss["block"]: (loss["first"], loss["best"]) for loss in status["losses"]}
+        self.assertEqual({block: losses[block] for block in logged}, logged)
 
         begun = len(program.events(run))
         job = program.start(["quantize", self.config])

@@ -35,13 +35,18 @@ namespace {
 std::atomic<std::size_t> live{0};
 std::atomic<std::size_t> peak{0};
 
-void* counted(void* block) {
-  if (block == nullptr) throw std::bad_alloc();
+void* counted_if_any(void* block) noexcept {
+  if (block == nullptr) return nullptr;
   const std::size_t now = live += malloc_usable_size(block);
   std::size_t most = peak;
   while (now > most && !peak.compare_exchange_weak(most, now)) {
   }
   return block;
+}
+
+void* counted(void* block) {
+  if (block == nullptr) throw std::bad_alloc();
+  return counted_if_any(block);
 }
 
 void release(void* block) {
@@ -53,10 +58,15 @@ void release(void* block) {
 
 void* operator new(std::size_t bytes) { return counted(std::malloc(bytes)); }
 void* operator new[](std::size_t bytes) { return counted(std::malloc(bytes)); }
+// std::stable_sort asks for its buffer in this way.
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return counted_if_any(std::malloc(bytes)); }
+void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return counted_if_any(std::malloc(bytes)); }
 void operator delete(void* block) noexcept { release(block); }
 void operator delete[](void* block) noexcept { release(block); }
 void operator delete(void* block, std::size_t) noexcept { release(block); }
 void operator delete[](void* block, std::size_t) noexcept { release(block); }
+void operator delete(void* block, const std::nothrow_t&) noexcept { release(block); }
+void operator delete[](void* block, const std::nothrow_t&) noexcept { release(block); }
 
 namespace roundtable {
 namespace {
