@@ -1,6 +1,7 @@
 """Mixtures of experts of transformers 5.23 that do not ask for a function of their experts (operators.experts), in our
-operators. As written, they loop over the experts that were chosen, which cannot be traced (dbrx, longcat_flash), or run every
-expert on every token (llama4). The check of the small sibling compares them with the code that they replace."""
+operators. As written, they loop over the experts that were chosen, which cannot be traced (dbrx, jetmoe, longcat_flash,
+step3p7), or run every expert on every token (llama4). The check of the small sibling compares them with the code that they
+replace."""
 
 import contextlib
 
@@ -47,7 +48,31 @@ def dbrx_experts(self, hidden_states, top_k_index, top_k_weights):
     return torch.ops.rt.combine(product(out, self.mlp.w2, True), weights, order).view(hidden_states.shape)
 
 
-FORWARDS = {"Llama4TextMoe": llama4_moe, "LongcatFlashExperts": longcat_experts, "DbrxExperts": dbrx_experts}
+def step3p7_experts(self, hidden_states, top_k_index, top_k_weights):
+    """Step3p7Experts.forward."""
+    rows, ends, order = torch.ops.rt.dispatch(hidden_states, top_k_index, self.num_experts)
+    out = self._apply_gate(torch.ops.rt.expert_linear(rows, self.gate_up_proj, None, ends, False))
+    out = torch.ops.rt.expert_linear(out, self.down_proj, None, ends, False)
+    return torch.ops.rt.combine(out, top_k_weights, order).to(hidden_states.dtype)
+
+
+def jetmoe_gating(self, hidden_states):
+    """JetMoeTopKGating.forward; in the place of the number of rows of each expert it gives where they end."""
+    logits = self.layer(hidden_states).float()
+    values, index = logits.topk(self.top_k, dim=1)
+    gates = torch.softmax(values, dim=1).type_as(hidden_states)
+    _, ends, order = torch.ops.rt.dispatch(hidden_states, index, self.num_experts)
+    return order, order.div(self.top_k, rounding_mode="trunc"), gates.flatten()[order], ends, logits
+
+
+def jetmoe_experts(self, inputs, ends):
+    """JetMoeParallelExperts.forward."""
+    return torch.ops.rt.expert_linear(inputs, self.weight, None, ends, False)
+
+
+FORWARDS = {"Llama4TextMoe": llama4_moe, "LongcatFlashExperts": longcat_experts, "DbrxExperts": dbrx_experts,
+            "Step3p7Experts": step3p7_experts,
+            "JetMoeTopKGating": jetmoe_gating, "JetMoeParallelExperts": jetmoe_experts}
 
 
 def prepare(model):

@@ -93,6 +93,9 @@ class Classifier:
         hidden = call.leaf(hidden_in)
         if hidden.shape[0] != self.tokens.shape[0]:
             raise BadInput(f"{self.where}: block {index}: the batch is not the first dimension of its hidden state")
+        if hidden.shape[1] != self.tokens.shape[1]:
+            raise BadInput(f"{self.where}: block {index}: its hidden state has {hidden.shape[1]} positions for "
+                           f"{self.tokens.shape[1]} tokens; a block must have a position for each token")
         if index > 0 and not self.follows(index, hidden):
             raise BadInput(f"{self.where}: block {index} does not take what block {index - 1} gives: something is computed "
                            "between the blocks")

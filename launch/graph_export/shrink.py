@@ -15,7 +15,8 @@ SMALL_SEQLEN = 32
 # key -> the most that the sibling has.
 MOST = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "embed_dim", "embedding_size", "word_embed_proj_dim", "emb_dim",
-                     "lru_width", "attention_hidden_size", "backbone_hidden_size", "out_hidden_size"), WIDTH),
+                     "lru_width", "attention_hidden_size", "backbone_hidden_size", "out_hidden_size",
+                     "adapter_in_dim", "adapter_out_dim", "adapter_input_size"), WIDTH),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim", "n_inner", "dff", "dim_ff",
                      "ffn_hidden_size", "d_ff", "intermediate_size_mlp", "dense_intermediate_size", "feed_forward_size"), 96),
     **dict.fromkeys(("encoder_layers", "num_encoder_layers", "depth"), 2),
@@ -123,7 +124,19 @@ def smaller_values(values, seqlen):
     if isinstance(values.get("kv_lora_rank"), int) and isinstance(values.get("head_dim"), int):
         whole = values["head_dim"] == values.get("qk_nope_head_dim", 0) + values.get("qk_rope_head_dim", 0)
         changed["head_dim"] = min(values["head_dim"], 24 if whole else 8)
+    rotate_part_of_heads(values, changed)
     return changed
+
+
+def rotate_part_of_heads(values, changed):
+    """mistral4 says which part of a head is rotated, and the two parts of a head shrink by different ratios."""
+    def part(source):
+        rotated, rest = (source.get(key, values.get(key)) for key in ("qk_rope_head_dim", "qk_nope_head_dim"))
+        return rotated / (rotated + rest) if type(rotated) is int and type(rest) is int and rotated else None
+    for name in ROTATIONS:
+        entry = changed.get(name)
+        if isinstance(entry, dict) and part(values) is not None and entry.get("partial_rotary_factor") == part(values):
+            changed[name] = {**entry, "partial_rotary_factor": part(changed)}
 
 
 def small_token(key, value):

@@ -61,6 +61,9 @@ class ToyLayer(nn.Module):
         if self.trap == "exporting" and torch.compiler.is_exporting():
             for _ in range(20):
                 x = x + 0.0
+        if self.trap == "constants":
+            width = x.shape[-1]
+            x = x * torch.tensor(0.5) * torch.arange(1, width + 1) + torch.arange(1, width + 1)
         if self.trap == "index":
             x = x * (1 + self.layer_idx)
         if self.trap == "written":
@@ -95,6 +98,8 @@ class ToyForCausalLM(PreTrainedModel):
         hidden = first = self.embed(input_ids)
         if trap == "buffer":
             hidden = hidden * self.scale
+        if trap == "longer":
+            hidden = torch.cat([hidden, hidden], dim=1)
         more = None
         for layer in self.layers:
             if trap == "embedding":

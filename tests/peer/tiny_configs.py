@@ -1,11 +1,13 @@
-"""Tiny random configs of every causal language model of transformers, with every variety of layer that its defaults have."""
+"""Tiny random configs of every causal language model and every model for text and images of transformers, with every
+variety of layer that its defaults have."""
 
 import os
 import sys
 
 import transformers
 from transformers import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+                                                    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "launch"))
 from graph_export.shrink import smaller_values  # noqa: E402
@@ -32,7 +34,7 @@ CHANGES = {
     "zaya": {"num_experts_per_tok": 1}, "zamba2": {"attention_head_dim": 32, "attention_hidden_size": 128},
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE}},
     "dots1": {"n_routed_experts": 8, "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
-    "dots3_note_text": {"num_key_value_heads": 4}, "dots3_note": {"text_config": {"num_key_value_heads": 4}}, "hunyuan_v1_dense": {"head_dim": 16},
+    "dots3_note_text": {"num_key_value_heads": 4}, "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16, "moe_topk": 2, "num_experts": 8, "num_shared_expert": 1}, "ministral": {"head_dim": 16},
     "nemotron": {"num_key_value_heads": 2, "head_dim": 16}, "qwen4_exp_text": SPARSE_QWEN, "qwen4_exp": {"text_config": SPARSE_QWEN},
     "mamba2": {"num_heads": 8, "head_dim": 16},
@@ -55,15 +57,19 @@ CHANGES = {
     "gemma4_text@e2b": SHARING, "gemma3n_text": SHARING, "gemma3n": {"text_config": SHARING}, "glm_moe_dsa@shared": {"indexer_types": ["full", "shared", "full", "shared"]},
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]}, "granitemoeshared": {"shared_intermediate_size": 32},
     "granitemoe_swa": {"shared_intermediate_size": 32}, "qwen2_vl": {"text_config": SECTIONS}, "qwen2_5_vl": {"text_config": SECTIONS},
-    "glm4v": {"text_config": SECTIONS},
+    "glm4v": {"text_config": SECTIONS}, "step3p7": {"text_config": {"sliding_window": 8}},
+    "dots3_note": {"text_config": {"num_key_value_heads": 4}},
 }
-# Vision-language models whose text part is no causal LM of its own in the mapping, and more varieties.
-MORE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "mistral3", "gemma4_text@large", "gemma4_text@e2b",
-        "glm_moe_dsa@shared")
+VARIETIES = ("gemma4_text@large", "gemma4_text@e2b", "glm_moe_dsa@shared")
+
+# Why a model does not count.
+LEFT_OUT = {
+}
 
 
 def all_names():
-    return [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *(name for name in MORE if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)]
+    """Causal language models, models for text and images (of which the text part is exported), and more varieties."""
+    return list(dict.fromkeys([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, *VARIETIES]))
 
 
 def chosen_layers(values):
