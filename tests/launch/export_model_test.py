@@ -34,6 +34,7 @@ class TrapTest(FolderTest):
         self.assertEqual([block["prefix"] for block in model["blocks"]], ["layers.0.", "layers.1.", "layers.2."])
         self.assertIn("rt::attention", model["operators"])
         self.assertEqual(model["untouched"], [f"layers.{i}.table" for i in range(3)])
+        self.assertNotIn("aten::permute", model["operators"])  # the order of dimensions is the model's own
         attention = next(node for node in model["kinds"][0]["nodes"] if node["op"] == "rt::attention")
         self.assertEqual((attention["args"][3], attention["args"][6]), (None, True))
         # 2 FLOPs for each of 2 heads, 16 x 16 pairs and 16 + 16 elements
@@ -131,7 +132,12 @@ class TrapTest(FolderTest):
 
     def test_more_positions_than_tokens(self):
         self.toy("longer")
-        self.assert_refused("block 0: its hidden state has 32 positions for 16 tokens")
+        self.assert_refused("block 0: its hidden state is [3, 32, 32] for 3 samples of 16 tokens")
+
+    def test_samples_that_are_not_the_first_dimension(self):
+        self.toy("turned")
+        model = self.export()
+        self.assertEqual(model["boundary"]["hidden"]["shape"], [16, 2, 32])
 
     def test_the_embedding_again(self):
         self.toy("embedding")

@@ -117,28 +117,6 @@ def versions():
     return f"transformers {transformers.__version__} with torch {torch.__version__.split('+')[0]}"
 
 
-def problems_of(path, found):
-    """What the file says that is not so."""
-    import coverage_table
-    import tiny_configs
-    written, text = coverage_table.read(path)
-    again = f"; write its line again: tests/peer/coverage.py --graph-check PROGRAM --table {path} "
-    wrong = []
-    for name, entry in found.items():
-        there = written.get(name)
-        if there is None or there.state != entry.state or entry.state == coverage_table.COVERED and there != entry:
-            wrong.append(f"{path}: {name}: it is {entry.state} ({entry.text}), and the file says "
-                         f"{f'{there.state} ({there.text})' if there else 'nothing'}{again}{name}")
-    names = set(tiny_configs.all_names())
-    wrong += [f"{path}: {name}: it has no line{again}{name}" for name in sorted(names - set(written))]
-    wrong += [f"{path}: {name}: {versions()} has no such model; write the whole file again" for name in sorted(set(written) - names)]
-    if f"**{coverage_table.summary(written)} models" not in text:
-        wrong.append(f"{path}: its lines are {coverage_table.summary(written)} models, and its beginning says something else")
-    if versions() not in text:
-        wrong.append(f"{path}: it was not made with {versions()}; write the whole file again")
-    return wrong
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--graph-check", required=True, metavar="PROGRAM", help="build/tests/graph/graph_check")
@@ -164,7 +142,7 @@ def main():
         others = coverage_table.read(arguments.table)[0] if arguments.names and os.path.exists(arguments.table) else {}
         coverage_table.write(arguments.table, {**others, **found}, versions(), (OUTPUT, GRADIENT))
     if arguments.check:
-        wrong = problems_of(arguments.check, found)
+        wrong = coverage_table.problems(arguments.check, found, tiny_configs.all_names(), versions())
         print("\n".join(wrong))
         return 1 if wrong else 0
     return 0

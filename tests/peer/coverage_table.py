@@ -41,27 +41,20 @@ def summary(entries):
     return f"{covered} of {whole}"
 
 
-def write(path, entries, versions, limits):
-    def of(state):
-        return sorted((name, entry.text) for name, entry in entries.items() if entry.state == state)
-
-    def listed(state):
-        return [line for name, text in of(state)
-                for line in textwrap.wrap(f"- `{name}`: {text}", WIDTH, subsequent_indent="  ", break_long_words=False,
-                                          break_on_hyphens=False)]
-    covered, whole = counts(entries)
-    head = f"""\
+HEAD = """\
 # Which models can enter
 
-**{covered} of {whole} models ({100 * covered / max(whole, 1):.1f} %)** of {versions} can be exported as graphs, and the program computes from
-these graphs what transformers computes.
+{count} of {versions} can be exported as graphs, and the program computes from these graphs what transformers computes.
 
-These are all causal language models of transformers, and the text parts of its models for text and images. Each one
-was made small, with random weights and with every kind of block that its config has by default. A model is covered if
-the outputs of its embedding part, of its head and of one block of each kind, and the gradients of the input and of all
-weights of these blocks, are those of transformers: from the exported graph in Python, and in the program in both ways
-in which it runs a block (node by node, and with fused nodes and tuned layers). Outputs may differ by {limits[0]:g} of the largest
-value, gradients by {limits[1]:g}: all sums are in fp32, in another order. A wrong mask or a missing term differs by far more.
+These are all causal language models of transformers, and the text parts of its models for text and images. Each one was made small, with random
+weights and with every kind of block that its config has by default. A model is covered if the outputs of its embedding
+part, of its head and of one block of each kind, and the gradients of the input and of all weights of these blocks, are
+those of transformers: from the exported graph in Python, and in the program in both ways in which it runs a block (node
+by node, and with fused nodes and tuned layers). Outputs may differ by {output:g} of the largest value, gradients by
+{gradient:g}: all sums are in fp32, in another order. A wrong mask or a missing term differs by far more.
+
+A vision part that comes from the Python package timm (fast_vlm, gemma3n, perception_lm) can be built only where timm is
+installed. Here fast_vlm and perception_lm were made with another vision part, which their text parts do not see.
 
 This file is written by a program. After a change of the export, of the program or of transformers, write it again:
 
@@ -69,8 +62,8 @@ This file is written by a program. After a change of the export, of the program 
 tests/peer/coverage.py --graph-check build/tests/graph/graph_check --table src/graph/COVERAGE.md [MODEL_TYPE ...]
 ```
 
-With names it writes the lines of these models alone. The test `peer.coverage` compares a few lines with what is true,
-and looks that no causal language model is missing.
+With names it writes the lines of these models alone. The test `peer.coverage` compares some lines with what is true, and
+looks whether a model has no line.
 
 ## Covered
 
@@ -81,11 +74,34 @@ tensors). NAME@VARIETY is a second config of a model.
 | model type | class | kinds | more inputs of its blocks |
 |---|---|---|---|
 """
+
+
+def wrapped(text):
+    """Paragraphs in lines of the same width; tables and commands as they are."""
+    parts = text.split("\n\n")
+    return "\n\n".join(part if part.startswith(("|", "`", "#")) else textwrap.fill(part, WIDTH, break_on_hyphens=False)
+                       for part in parts)
+
+
+def write(path, entries, versions, limits):
+    def of(state):
+        return sorted((name, entry.text) for name, entry in entries.items() if entry.state == state)
+
+    def listed(state):
+        return [line for name, text in of(state)
+                for line in textwrap.wrap(f"- `{name}`: {text}", WIDTH, subsequent_indent="  ", break_long_words=False,
+                                          break_on_hyphens=False)]
     lines = [f"| {name} | {text} |" for name, text in of(COVERED)]
     lines += ["", "## Refused", "", "What the export or the comparison says of them:", "", *listed(REFUSED)]
     lines += ["", "## Left out", "", "They do not count, for these reasons:", "", *listed(LEFT_OUT)]
+    head = wrapped(HEAD.format(count=shown_count(entries), versions=versions, output=limits[0], gradient=limits[1]))
     with open(path, "w", encoding="utf-8") as file:
         file.write(head + "\n".join(lines) + "\n")
+
+
+def shown_count(entries):
+    covered, whole = counts(entries)
+    return f"**{covered} of {whole} models ({100 * covered / max(whole, 1):.1f} %)**"
 
 
 def read(path):
@@ -104,3 +120,23 @@ def read(path):
         elif last is not None and line.startswith("  "):
             last.text += " " + line.strip()
     return entries, text
+
+
+def problems(path, found, names, versions):
+    """What the file says that is not so. found: name -> Entry, of some models; names: of all."""
+    written, text = read(path)
+    again = f"; write its line again: tests/peer/coverage.py --graph-check PROGRAM --table {path} "
+    wrong = []
+    for name, entry in found.items():
+        there = written.get(name)
+        if there is None or there.state != entry.state or entry.state == COVERED and there != entry:
+            says = f"{there.state} ({there.text})" if there else "nothing"
+            wrong.append(f"{path}: {name}: it is {entry.state} ({entry.text}), and the file says {says}{again}{name}")
+    wrong += [f"{path}: {name}: it has no line{again}{name}" for name in sorted(set(names) - set(written) - set(found))]
+    wrong += [f"{path}: {name}: {versions} has no such model; write the whole file again"
+              for name in sorted(set(written) - set(names))]
+    if shown_count(written) not in text:
+        wrong.append(f"{path}: its lines are {shown_count(written)}, and its beginning says something else")
+    if versions not in " ".join(text.split()):
+        wrong.append(f"{path}: it was not made with {versions}; write the whole file again")
+    return wrong

@@ -15,9 +15,9 @@ def samples_of(exporter, model):
     probe, sibling, found = exporter.probe, exporter.sibling, {}
     size = model["batch"] or None
     calls, blocks = probe.calls, probe.blocks
-    first = [calls[0].value(blocks[0].hidden_in), *(calls[i].value(path) for i, path in probe.embed_gives.values())]
+    first = [blocks[0].ordered(calls[0].value(blocks[0].hidden_in)), *(calls[i].value(path) for i, path in probe.embed_gives.values())]
     add(found, "embed", model["embed"], sibling, (None, probe.tokens[:size], {}), [x[:size] for x in first])
-    last = calls[-1].value(blocks[-1].hidden_out)[:size]
+    last = blocks[-1].ordered(calls[-1].value(blocks[-1].hidden_out))[:size]
     add(found, "head", model["head"], sibling, (last, None, {}), [probe.logits[:size]])
     layers = sibling.get_submodule(probe.layers)
     for kind, index in enumerate(exporter.first_blocks):
