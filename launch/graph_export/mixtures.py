@@ -1,7 +1,7 @@
-"""Mixtures of experts of transformers 5.23 that do not ask for a function of their experts (operators.experts), in our
-operators, and a sparse indexer (qwen4_exp) in whole tensors. As written, they loop over what was chosen, which cannot be traced (dbrx, jetmoe, longcat_flash,
-step3p7), or run every expert on every token (llama4). The check of the small sibling compares them with the code that they
-replace."""
+"""Modules of transformers 5.23 whose code no graph can hold, in our operators or in whole tensors: mixtures of experts that do
+not ask for a function of their experts (operators.experts), and a sparse indexer (qwen4_exp). As written, they loop over
+what was chosen, which cannot be traced (dbrx, jetmoe, longcat_flash, step3p7, qwen4_exp), or run every expert on every token
+(llama4). The check of the small sibling compares them with the code that they replace."""
 
 import contextlib
 import math

@@ -65,7 +65,8 @@ def trace(function, inputs, batch):
     to that of the inputs."""
     sizes = {0: torch.export.Dim("batch", min=batch, max=MOST_SAMPLES)} if batch != FIXED else None
     silent = io.StringIO()  # torch prints the graph of what it cannot trace
-    with as_if_not_exporting(), masks_by_broadcasting(), warnings.catch_warnings(), contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+    with as_if_not_exporting(), masks_by_broadcasting(), warnings.catch_warnings(), contextlib.redirect_stdout(silent), \
+            contextlib.redirect_stderr(silent):
         warnings.simplefilter("ignore")
         return torch.export.export(function, tuple(inputs), dynamic_shapes=(tuple(sizes for _ in inputs),) if sizes else None,
                                    strict=False)

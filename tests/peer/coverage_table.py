@@ -46,8 +46,8 @@ HEAD = """\
 
 {count} of {versions} can be exported as graphs, and the program computes from these graphs what transformers computes.
 
-These are all causal language models of transformers, and the text parts of its models for text and images. Each one was made small, with random
-weights and with every kind of block that its config has by default. A model is covered if the outputs of its embedding
+These are all causal language models of transformers, and the text parts of its models for text and images. Each one
+was made small, with random weights and with every kind of block that its config has by default. A model is covered if the outputs of its embedding
 part, of its head and of one block of each kind, and the gradients of the input and of all weights of these blocks, are
 those of transformers: from the exported graph in Python, and in the program in both ways in which it runs a block (node
 by node, and with fused nodes and tuned layers). Outputs may differ by {output:g} of the largest value, gradients by
