@@ -10,6 +10,7 @@ from . import interpret, trace
 from .errors import BadInput, reason
 from .parts import block_function
 
+FEW = 8  # inputs of an output, as depthwise convolutions have: small weights would make what follows vanish
 OUTPUT, GRADIENT = 1e-4, 1e-3  # largest relative differences in fp32
 NOISE = 1e-4  # gradients below this share of the block's largest are noise (the bias of a key has none)
 
@@ -32,7 +33,7 @@ def random_weights(model):
             if not parameter.is_floating_point():
                 continue
             if parameter.dim() >= 2:
-                parameter.copy_(noise(parameter, 0.08))
+                parameter.copy_(noise(parameter, 0.5 if parameter[0].numel() <= FEW else 0.08))
             elif not any(word in name for word in ("A_log", "dt_bias", ".D")):
                 parameter.add_(noise(parameter, 0.05))
         stored = set(model.state_dict(keep_vars=True))

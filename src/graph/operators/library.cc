@@ -18,7 +18,8 @@ void register_operators() {
         .def("dispatch(Tensor x, Tensor index, int experts) -> (Tensor, Tensor, Tensor)", &dispatch_tokens)
         .def("expert_linear(Tensor rows, Tensor weight, Tensor? bias, Tensor ends, bool transposed) -> Tensor",
              &expert_linear)
-        .def("combine(Tensor rows, Tensor weights, Tensor order) -> Tensor", &combine_tokens);
+        .def("combine(Tensor rows, Tensor weights, Tensor order) -> Tensor", &combine_tokens)
+        .def("selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C) -> Tensor", &graph_selective_scan);
     made.emplace_back(torch::Library::FRAGMENT, "fused", std::nullopt, __FILE__, __LINE__);
     made.back()
         .def("rms_norm(Tensor x, Tensor weight, float eps, bool plus_one, ScalarType? dtype) -> Tensor",
