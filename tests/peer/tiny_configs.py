@@ -24,6 +24,9 @@ ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 SECTIONS = {"rope_parameters": {**ROPE, "mrope_section": [2, 3, 3]}}
 LLAMA4 = {"num_hidden_layers": 4, "layer_types": DROP, "interleave_moe_layer_step": 2, "moe_layers": DROP, "no_rope_layers": [1, 1, 1, 0]}
 SPARSE_QWEN = {"indexer_n_heads": 8, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 8, "indexer_compress_ratio": 4}
+# Widths that are multiples of 32, so that every format can hold all layers.
+MLA = {"kv_lora_rank": 32, "qk_rope_head_dim": 32, "head_dim": 32, "qk_head_dim": 48}
+MAMBA = {"mamba_n_heads": 32, "mamba_d_head": 4}
 SHARING = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
 # In the place of vision parts that come from the Python package timm.
 SOME_VISION = transformers.SiglipVisionConfig(hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4,
@@ -54,9 +57,10 @@ CHANGES = {
               "attention_hidden_size": 128, "attention_head_dim": 32, "num_key_value_heads": 4},
     **dict.fromkeys(("qwen2", "qwen3"), {"use_sliding_window": True, "max_window_layers": 2, "layer_types": DROP}),
     "bamba": {"attn_layer_indices": [1, 3], "layer_types": DROP, "layers_block_type": DROP},
-    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"], "layers_block_type": DROP},
+    **dict.fromkeys(("deepseek_v3", "kimi_linear"), MLA), "deepseek_v32": {**MLA, "index_head_dim": 32}, "falcon_h1": MAMBA,
+    "granitemoehybrid": {**MAMBA, "layer_types": ["mamba", "attention", "mamba", "attention"], "layers_block_type": DROP},
     "gemma4_text@large": {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "enable_moe_block": True, "num_experts": 8,
-                          "top_k_experts": 2, "moe_intermediate_size": 32},
+                          "top_k_experts": 2, "moe_intermediate_size": 96},
     "gemma4_text@e2b": SHARING, "gemma3n_text": SHARING, "gemma3n": {"text_config": SHARING}, "glm_moe_dsa@shared": {"indexer_types": ["full", "shared", "full", "shared"]},
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]}, "granitemoeshared": {"shared_intermediate_size": 32},
     "granitemoe_swa": {"shared_intermediate_size": 32}, "qwen2_vl": {"text_config": SECTIONS}, "qwen2_5_vl": {"text_config": SECTIONS},
@@ -73,6 +77,12 @@ CHANGES = {
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
     "step3p7": {"text_config": {"sliding_window": 8}},
     "dots3_note": {"text_config": {"num_key_value_heads": 4}},
+    "gpt_neox@in_sequence": {"use_parallel_residual": False, "hidden_act": "gelu_fast"},
+    "opt@350m": {"do_layer_norm_before": False, "word_embed_proj_dim": 32},
+    # Samples are longer than what the model was first trained for, so the long factors count.
+    "phi3@longrope": {"max_position_embeddings": 256, "original_max_position_embeddings": 16, "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0 + 0.1 * i for i in range(8)],
+        "long_factor": [1.0 + i for i in range(8)], "original_max_position_embeddings": 16}},
 }
 VARIETIES = ("gemma4_text@large", "gemma4_text@e2b", "glm_moe_dsa@shared")
 
