@@ -13,6 +13,12 @@ from transformers.pytorch_utils import Conv1D
 
 from .errors import BadInput, reason
 
+# model_type -> (expression, replacement) for names that come back other than they are published, because the way back renames
+# more than the way there. Kimi K2.5 (transformers 5.23, conversion_mapping.py): "blocks" of the vision part is read as
+# "layers", so "layers" of the text part is written as "blocks". Published: vLLM, models/kimi_k25.py, load_weights().
+PUBLISHED = {"kimi_k25": ((r"^language_model\.model\.blocks\.", "language_model.model.layers."),
+                          (r"^vision_tower\.encoder\.patch_embed\.", "vision_tower.patch_embed."),
+                          (r"^model\.mm_projector\.", "mm_projector."))}
 COPIES = (torch.Tensor.contiguous, torch.Tensor.clone)
 
 
@@ -22,15 +28,17 @@ class KeepViews(TorchFunctionMode):
 
 
 class Slice:
-    """A tensor on disk: elements of one parameter."""
+    """A tensor on disk: elements of one parameter. The parameter is None for a tensor that was put together from several."""
 
     def __init__(self, name, parameter, tensor):
         self.name, self.parameter = name, parameter
         self.offset, self.shape, self.stride = tensor.storage_offset(), list(tensor.shape), list(tensor.stride())
 
 
-def slices_of(model, shapes, where):
-    """[Slice] of the tensors on disk that hold the named parameters. shapes: name in the module -> shape."""
+def slices_of(model, shapes, where, needed=None):
+    """[Slice] of the tensors on disk that hold the named parameters. shapes: name in the module -> shape. needed: names of
+    parameters that a graph uses (all, if None). Tensors of the others need no table, so they may be fused: the vision part of
+    Kimi K2.5."""
     sources = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     owners = {t.untyped_storage()._cdata: name for name, t in sources.items()}
     try:
@@ -38,18 +46,20 @@ def slices_of(model, shapes, where):
             on_disk = revert_weight_conversion(model, dict(sources))
     except Exception as error:
         raise BadInput(f"{where}: transformers cannot say how its tensors are named on disk: {reason(error)}")
-    found = []
-    for name, tensor in on_disk.items():
-        owner = owners.get(tensor.untyped_storage()._cdata)
-        if owner is None:
-            raise BadInput(f"{where}: the tensor {name} on disk is no slice of one parameter of the model (fused or interleaved)")
-        found.append(Slice(name, owner, tensor))
-    check_cover(found, shapes, where)
+    found = [Slice(published(model, name), owners.get(tensor.untyped_storage()._cdata), tensor) for name, tensor in on_disk.items()]
+    check_cover(found, shapes if needed is None else {name: shapes[name] for name in shapes if name in needed}, where)
     return found
+
+
+def published(model, name):
+    for expression, replacement in PUBLISHED.get(model.config.model_type, ()):
+        name = re.sub(expression, replacement, name)
+    return name
 
 
 def check_cover(slices, shapes, where):
     """Every element of every parameter lies in exactly one tensor on disk (counted; strides of slices do not overlap)."""
+    fused = [piece.name for piece in slices if piece.parameter is None]
     counts = {}
     for piece in slices:
         size = 1
@@ -60,6 +70,8 @@ def check_cover(slices, shapes, where):
         size = 1
         for extent in shape:
             size *= extent
+        if counts.get(name, 0) != size and fused:
+            raise BadInput(f"{where}: the tensor {fused[0]} on disk is no slice of one parameter of the model (fused or interleaved)")
         if counts.get(name, 0) != size:
             raise BadInput(f"{where}: the tensors on disk hold {counts.get(name, 0)} of the {size} elements of {name}")
 
