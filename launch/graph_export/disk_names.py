@@ -28,17 +28,17 @@ class KeepViews(TorchFunctionMode):
 
 
 class Slice:
-    """A tensor on disk: elements of one parameter. The parameter is None for a tensor that was put together from several."""
+    """A tensor on disk: elements of one parameter. `parameter` is None if it is another form of parameters that no graph
+    uses, which are copied from file to file."""
 
     def __init__(self, name, parameter, tensor):
         self.name, self.parameter = name, parameter
         self.offset, self.shape, self.stride = tensor.storage_offset(), list(tensor.shape), list(tensor.stride())
 
 
-def slices_of(model, shapes, where, needed=None):
-    """[Slice] of the tensors on disk that hold the named parameters. shapes: name in the module -> shape. needed: names of
-    parameters that a graph uses (all, if None). Tensors of the others need no table, so they may be fused: the vision part of
-    Kimi K2.5."""
+def slices_of(model, shapes, where, used=None):
+    """[Slice] of the tensors on disk that hold the named parameters. shapes: name in the module -> shape. used: those that a
+    graph takes, which must be slices; all if None."""
     sources = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     owners = {t.untyped_storage()._cdata: name for name, t in sources.items()}
     try:
@@ -46,8 +46,15 @@ def slices_of(model, shapes, where, needed=None):
             on_disk = revert_weight_conversion(model, dict(sources))
     except Exception as error:
         raise BadInput(f"{where}: transformers cannot say how its tensors are named on disk: {reason(error)}")
-    found = [Slice(published(model, name), owners.get(tensor.untyped_storage()._cdata), tensor) for name, tensor in on_disk.items()]
-    check_cover(found, shapes if needed is None else {name: shapes[name] for name in shapes if name in needed}, where)
+    found = [Slice(published(model, name), owners.get(tensor.untyped_storage()._cdata), tensor)
+             for name, tensor in on_disk.items()]
+    odd = [piece.name for piece in found if piece.parameter is None]
+    try:
+        check_cover(found, shapes if used is None else {name: shapes[name] for name in used if name in shapes}, where)
+    except BadInput:
+        if not odd:
+            raise
+        raise BadInput(f"{where}: the tensor {odd[0]} on disk is no slice of one parameter of the model (fused or interleaved)")
     return found
 
 
@@ -59,7 +66,6 @@ def published(model, name):
 
 def check_cover(slices, shapes, where):
     """Every element of every parameter lies in exactly one tensor on disk (counted; strides of slices do not overlap)."""
-    fused = [piece.name for piece in slices if piece.parameter is None]
     counts = {}
     for piece in slices:
         size = 1
@@ -70,8 +76,6 @@ def check_cover(slices, shapes, where):
         size = 1
         for extent in shape:
             size *= extent
-        if counts.get(name, 0) != size and fused:
-            raise BadInput(f"{where}: the tensor {fused[0]} on disk is no slice of one parameter of the model (fused or interleaved)")
         if counts.get(name, 0) != size:
             raise BadInput(f"{where}: the tensors on disk hold {counts.get(name, 0)} of the {size} elements of {name}")
 

@@ -108,7 +108,7 @@ class Exporter:
 
     def sibling_inputs(self, index):
         block, call = self.probe.blocks[index], self.probe.calls[index]
-        return [call.value(block.hidden_in), *(self.probe.tokens for _ in block.tokens),
+        return [block.ordered(call.value(block.hidden_in)), *(self.probe.tokens for _ in block.tokens),
                 *(call.value(path) for path in (*block.takes, *block.unknown))]
 
     def block_part(self, model, layer, call, index, inputs, ways, grow):
@@ -156,7 +156,7 @@ class Exporter:
 
         def example(leaf):
             return torch.zeros((EXAMPLES, *leaf.shape[1:]), dtype=leaf.dtype)
-        return [example(call.leaf(block.hidden_in)), *(self.tokens for _ in block.tokens),
+        return [example(block.ordered(call.leaf(block.hidden_in))), *(self.tokens for _ in block.tokens),
                 *(torch.zeros((EXAMPLES, *shapes[name][0]), dtype=shapes[name][1]) for name in block.takes.values()),
                 *(example(call.leaf(path)) for path in block.unknown)]
 
@@ -189,7 +189,8 @@ class Exporter:
                  f"{max(gradients):.1e} (relative), {time.time() - started:.1f} s")
         if self.is_sibling:
             return self.assemble(checked, *ends, max(outputs), max(gradients))
-        hidden = torch.zeros((EXAMPLES, *self.calls[-1].leaf(self.probe.blocks[-1].hidden_in).shape[1:]), dtype=self.dtype)
+        last = self.probe.blocks[-1]
+        hidden = torch.zeros((EXAMPLES, *last.ordered(self.calls[-1].leaf(last.hidden_in)).shape[1:]), dtype=self.dtype)
         embed, head = self.end_parts(self.model, self.tokens, hidden)
         made = self.export_blocks(checked, embed)
         return self.assemble(made, embed, head, max(outputs), max(gradients))
@@ -203,18 +204,14 @@ class Exporter:
             if not self.own_attention:
                 raise
             self.own_attention = False
-            try:
-                return self.check_all()
-            except BadInput:
-                self.own_attention = True
-            raise
+            return self.check_all()
         parts_, outputs, gradients = (list(column) for column in zip(*found))
         ends, differences = self.check_ends()
         return parts_, ends, [*outputs, *differences], gradients
 
     def check_ends(self):
         probe = self.probe
-        last = probe.calls[-1].value(probe.blocks[-1].hidden_out)
+        last = probe.blocks[-1].ordered(probe.calls[-1].value(probe.blocks[-1].hidden_out))
         embed, head = self.end_parts(self.sibling, probe.tokens, last)
         found = check.guarded(lambda: check.check_ends(embed, head, self.sibling, probe), self.where, "the embedding part or the head")
         for name, value in zip(("the output of the embedding part", "the logits"), found):

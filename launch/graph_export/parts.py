@@ -70,7 +70,7 @@ def strip(encoder, prefix):
 
 def block_function(layer, call, block, grow=None):
     inputs = [block.hidden_in, *block.tokens, *block.takes, *block.unknown]
-    return BlockFunction(layer, call, inputs, [block.hidden_out, *block.gives], grow)
+    return BlockFunction(layer, call, block, inputs, [block.hidden_out, *block.gives], grow)
 
 
 def block_names(block):

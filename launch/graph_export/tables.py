@@ -77,8 +77,8 @@ def end_tables(model, layers, ends, where):
     outside = {name: t.shape for name, t in state.items() if not name.startswith(f"{layers}.")}
     tied = disk_names.tied_names(model)
     stored = {name: shape for name, shape in outside.items() if tied.get(name, name) == name}
-    used = {tied.get(name, name) for part in ends for name in part.parameters}
-    slices = disk_names.slices_of(model, stored, where, used)
+    taken = {tied.get(name, name) for part in ends for name in part.parameters}
+    slices = disk_names.slices_of(model, stored, where, taken)
     outputs = output_names(model)
     for part in ends:
         roles = Roles(part.json)
@@ -94,7 +94,7 @@ def end_tables(model, layers, ends, where):
             if row["use"] == "linear" and not (part is ends[1] and row["param"] in outputs):
                 row["use"] = "kept"  # projections between embeddings and hidden states (OPT-350m)
         part.json["tensors"] = rows
-    return [piece.name for piece in slices if piece.parameter not in used]
+    return [piece.name for piece in slices if piece.parameter not in taken]
 
 
 def output_names(model):

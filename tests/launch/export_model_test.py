@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import types
 import unittest
 import unittest.mock
 
@@ -34,6 +35,7 @@ class TrapTest(FolderTest):
         self.assertEqual([block["prefix"] for block in model["blocks"]], ["layers.0.", "layers.1.", "layers.2."])
         self.assertIn("rt::attention", model["operators"])
         self.assertEqual(model["untouched"], [f"layers.{i}.table" for i in range(3)])
+        self.assertNotIn("aten::permute", model["operators"])  # the order of dimensions is the model's own
         attention = next(node for node in model["kinds"][0]["nodes"] if node["op"] == "rt::attention")
         self.assertEqual((attention["args"][3], attention["args"][6]), (None, True))
         # 2 FLOPs for each of 2 heads, 16 x 16 pairs and 16 + 16 elements
@@ -119,6 +121,24 @@ class TrapTest(FolderTest):
         model = self.export()
         self.assertEqual(model["batch"], 1)
         self.assertNotIn("aten::sym_size.int", {node["op"] for node in model["kinds"][0]["nodes"]})
+
+    def test_constants_in_the_code(self):
+        """One that is there twice is taken once; torch.tensor(0.5) makes, copies and detaches another."""
+        self.toy("constants")
+        part = self.export()["kinds"][0]
+        names = [i["name"] for i in part["inputs"] if i["kind"] == "constant"]
+        self.assertEqual(sorted(names), sorted(set(names)))
+        plain = {node["op"].split("::")[1] for node in part["nodes"]}
+        self.assertFalse(plain & {"detach_", "lift_fresh_copy", "lift_fresh"})
+
+    def test_more_positions_than_tokens(self):
+        self.toy("longer")
+        self.assert_refused("block 0: its hidden state is [3, 32, 32] for 3 samples of 16 tokens")
+
+    def test_samples_that_are_not_the_first_dimension(self):
+        self.toy("turned")
+        model = self.export()
+        self.assertEqual(model["boundary"]["hidden"]["shape"], [16, 2, 32])
 
     def test_the_embedding_again(self):
         self.toy("embedding")
@@ -340,18 +360,26 @@ class PieceTest(unittest.TestCase):
         want = torch.stack([sum((weight[e] @ x[t] for e in index[t].tolist() if e < 3), torch.zeros(6)) for t in range(5)])
         self.assertTrue(torch.allclose(got, want, atol=1e-5))
 
-    def test_tensors_that_a_graph_uses_are_slices(self):
-        """Of the fused tensors on disk, those of parameters that no graph uses pass."""
-        model = Source.__new__(Source)  # anything with a config
-        model.config = CONFIG_MAPPING["llama"]()
-        with unittest.mock.patch.object(disk_names, "revert_weight_conversion", lambda _, state: {
-                "plain": state["a"], "fused": torch.cat([state["b"], state["c"]])}):
-            shapes = {"a": [2, 3], "b": [4], "c": [4]}
-            found = disk_names.slices_of(model, shapes, "here", {"a"})
-            self.assertEqual([(piece.name, piece.parameter) for piece in found], [("plain", "a"), ("fused", None)])
-            for needed in (None, {"a", "c"}):
-                with self.assertRaisesRegex(BadInput, "here: the tensor fused on disk is no slice of one parameter"):
-                    disk_names.slices_of(model, shapes, "here", needed)
+    def test_a_part_of_each_head_that_is_rotated(self):
+        """mistral4 says which part; the sizes of both parts shrink."""
+        values = dict(qk_rope_head_dim=64, qk_nope_head_dim=64, kv_lora_rank=256, head_dim=128,
+                      rope_parameters={"partial_rotary_factor": 0.5})
+        self.assertEqual(shrink.smaller_values(values, 32)["rope_parameters"]["partial_rotary_factor"], 8 / 24)
+        values["rope_parameters"]["partial_rotary_factor"] = 0.25  # it is of something else
+        self.assertEqual(shrink.smaller_values(values, 32)["rope_parameters"]["partial_rotary_factor"], 0.25)
+
+    def test_tensors_on_disk_in_another_form(self):
+        """mistral_large4's vision part is written in another order of rows: it is copied, so its name is enough."""
+        def on_disk(model, tensors):
+            return {f"disk.{name}": t * 2 if name == "vision" else t for name, t in tensors.items()}
+        shapes = {"vision": (4, 2), "text": (2, 2)}
+        model = types.SimpleNamespace(config=CONFIG_MAPPING["llama"]())
+        with unittest.mock.patch.object(disk_names, "revert_weight_conversion", on_disk):
+            found = disk_names.slices_of(model, shapes, "here", {"text"})
+            self.assertEqual([(piece.name, piece.parameter) for piece in found], [("disk.vision", None), ("disk.text", "text")])
+            for used in (None, {"vision"}):
+                with self.assertRaisesRegex(BadInput, "here: the tensor disk.vision on disk is no slice of one parameter"):
+                    disk_names.slices_of(model, shapes, "here", used)
 
     def test_a_part_that_writes_is_run_in_order(self):
         class Writes(torch.nn.Module):
