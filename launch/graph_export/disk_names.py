@@ -13,6 +13,12 @@ from transformers.pytorch_utils import Conv1D
 
 from .errors import BadInput, reason
 
+# model_type -> (expression, replacement) for names that come back other than they are published, because the way back renames
+# more than the way there. Kimi K2.5 (transformers 5.23, conversion_mapping.py): "blocks" of the vision part is read as
+# "layers", so "layers" of the text part is written as "blocks". Published: vLLM, models/kimi_k25.py, load_weights().
+PUBLISHED = {"kimi_k25": ((r"^language_model\.model\.blocks\.", "language_model.model.layers."),
+                          (r"^vision_tower\.encoder\.patch_embed\.", "vision_tower.patch_embed."),
+                          (r"^model\.mm_projector\.", "mm_projector."))}
 COPIES = (torch.Tensor.contiguous, torch.Tensor.clone)
 
 
@@ -40,7 +46,8 @@ def slices_of(model, shapes, where, used=None):
             on_disk = revert_weight_conversion(model, dict(sources))
     except Exception as error:
         raise BadInput(f"{where}: transformers cannot say how its tensors are named on disk: {reason(error)}")
-    found = [Slice(name, owners.get(tensor.untyped_storage()._cdata), tensor) for name, tensor in on_disk.items()]
+    found = [Slice(published(model, name), owners.get(tensor.untyped_storage()._cdata), tensor)
+             for name, tensor in on_disk.items()]
     odd = [piece.name for piece in found if piece.parameter is None]
     try:
         check_cover(found, shapes if used is None else {name: shapes[name] for name in used if name in shapes}, where)
@@ -49,6 +56,12 @@ def slices_of(model, shapes, where, used=None):
             raise
         raise BadInput(f"{where}: the tensor {odd[0]} on disk is no slice of one parameter of the model (fused or interleaved)")
     return found
+
+
+def published(model, name):
+    for expression, replacement in PUBLISHED.get(model.config.model_type, ()):
+        name = re.sub(expression, replacement, name)
+    return name
 
 
 def check_cover(slices, shapes, where):

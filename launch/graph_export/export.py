@@ -180,7 +180,7 @@ class Exporter:
         self.look_at_model()
         count = len(self.first_blocks)
         self.say(f"{len(self.kinds)} blocks of {count} kind{'s' * (count != 1)} "
-                 f"({sum(p.numel() for p in self.model.parameters()) / 1e9:.3g} B parameters), {time.time() - started:.1f} s")
+                 f"({billions(sum(p.numel() for p in self.model.parameters()))} B parameters), {time.time() - started:.1f} s")
         self.sibling_kinds()
         checked, ends, outputs, gradients = self.check_all()
         if not self.own_attention:
@@ -242,6 +242,10 @@ class Exporter:
                      "text_config": text_path(self.source.config)}
         model.update({key: value for key, value in described.items() if value})
         return model, constants
+
+
+def billions(count):
+    return f"{count / 1e9:.3g}" if count < 999.5e9 else f"{count / 1e9:.0f}"
 
 
 def plain(version):

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import types
 import unittest
 import unittest.mock
 
@@ -267,6 +268,26 @@ class ModelTest(FolderTest):
         self.assertEqual([len(block["takes"]) for block in model["blocks"]], [1, 1, 3, 3])  # and what embed gives for each block
         self.assertEqual({o["kind"] for o in model["embed"]["outputs"]}, {"hidden", "carried"})
 
+    def test_parts_that_no_graph_uses_may_be_fused_on_disk(self):
+        """Kimi K2.5: q, k and v of its vision part are one tensor on disk. Such tensors are copied, and need no table."""
+        text = dict(model_type="deepseek_v3", hidden_size=64, intermediate_size=96, moe_intermediate_size=32, num_hidden_layers=2,
+                    num_attention_heads=4, num_key_value_heads=4, vocab_size=128, n_routed_experts=8, n_group=1, topk_group=1,
+                    num_experts_per_tok=2, first_k_dense_replace=1, kv_lora_rank=16, q_lora_rank=16, qk_nope_head_dim=16,
+                    qk_rope_head_dim=8, v_head_dim=16, rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
+        vision = dict(hidden_size=32, intermediate_size=48, num_attention_heads=2, num_hidden_layers=1, patch_size=2, pos_emb_height=4,
+                      pos_emb_width=4)
+        CONFIG_MAPPING["kimi_k25"](text_config=text, vision_config=vision, projection_hidden_size=32,
+                                   tie_word_embeddings=False).save_pretrained(self.model)
+        model = self.export()
+        self.assertEqual(model["blocks"][1]["prefix"], "language_model.model.layers.1.")
+        self.assertIn("vision_tower.encoder.blocks.0.wqkv.weight", model["untouched"])
+        self.assertIn("vision_tower.patch_embed.proj.weight", model["untouched"])
+        self.assertIn("mm_projector.pre_norm.weight", model["untouched"])
+        self.assertFalse([name for name in model["untouched"] if name.startswith("language_model.")])
+
+    def test_sizes_in_words(self):
+        self.assertEqual([export.billions(n) for n in (26.14e9, 671e9, 999.6e9, 1026.9e9)], ["26.1", "671", "1000", "1027"])
+
     def test_a_model_under_another_name(self):
         self.known("deepseek_v3")
         with open(os.path.join(self.model, "config.json"), encoding="utf-8") as file:
@@ -352,12 +373,13 @@ class PieceTest(unittest.TestCase):
         def on_disk(model, tensors):
             return {f"disk.{name}": t * 2 if name == "vision" else t for name, t in tensors.items()}
         shapes = {"vision": (4, 2), "text": (2, 2)}
+        model = types.SimpleNamespace(config=CONFIG_MAPPING["llama"]())
         with unittest.mock.patch.object(disk_names, "revert_weight_conversion", on_disk):
-            found = disk_names.slices_of(None, shapes, "here", {"text"})
+            found = disk_names.slices_of(model, shapes, "here", {"text"})
             self.assertEqual([(piece.name, piece.parameter) for piece in found], [("disk.vision", None), ("disk.text", "text")])
             for used in (None, {"vision"}):
                 with self.assertRaisesRegex(BadInput, "here: the tensor disk.vision on disk is no slice of one parameter"):
-                    disk_names.slices_of(None, shapes, "here", used)
+                    disk_names.slices_of(model, shapes, "here", used)
 
     def test_a_part_that_writes_is_run_in_order(self):
         class Writes(torch.nn.Module):
