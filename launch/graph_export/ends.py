@@ -24,6 +24,20 @@ def replaced(layers, stand_in):
             del layer.forward
 
 
+@contextlib.contextmanager
+def without_parameters(layers):
+    """Blocks without parameters while this lasts: the trace of an end would carry them all, half of an export's time."""
+    modules = [module for layer in layers for module in layer.modules()]
+    kept = [(module._parameters, module._buffers) for module in modules]
+    for module in modules:
+        module._parameters, module._buffers = {}, {}
+    try:
+        yield
+    finally:
+        for module, (parameters, buffers) in zip(modules, kept):
+            module._parameters, module._buffers = parameters, buffers
+
+
 def output_like(call, place, hidden, others=None):
     """The output of a block as the model expects it: `hidden` at its place; `others`: path -> tensor; None elsewhere."""
     pairs, spec = call.out

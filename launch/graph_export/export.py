@@ -9,7 +9,7 @@ import transformers
 
 from . import capture, check, folder, hollow, parts, shrink, tables, trace
 from .encode import dtype_name
-from .ends import Embed, Head
+from .ends import Embed, Head, without_parameters
 from .errors import BadInput
 from .model_source import Source, computed_buffers, config_sha256, fill_buffers
 from .probe import probe, random_tokens
@@ -129,9 +129,14 @@ class Exporter:
                 ("embedding part", embed, tokens, [("hidden",), *(("carried", n) for n in self.probe.embed_gives)]),
                 ("head", head, hidden, [("logits",)])):
             inputs = [("tokens",)] if function is embed else [("hidden",)]
+            trace_end = lambda: parts.export_function(model, function, [example], inputs, outputs, ways, "model.",
+                                                      self.own_attention, self.unknown)
             try:
-                found.append(parts.export_function(model, function, [example], inputs, outputs, ways, "model.",
-                                                   self.own_attention, self.unknown))
+                try:
+                    with without_parameters(model.get_submodule(self.probe.layers)):
+                        found.append(trace_end())
+                except BadInput:  # a model may look at its blocks' parameters outside of them
+                    found.append(trace_end())
             except BadInput as error:
                 raise BadInput(f"{self.where}: the {name}: {error}")
         return found
@@ -235,7 +240,7 @@ class Exporter:
             "batch": 1 if any(part.batch == trace.FIXED for part in every) else 0, "boundary": boundary,
             "operators": dict(sorted(operators.items())), "embed": embed.json, "head": head.json,
             "kinds": [part.json for part in made], "blocks": blocks, "untouched": untouched,
-            "ignored": list(getattr(self.model, "_keys_to_ignore_on_load_unexpected", None) or []),
+            "ignored": sorted(getattr(self.model, "_keys_to_ignore_on_load_unexpected", None) or ()),
             "check": {"output": float(output), "gradient": float(gradient)}}
         head_name = tables.untied_head(self.model, embed, head, self.where)
         described = {"head_name": head_name, "max_positions": max_positions(self.source.config),
