@@ -73,12 +73,11 @@ class ScanTest(FolderTest):
                 # 7 FLOPs for each of 64 channels (all heads), the tokens and 4 states
                 self.assertEqual(sum(node["flops"] for node in scans_in(part)), 7 * 64 * SEQLEN * 4)
                 self.assertLess(model["check"]["gradient"], 1e-5)
-                path = os.path.join(self.out, "samples.safetensors")
+                path = os.path.join(self.model, "samples.safetensors")
                 save_file(self.samples(name), path)
                 done = subprocess.run([PROGRAM, self.out, path, "--output", "1e-5", "--gradient", "1e-4"], capture_output=True, text=True)
                 self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
                 self.assertEqual(done.stdout.count("ok "), 2, done.stdout)
-                os.remove(path)
 
     def test_nodes_do_not_grow_with_tokens(self):
         self.known("mamba", **MAMBA)

@@ -92,7 +92,8 @@ INSTANTIATE_TEST_SUITE_P(Cases, SelectiveScan,
                                             ::testing::Values(&scan_by_channel, &scan_in_chunks)),
                          [](const auto& info) {
                            const bool by_channel = std::get<1>(info.param) == &scan_by_channel;
-                           return std::string(std::get<0>(info.param).name) + (by_channel ? "_by_channel" : "_in_chunks");
+                           const std::string name = std::get<0>(info.param).name;
+                           return name + (by_channel ? "_by_channel" : "_in_chunks");
                          });
 
 // Differences of the function itself, with no formula but the operator's.
@@ -156,7 +157,8 @@ TEST(SelectiveScanMemory, HoldsNoStatesOfAllTokens) {
 TEST(SelectiveScanShapes, AreChecked) {
   const Tensor u = torch::randn({2, 6, 4}), a = torch::randn({6, 3}), b = torch::randn({2, 3, 4});
   EXPECT_NO_THROW(graph_selective_scan(u, u, a, b, b));
-  EXPECT_EQ(graph_selective_scan(u.narrow(2, 0, 0), u.narrow(2, 0, 0), a, b.narrow(2, 0, 0), b.narrow(2, 0, 0)).numel(), 0);
+  const Tensor no_u = u.narrow(2, 0, 0), no_b = b.narrow(2, 0, 0);
+  EXPECT_EQ(graph_selective_scan(no_u, no_u, a, no_b, no_b).numel(), 0);
   const Tensor whole = torch::ones({2, 6, 4}, torch::kInt64), none = torch::randn({6, 0});
   const std::vector<std::vector<Tensor>> wrong{
       {u[0], u[0], a, b, b},

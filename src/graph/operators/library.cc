@@ -26,6 +26,7 @@ void register_operators() {
              &fused_rms_norm)
         .def("rope(Tensor x, Tensor cos, Tensor sin, int half, int dim) -> Tensor", &fused_rope)
         .def("swiglu(Tensor gate, Tensor up) -> Tensor", &fused_swiglu)
+        .def("gelu(Tensor x) -> Tensor", &fused_gelu)
         .def("geglu(Tensor gate, Tensor up) -> Tensor", &fused_geglu);
     return made;
   }();

@@ -45,6 +45,8 @@ torch::Tensor fused_rope(const torch::Tensor& x, const torch::Tensor& cos, const
                          std::int64_t dim);
 // silu(gate) * up
 torch::Tensor fused_swiglu(const torch::Tensor& gate, const torch::Tensor& up);
+// gelu(x, "tanh")
+torch::Tensor fused_gelu(const torch::Tensor& x);
 // gelu(gate, "tanh") * up
 torch::Tensor fused_geglu(const torch::Tensor& gate, const torch::Tensor& up);
 

@@ -82,8 +82,9 @@ struct ScanInChunks : public torch::autograd::Function<ScanInChunks> {
       const Tensor start = starts[i].detach().requires_grad_();
       const Chunk done = run_chunk(chunk, start);
       const std::int64_t length = chunk.seqlen();
-      const auto found = torch::autograd::grad({done.y, done.state}, {chunk.u, chunk.delta, chunk.a, chunk.b, chunk.c, start},
-                                               {upstream.narrow(2, begin, length), behind});
+      const variable_list leaves{chunk.u, chunk.delta, chunk.a, chunk.b, chunk.c, start};
+      const variable_list wanted{upstream.narrow(2, begin, length), behind};
+      const auto found = torch::autograd::grad({done.y, done.state}, leaves, wanted);
       const torch::NoGradGuard no_gradients;
       sums.u.narrow(2, begin, length).copy_(found[0]);
       sums.delta.narrow(2, begin, length).copy_(found[1]);
