@@ -71,22 +71,21 @@ MODELS = {
         "qwen3_moe": LLAMA | gated("mlp.experts"),
         "glm4_moe": ATTENTION | DEEPSEEK_EXPERTS,
         **dict.fromkeys(("deepseek_v3", "deepseek_v32"), DEEPSEEK_ATTENTION | DEEPSEEK_EXPERTS),
-        "gpt_oss": ATTENTION | names("mlp.experts", "gate_up_proj", "down_proj"),
-        "llama4": ATTENTION | gated("feed_forward", "feed_forward.shared_expert") |
-        names("feed_forward.experts", "gate_up_proj", "down_proj"),
+        "gpt_oss": ATTENTION | gated("mlp.experts"),
+        "llama4": ATTENTION | gated("feed_forward", "feed_forward.shared_expert", "feed_forward.experts"),
     },
     "Hybrids": {
         "qwen3_next": LLAMA | gated("mlp.experts", "mlp.shared_expert") | names("linear_attn", "in_proj_qkvz", "out_proj"),
         "qwen3_5_moe": ATTENTION | gated("mlp.experts", "mlp.shared_expert") |
         names("linear_attn", "in_proj_qkv", "in_proj_z", "out_proj"),
-        "granitemoehybrid": ATTENTION | names("mamba", "in_proj", "out_proj") |
-        {f"{part}.{layer}" for part in ("shared_mlp", "block_sparse_moe") for layer in ("input_linear", "output_linear")},
+        "granitemoehybrid": ATTENTION | names("mamba", "in_proj", "out_proj") | names("shared_mlp", "input_linear", "output_linear") |
+        mixtral("block_sparse_moe.experts"),
         "falcon_h1": ATTENTION | names("mamba", "in_proj", "out_proj") | gated("feed_forward"),
         "kimi_linear": ATTENTION | names("self_attn", "kv_a_proj_with_mqa", "kv_b_proj") | mixtral("block_sparse_moe.experts") |
         gated("block_sparse_moe", "block_sparse_moe.shared_experts"),
         **dict.fromkeys(("gemma3", "mistral3"), LLAMA),  # with their part for vision
         **dict.fromkeys(("gemma4_text", "gemma4_text@e2b"), LLAMA),  # e2b: later blocks take keys and values of earlier ones
-        "gemma4_text@large": LLAMA | names("experts", "gate_up_proj", "down_proj"),
+        "gemma4_text@large": LLAMA | gated("experts"),
     },
 }
 

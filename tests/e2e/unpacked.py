@@ -36,15 +36,27 @@ def dequantized(qweight, qzeros, scales):
     return ((q - zeros.repeat_interleave(group, 0)) * scales.float().repeat_interleave(group, 0)).float()
 
 
+# What a stack of experts is called, and the single layers that it is written as, one below the other.
+STACKS = {"experts.gate_up_proj": ("experts", "gate_proj", "up_proj"), "experts.down_proj": ("experts", "down_proj"),
+          "block_sparse_moe.input_linear": ("block_sparse_moe.experts", "w1", "w3"),
+          "block_sparse_moe.output_linear": ("block_sparse_moe.experts", "w2")}
+
+
 def put_back(plain, source):
-    """Puts experts that are one tensor in `source` together again, as [experts, out, in] or [experts, in, out]."""
+    """Puts experts and their biases that are one tensor in `source` together again: weights as [experts, out, in] or
+    [experts, in, out]."""
     for name, tensor in source.items():
-        if tensor.dim() != 3 or name in plain:
+        is_bias = name.endswith("_bias")
+        stack = name.removesuffix("_bias" if is_bias else ".weight")
+        entry = next((entry for entry in STACKS if f".{stack}".endswith(f".{entry}")), None)
+        if entry is None or name in plain:
             continue
-        parent, last = name.removesuffix(".weight").rsplit(".", 1)
-        experts = torch.stack([plain.pop(f"{parent}.{i}.{last}.weight") for i in range(tensor.shape[0])])
-        assert tensor.shape[1] != tensor.shape[2], f"{name} is square: the shape does not say how it lies"
-        plain[name] = experts if experts.shape == tensor.shape else experts.transpose(1, 2).contiguous()
+        experts, *parts = STACKS[entry]
+        before, kind = stack.removesuffix(entry), "bias" if is_bias else "weight"
+        whole = torch.stack([torch.cat([plain.pop(f"{before}{experts}.{i}.{part}.{kind}") for part in parts])
+                             for i in range(tensor.shape[0])])
+        assert is_bias or tensor.shape[1] != tensor.shape[2], f"{name} is square: the shape does not say how it lies"
+        plain[name] = whole if whole.shape == tensor.shape else whole.transpose(1, 2).contiguous()
 
 
 def multiply_out(directory, target, source, conv1d=False):
