@@ -6,6 +6,7 @@ import operator
 import torch
 
 from . import cost
+from .capture import digest
 from .errors import BadInput
 from .lower import attribute, schema_of, writes
 
@@ -30,6 +31,7 @@ class Encoder:
         self.lists = {}            # node that makes a list -> ids of its elements
         self.nodes, self.inputs, self.outputs = [], [], []
         self.constants, self.parameters, self.operators = {}, {}, {}
+        self.same = {}             # digest of a constant -> id
         self.odd = {}              # id -> what cannot be written; an error if a node takes it
         self.storages = set()
 
@@ -69,29 +71,35 @@ class Encoder:
         raise BadInput(f"its graph holds a {node.op}, which cannot be written")
 
     def do_placeholder(self, node):
-        source, number = self.sources[node.name], self.new_id(node)
+        source = self.sources[node.name]
         for tensor in cost.tensors_of(node.meta.get("val")):
             self.storages.add(tensor.untyped_storage()._cdata)
         if source.kind == "input":
-            self.inputs.append({"value": number, **role(self.input_names[int(source.name)])})
+            self.inputs.append({"value": self.new_id(node), **role(self.input_names[int(source.name)])})
         elif source.kind == "parameter":
-            self.inputs.append({"value": number, "kind": "parameter", "name": source.name})
+            self.inputs.append({"value": self.new_id(node), "kind": "parameter", "name": source.name})
             self.parameters[source.name] = source.tensor
         else:
-            self.add_constant(number, node.name, source.tensor)
+            self.add_constant(node, node.name, source.tensor)
 
     def do_get_attr(self, node):
-        value, number = attribute(self.module, node.target), self.new_id(node)
+        value = attribute(self.module, node.target)
         if isinstance(value, torch.Tensor):
             for tensor in cost.tensors_of(node.meta.get("val")):
                 self.storages.add(tensor.untyped_storage()._cdata)
-            self.add_constant(number, node.target.replace(".", "_"), value)
+            self.add_constant(node, node.target.replace(".", "_"), value)
         else:
-            self.odd[number] = f"an attribute of type {type(value).__name__}"
+            self.odd[self.new_id(node)] = f"an attribute of type {type(value).__name__}"
 
-    def add_constant(self, number, name, tensor):
+    def add_constant(self, node, name, tensor):
+        """A part takes each constant once, also if the model holds it in two places."""
+        key = digest(torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor), tensor.is_complex()
+        if key in self.same:
+            self.ids[node] = self.same[key]
+            return
+        number = self.same[key] = self.new_id(node)
         self.inputs.append({"value": number, "kind": "constant", "name": name,
-                            **({"complex": True} if tensor is not None and tensor.is_complex() else {})})
+                            **({"complex": True} if tensor.is_complex() else {})})
         self.constants[name] = tensor
 
     def do_call_function(self, node):
