@@ -19,15 +19,6 @@
 namespace roundtable {
 namespace {
 
-torch::ScalarType scalar_type(ElementType type, const std::string& name) {
-  for (const auto dtype :
-       {torch::kFloat64, torch::kFloat32, torch::kFloat16, torch::kBFloat16, torch::kInt64, torch::kInt32,
-        torch::kInt16, torch::kInt8, torch::kUInt8, torch::kBool, torch::kFloat8_e4m3fn, torch::kFloat8_e8m0fnu}) {
-    if (element_type_of(dtype) == type) return dtype;
-  }
-  throw bad_input(name, "is of a type that no model's weights have");
-}
-
 QuantScheme most_frequent(const std::vector<LayerScheme>& layers) {
   std::map<std::tuple<int, std::int64_t, bool>, std::int64_t> counts;
   std::int64_t most = 0;
@@ -52,7 +43,7 @@ ConversionSource::ConversionSource(const std::string& directory, const Checkpoin
       model_(with_head_of(model, directory)),
       layers_(find_layers()) {
   const std::string embedding = stored_name(checkpoint_.checkpoint(), model_.embedding());
-  float_type_ = scalar_type(checkpoint_.checkpoint().info(embedding).type, embedding);
+  float_type_ = scalar_type_of(checkpoint_.checkpoint().info(embedding).type);
   find_plain();
 }
 
@@ -88,7 +79,7 @@ void ConversionSource::find_plain() {
                                   safetensors_dtype(info.type)),
                       "convert a checkpoint without such tensors");
     }
-    plain_.push_back({name, scalar_type(info.type, name), info.shape});
+    plain_.push_back({name, scalar_type_of(info.type), info.shape});
   }
 }
 

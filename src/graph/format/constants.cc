@@ -9,36 +9,13 @@
 #include "base/text.h"
 #include "graph/format/limits.h"
 #include "graph/format/read_manifest.h"
+#include "model/load/tensor_span.h"
 
 namespace roundtable {
 namespace {
 
 torch::ScalarType dtype_of(const TensorInfo& info, const std::string& place) {
-  switch (info.type) {
-    case ElementType::kF64:
-      return torch::kFloat64;
-    case ElementType::kF32:
-      return torch::kFloat32;
-    case ElementType::kF16:
-      return torch::kFloat16;
-    case ElementType::kBF16:
-      return torch::kBFloat16;
-    case ElementType::kI64:
-      return torch::kInt64;
-    case ElementType::kI32:
-      return torch::kInt32;
-    case ElementType::kI16:
-      return torch::kInt16;
-    case ElementType::kI8:
-      return torch::kInt8;
-    case ElementType::kU8:
-      return torch::kUInt8;
-    case ElementType::kBool:
-      return torch::kBool;
-    case ElementType::kF8E4M3:
-    case ElementType::kF8E8M0:
-      break;
-  }
+  if (info.type != ElementType::kF8E4M3 && info.type != ElementType::kF8E8M0) return scalar_type_of(info.type);
   throw bad_input(place, std::string(safetensors_dtype(info.type)) + " is no dtype that a graph may have",
                   kExportAgain);
 }

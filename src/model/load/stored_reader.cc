@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "model/load/tensor_span.h"
 
 namespace roundtable {
 namespace {
@@ -24,26 +25,12 @@ Range range_of(const TensorInfo& info, const StoredTensor& tensor) {
   return {static_cast<std::uint64_t>(*tensor.part) * bytes, bytes};
 }
 
+// Numbers of one byte are bytes to what decodes them.
 torch::ScalarType dtype_of(ElementType type, const std::string& place) {
-  switch (type) {
-    case ElementType::kF32:
-      return torch::kFloat32;
-    case ElementType::kF16:
-      return torch::kFloat16;
-    case ElementType::kBF16:
-      return torch::kBFloat16;
-    case ElementType::kI32:
-      return torch::kInt32;
-    case ElementType::kI64:
-      return torch::kInt64;
-    case ElementType::kI8:
-    case ElementType::kU8:
-    case ElementType::kF8E4M3:
-    case ElementType::kF8E8M0:
-      return torch::kUInt8;
-    default:
-      throw bad_input(place, "is not a float tensor (F32, F16 or BF16)", "quantize from the float model");
+  if (type == ElementType::kF64 || type == ElementType::kI16 || type == ElementType::kBool) {
+    throw bad_input(place, "is not a float tensor (F32, F16 or BF16)", "quantize from the float model");
   }
+  return size_of(type) == 1 ? torch::kUInt8 : scalar_type_of(type);
 }
 
 }  // namespace

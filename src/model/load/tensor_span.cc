@@ -1,39 +1,37 @@
 // The one place where a tensor's address is taken for a communicator.
 #include "model/load/tensor_span.h"
 
+#include <utility>
+
 #include "base/error.h"
 
 namespace roundtable {
 
+namespace {
+
+constexpr std::pair<ElementType, torch::ScalarType> kTypes[] = {
+    {ElementType::kF64, torch::kFloat64},       {ElementType::kF32, torch::kFloat32},
+    {ElementType::kF16, torch::kFloat16},       {ElementType::kBF16, torch::kBFloat16},
+    {ElementType::kI64, torch::kInt64},         {ElementType::kI32, torch::kInt32},
+    {ElementType::kI16, torch::kInt16},         {ElementType::kI8, torch::kInt8},
+    {ElementType::kU8, torch::kUInt8},          {ElementType::kBool, torch::kBool},
+    {ElementType::kF8E4M3, torch::kFloat8_e4m3fn}, {ElementType::kF8E8M0, torch::kFloat8_e8m0fnu},
+};
+
+}  // namespace
+
 ElementType element_type_of(torch::ScalarType dtype) {
-  switch (dtype) {
-    case torch::kFloat64:
-      return ElementType::kF64;
-    case torch::kFloat32:
-      return ElementType::kF32;
-    case torch::kFloat16:
-      return ElementType::kF16;
-    case torch::kBFloat16:
-      return ElementType::kBF16;
-    case torch::kInt64:
-      return ElementType::kI64;
-    case torch::kInt32:
-      return ElementType::kI32;
-    case torch::kInt8:
-      return ElementType::kI8;
-    case torch::kUInt8:
-      return ElementType::kU8;
-    case torch::kInt16:
-      return ElementType::kI16;
-    case torch::kBool:
-      return ElementType::kBool;
-    case torch::kFloat8_e4m3fn:
-      return ElementType::kF8E4M3;
-    case torch::kFloat8_e8m0fnu:
-      return ElementType::kF8E8M0;
-    default:
-      RT_UNREACHABLE("dtype is neither written to files nor sent");
+  for (const auto& [element, scalar] : kTypes) {
+    if (scalar == dtype) return element;
   }
+  RT_UNREACHABLE("dtype is neither written to files nor sent");
+}
+
+torch::ScalarType scalar_type_of(ElementType type) {
+  for (const auto& [element, scalar] : kTypes) {
+    if (element == type) return scalar;
+  }
+  RT_UNREACHABLE("an element type without a dtype");
 }
 
 HostSpan host_span(const torch::Tensor& tensor) {

@@ -10,6 +10,8 @@ namespace roundtable {
 
 // The element type of a torch dtype.
 ElementType element_type_of(torch::ScalarType dtype);
+// And back: every element type has a dtype of its own.
+torch::ScalarType scalar_type_of(ElementType type);
 
 // The memory of a contiguous tensor, which must outlive the span. It is a bug of ours, and a fault, to ask for the
 // memory of the host where the tensor is on a device, or the other way round.
