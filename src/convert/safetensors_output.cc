@@ -5,20 +5,60 @@
 #include <map>
 #include <numeric>
 #include <optional>
+#include <set>
 
 #include "convert/output.h"
 #include "export/checkpoint_files.h"
+#include "export/expert_layers.h"
 #include "io/json_file.h"
 
 namespace roundtable {
 namespace {
 
-// What is read together and stays together in a file: a quantized layer, or one tensor as it is.
+// What is read together and stays together in a file: a quantized layer, one tensor as it is, or a tensor of all
+// experts that the source has one by one.
 struct Unit {
   std::optional<LinearSpec> layer;
   std::vector<TensorSpec> tensors;
-  TensorSpec stored;  // of a tensor as it is
+  TensorSpec stored;                   // of a tensor as it is
+  std::vector<ParameterSpec> experts;  // weights that are stacked, or biases of all experts
 };
+
+// The tensors of all experts that are made of single ones, and the names of those in the source.
+struct Stacks {
+  std::vector<Unit> units;
+  std::set<std::string> singles;
+};
+
+Stacks stacks_of(const ConversionSource& source) {
+  Stacks stacks;
+  std::set<std::string> there;
+  for (const TensorSpec& tensor : source.plain()) there.insert(tensor.name);
+  for (std::int64_t block = 0; block < source.model().n_blocks(); ++block) {
+    const std::string& prefix = source.model().block_prefix(block);
+    std::map<std::string, Unit> units;
+    for (const LinearSpec& own : source.model().table(block).linears) {
+      const LinearSpec linear = own.below(prefix);
+      if (!linear.stack || there.contains(linear.stack->name)) continue;
+      units[linear.stack->name].experts.push_back(linear.weight());
+      for (const LayerPart& part : parts_of(linear)) stacks.singles.insert(part.linear.weight().name);
+    }
+    for (const ParameterSpec& own : source.model().table(block).others) {
+      const ParameterSpec biases = own.below(prefix);
+      const std::vector<BiasPart> parts = parts_of_biases(biases);
+      if (parts.empty() || there.contains(biases.name)) continue;
+      units[biases.name].experts.push_back(biases);
+      for (const BiasPart& part : parts) stacks.singles.insert(part.name);
+    }
+    for (auto& [name, unit] : units) {
+      std::vector<std::int64_t> shape = unit.experts.front().stored_shape();
+      if (unit.experts.front().stack) shape.insert(shape.begin(), std::ssize(unit.experts));
+      unit.tensors = {{name, source.float_type(), shape}};
+      stacks.units.push_back(std::move(unit));
+    }
+  }
+  return stacks;
+}
 
 // NaNs are what they are.
 bool same_bytes(const torch::Tensor& a, const torch::Tensor& b) {
@@ -29,14 +69,17 @@ class SafetensorsOutput final : public ConversionOutput {
  public:
   SafetensorsOutput(const ConversionSource& source, const SafetensorsFormat& format, std::int64_t max_bytes)
       : source_(source), format_(format) {
+    Stacks stacks = format.keeps_stacks() ? stacks_of(source) : Stacks();
     for (const LayerScheme& layer : source.layers().layers) {
-      if (!layer.scheme) continue;
-      units_.push_back({layer.linear, format.layout(layer.linear, *layer.scheme, source.float_type()), {}});
+      if (!layer.scheme || (format.keeps_stacks() && layer.linear.stack)) continue;
+      units_.push_back({layer.linear, layout_of(format, layer.linear, *layer.scheme, source.float_type()), {}, {}});
     }
+    for (Unit& unit : stacks.units) units_.push_back(std::move(unit));
     for (const TensorSpec& tensor : source.plain()) {
+      if (stacks.singles.contains(tensor.name)) continue;
       TensorSpec own = tensor;
       if (source.is_quantized_bias(tensor.name)) own.type = format.bias_type().value_or(source.float_type());
-      units_.push_back({std::nullopt, {own}, tensor});
+      units_.push_back({std::nullopt, {own}, tensor, {}});
     }
     std::vector<std::uint64_t> sizes;
     for (const Unit& unit : units_) {
@@ -71,7 +114,8 @@ class SafetensorsOutput final : public ConversionOutput {
       const Unit& unit = units_[index];
       tensors += unit.tensors.size();
       const bool same = unit.layer
-                            ? format_.holds(reader, *unit.layer, source_.read_layer(*unit.layer), source_.float_type())
+                            ? holds_parts(format_, reader, *unit.layer, source_.read_layer(*unit.layer),
+                                          source_.float_type())
                             : same_bytes(reader.read_tensor(unit.tensors.front()), tensors_of(unit).front().tensor);
       if (!same) return false;
     }
@@ -106,8 +150,19 @@ class SafetensorsOutput final : public ConversionOutput {
 
  private:
   std::vector<NamedTensor> tensors_of(const Unit& unit) const {
-    if (unit.layer) return format_.pack(*unit.layer, source_.read_layer(*unit.layer), source_.float_type());
+    if (unit.layer) return pack_parts(format_, *unit.layer, source_.read_layer(*unit.layer), source_.float_type());
+    if (!unit.experts.empty()) return {{unit.tensors.front().name, read_experts(unit.experts)}};
     return {{unit.tensors.front().name, source_.read_plain(unit.stored).to(unit.tensors.front().type)}};
+  }
+
+  torch::Tensor read_experts(const std::vector<ParameterSpec>& experts) const {
+    if (!experts.front().stack) return source_.read_floats(experts.front()).to(source_.float_type());
+    std::vector<torch::Tensor> list;
+    for (const ParameterSpec& expert : experts) {
+      const torch::Tensor weight = source_.read_floats(expert).to(source_.float_type());
+      list.push_back(expert.transposed ? weight.t() : weight);
+    }
+    return torch::stack(list);
   }
 
   const ConversionSource& source_;

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "export/expert_layers.h"
 #include "export/registry.h"
 #include "io/json_file.h"
 #include "graph/stored_head.h"
@@ -20,7 +21,8 @@ namespace {
 
 torch::ScalarType scalar_type(ElementType type, const std::string& name) {
   for (const auto dtype :
-       {torch::kFloat32, torch::kFloat16, torch::kBFloat16, torch::kInt64, torch::kInt32, torch::kUInt8}) {
+       {torch::kFloat64, torch::kFloat32, torch::kFloat16, torch::kBFloat16, torch::kInt64, torch::kInt32,
+        torch::kInt16, torch::kInt8, torch::kUInt8, torch::kBool, torch::kFloat8_e4m3fn, torch::kFloat8_e8m0fnu}) {
     if (element_type_of(dtype) == type) return dtype;
   }
   throw bad_input(name, "is of a type that no model's weights have");
@@ -57,11 +59,14 @@ ConversionSource::ConversionSource(const std::string& directory, const Checkpoin
 CheckpointScheme ConversionSource::find_layers() const {
   CheckpointScheme out;
   out.layers = checkpoint_layers(model_, [&](const LinearSpec& linear, std::int64_t, std::size_t) {
-    return checkpoint_.is_quantized(linear) ? std::optional(checkpoint_.scheme_of(linear.name)) : std::nullopt;
+    return checkpoint_.is_quantized(linear) ? std::optional(checkpoint_.scheme_of(linear)) : std::nullopt;
   });
   out.common = most_frequent(out.layers);
   const JsonObject quantization(config()["quantization_config"], directory_ + "/config.json: quantization_config");
   if (quantization.has("iters")) out.iters = quantization.get_int("iters", 0);
+  for (const std::string& name : checkpoint_.checkpoint().names()) {
+    if (model_.is_carried_over(name) && !is_derived_table(name)) out.carried_over.push_back(name);
+  }
   return out;
 }
 
@@ -69,14 +74,15 @@ void ConversionSource::find_plain() {
   std::set<std::string> taken;
   for (const LayerScheme& layer : layers_.layers) {
     if (!layer.scheme) continue;
-    for (const TensorSpec& tensor : checkpoint_.format().layout(layer.linear, *layer.scheme, float_type_)) {
+    for (const TensorSpec& tensor : layout_of(checkpoint_.format(), layer.linear, *layer.scheme, float_type_)) {
       taken.insert(tensor.name);
     }
+    for (const LayerPart& part : parts_of(layer.linear)) quantized_.insert(part.linear.name);
   }
   for (const std::string& name : checkpoint_.checkpoint().names()) {
     if (taken.contains(name)) continue;
     const TensorInfo& info = checkpoint_.checkpoint().info(name);
-    if (!is_weight_type(info.type) && !is_derived_table(name)) {
+    if (!is_weight_type(info.type) && !is_derived_table(name) && !model_.is_carried_over(name)) {
       throw bad_input(fmt::format("{}/{}: tensor '{}'", directory_, checkpoint_.checkpoint().file_of(name), name),
                       fmt::format("is of type {} and belongs to no quantized layer: its meaning is not known",
                                   safetensors_dtype(info.type)),
@@ -90,8 +96,7 @@ bool ConversionSource::is_quantized_bias(const std::string& name) const {
   constexpr std::string_view kBias = ".bias";
   if (!name.ends_with(kBias)) return false;
   const std::string layer = name.substr(0, name.size() - kBias.size());
-  return std::any_of(layers_.layers.begin(), layers_.layers.end(),
-                     [&](const LayerScheme& one) { return one.scheme && one.linear.name == layer; });
+  return quantized_.contains(layer);
 }
 
 QuantizedWeight ConversionSource::read_layer(const LinearSpec& layer) const {
@@ -110,7 +115,8 @@ QuantizedWeight ConversionSource::read_layer(const LinearSpec& layer) const {
 torch::Tensor ConversionSource::read_plain(const TensorSpec& spec) const {
   torch::Tensor tensor = torch::empty(spec.shape, spec.type);
   checkpoint_.checkpoint().read(spec.name, tensor.data_ptr());
-  if (!all_finite(element_type_of(spec.type), tensor.const_data_ptr(), tensor.nbytes())) {
+  if (is_weight_type(element_type_of(spec.type)) &&
+      !all_finite(element_type_of(spec.type), tensor.const_data_ptr(), tensor.nbytes())) {
     throw not_finite(checkpoint_.checkpoint().place_of(spec.name));
   }
   return tensor;

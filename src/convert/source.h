@@ -3,6 +3,7 @@
 
 #include <torch/types.h>
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,8 @@ class ConversionSource {
   // Throws Error (kBadInput) where the zero points do not fit the format that is made, naming formats that can.
   QuantizedWeight read_layer(const LinearSpec& layer) const;
   torch::Tensor read_plain(const TensorSpec& tensor) const;
+  // What the model computes with: dequantized in fp32, and of single experts what the model's tensor has.
+  torch::Tensor read_floats(const ParameterSpec& spec) const { return checkpoint_.read_floats(spec); }
 
  private:
   CheckpointScheme find_layers() const;
@@ -43,6 +46,7 @@ class ConversionSource {
   CheckpointScheme layers_;
   torch::ScalarType float_type_;
   std::vector<TensorSpec> plain_;
+  std::set<std::string> quantized_;  // layers as they are written
 };
 
 }  // namespace roundtable

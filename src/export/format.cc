@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include "base/error.h"
+#include "export/expert_layers.h"
 
 namespace roundtable {
 
@@ -12,12 +13,14 @@ std::optional<std::string> CheckpointFormat::checkpoint_obstacle(const Model&, c
   return std::nullopt;
 }
 
+std::optional<std::string> CheckpointFormat::model_obstacle(const Model&) const { return std::nullopt; }
+
 std::optional<std::string> CheckpointFormat::directory_obstacle(const std::string&) const { return std::nullopt; }
 
 std::uint64_t SafetensorsFormat::layer_bytes(const LinearSpec& linear, const QuantScheme& scheme,
                                              torch::ScalarType float_type) const {
   std::uint64_t bytes = 0;
-  for (const TensorSpec& tensor : layout(linear, scheme, float_type)) bytes += tensor.bytes();
+  for (const TensorSpec& tensor : layout_of(*this, linear, scheme, float_type)) bytes += tensor.bytes();
   return bytes;
 }
 
@@ -36,7 +39,8 @@ bool PackedFormat::holds(const TensorReader& reader, const LinearSpec& linear, c
 
 std::optional<std::string> obstacle(const CheckpointFormat& format, const Model& model,
                                     const CheckpointScheme& checkpoint) {
-  for (const LayerScheme& layer : checkpoint.layers) {
+  if (auto reason = format.model_obstacle(model)) return reason;
+  for (const LayerScheme& layer : written_layers(checkpoint)) {
     if (!layer.scheme) continue;
     std::optional<std::string> reason;
     if (!format.has_place_for(layer.scheme->type)) {

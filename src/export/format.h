@@ -29,6 +29,7 @@ struct CheckpointScheme {
   QuantScheme common;                 // what most layers have
   std::optional<std::int64_t> iters;  // of tuning; nothing if the source of a conversion does not say it
   std::vector<LayerScheme> layers;    // every linear layer of every block, and lm_head where it is quantized
+  std::vector<std::string> carried_over = {};  // tensors of other parts of the model, such as a vision tower
 };
 
 // The scheme of a quantized layer, as a checkpoint's config gives it.
@@ -49,6 +50,8 @@ class CheckpointFormat {
   virtual std::optional<std::string> layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme) const = 0;
   virtual std::optional<std::string> checkpoint_obstacle(const Model& model,
                                                          const CheckpointScheme& checkpoint) const;
+  // The same for a model that it cannot hold in any scheme; asked first.
+  virtual std::optional<std::string> model_obstacle(const Model& model) const;
   // The same for the files next to the weights, such as a tokenizer. Throws Error (kBadInput) if one cannot be read.
   virtual std::optional<std::string> directory_obstacle(const std::string& directory) const;
   // Bytes of a quantized layer in a file, without its bias. `float_type` is what the model's own weights are stored in.
@@ -73,7 +76,11 @@ class SafetensorsFormat : public CheckpointFormat {
   // The type that a quantized layer's bias is stored in; nothing: the model's own float type.
   virtual std::optional<torch::ScalarType> bias_type() const { return std::nullopt; }
 
-  // The tensors of a quantized layer, without its bias, in the order of pack(). `float_type` is what the model's own
+  // Whether experts that the model holds as one tensor are one here too (expert_layers.h).
+  virtual bool keeps_stacks() const { return false; }
+
+  // The tensors of a quantized layer, without its bias, in the order of pack(). It is no part of a stack: callers take
+  // stacks apart (expert_layers.h). `float_type` is what the model's own
   // weights are stored in.
   virtual std::vector<TensorSpec> layout(const LinearSpec& linear, const QuantScheme& scheme,
                                          torch::ScalarType float_type) const = 0;

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "export/expert_layers.h"
 #include "export/registry.h"
 #include "io/json_file.h"
 
@@ -27,15 +28,7 @@ class QuantizedSource final : public TensorSource {
  public:
   explicit QuantizedSource(const std::string& directory) : checkpoint_(directory) {}
 
-  torch::Tensor read(const ParameterSpec& spec) const override {
-    constexpr std::string_view kWeight = ".weight";
-    const CheckpointSource& floats = checkpoint_.floats();
-    const std::string& name = spec.name;
-    if (floats.contains(name) || !name.ends_with(kWeight) || spec.shape.size() != 2) return floats.read(spec);
-    const LinearSpec linear{name.substr(0, name.size() - kWeight.size()), spec.shape[0], spec.shape[1], spec.transposed};
-    if (!checkpoint_.is_quantized(linear)) return floats.read(spec);
-    return dequantize(checkpoint_.read(linear), torch::kFloat32);
-  }
+  torch::Tensor read(const ParameterSpec& spec) const override { return checkpoint_.read_floats(spec); }
 
   bool contains(const std::string& name) const override { return checkpoint_.floats().contains(name); }
 
@@ -57,18 +50,44 @@ QuantizedCheckpoint::QuantizedCheckpoint(const std::string& directory) : floats_
   scheme_of_ = format_->read_schemes(config.json(), place);
 }
 
+QuantScheme QuantizedCheckpoint::scheme_of(const LinearSpec& linear) const {
+  return scheme_of_(parts_of(linear).front().linear.name);
+}
+
 bool QuantizedCheckpoint::is_quantized(const LinearSpec& linear) const {
-  const QuantScheme scheme = scheme_of(linear.name);
-  return checkpoint().contains(format_->layout(linear, scheme, torch::kFloat32).front().name);
+  return checkpoint().contains(layout_of(*format_, linear, scheme_of(linear), torch::kFloat32).front().name);
+}
+
+torch::Tensor QuantizedCheckpoint::read_floats(const ParameterSpec& spec) const {
+  constexpr std::string_view kWeight = ".weight";
+  if (floats_.contains(spec.tensor())) return floats_.read(spec);
+  if (!spec.name.ends_with(kWeight) || spec.shape.size() != 2) return read_biases(spec);
+  LinearSpec linear{spec.name.substr(0, spec.name.size() - kWeight.size()), spec.shape[0], spec.shape[1],
+                    spec.transposed};
+  linear.stack = spec.stack;
+  if (is_quantized(linear)) return dequantize(read(linear), torch::kFloat32);
+  if (!linear.stack) return floats_.read(spec);
+  std::vector<torch::Tensor> rows;
+  for (const LayerPart& part : parts_of(linear)) rows.push_back(floats_.read(part.linear.weight()));
+  return torch::cat(rows);
+}
+
+// Of all experts, where the checkpoint holds them one by one; any other tensor as it is.
+torch::Tensor QuantizedCheckpoint::read_biases(const ParameterSpec& spec) const {
+  const std::vector<BiasPart> parts = parts_of_biases(spec);
+  if (parts.empty()) return floats_.read(spec);
+  std::vector<torch::Tensor> rows;
+  for (const BiasPart& bias : parts) rows.push_back(floats_.read({bias.name, {bias.part.linear.out}}));
+  return torch::cat(rows).view(spec.shape);
 }
 
 QuantizedWeight QuantizedCheckpoint::read(const LinearSpec& linear) const {
-  const QuantScheme scheme = scheme_of(linear.name);
+  const QuantScheme scheme = scheme_of(linear);
   if (scheme.bits == 16) {
     throw bad_input(linear.name, "is packed, and quantization_config says that it is not quantized");
   }
-  const std::string first = format_->layout(linear, scheme, torch::kFloat32).front().name;
-  return format_->unpack(reader_of(checkpoint(), first), linear, scheme);
+  const std::string first = layout_of(*format_, linear, scheme, torch::kFloat32).front().name;
+  return unpack_parts(*format_, reader_of(checkpoint(), first), linear, scheme);
 }
 
 std::unique_ptr<TensorSource> open_tensor_source(const std::string& directory, TensorRecord* record) {

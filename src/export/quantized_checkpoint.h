@@ -22,11 +22,16 @@ class QuantizedCheckpoint {
   const CheckpointSource& floats() const { return floats_; }
   const nlohmann::json& config() const { return config_; }  // the whole config.json
 
-  bool is_quantized(const LinearSpec& linear) const;  // by its full name
-  QuantScheme scheme_of(const std::string& layer) const { return scheme_of_(layer); }
+  // Of a layer of the model, by its full name, in whatever parts it is written (expert_layers.h).
+  bool is_quantized(const LinearSpec& linear) const;
+  QuantScheme scheme_of(const LinearSpec& linear) const;
   QuantizedWeight read(const LinearSpec& linear) const;
+  // As TensorSource: a quantized layer is dequantized to fp32, and single experts are put together.
+  torch::Tensor read_floats(const ParameterSpec& spec) const;
 
  private:
+  torch::Tensor read_biases(const ParameterSpec& spec) const;
+
   CheckpointSource floats_;
   nlohmann::json config_;
   const PackedFormat* format_ = nullptr;

@@ -69,17 +69,33 @@ std::map<std::string, PlacedTensor> matrices_by_name(const GraphPart& part) {
   return found;
 }
 
+// Whether the columns of a product are taken by turns, as gpt_oss does with gate and up (transformers 5.23,
+// modeling_gpt_oss.py: gate_up[..., ::2], gate_up[..., 1::2]).
+bool is_taken_by_turns(const GraphPart& part, std::size_t product) {
+  const auto& out = part.nodes[product].out;
+  return std::any_of(part.nodes.begin(), part.nodes.end(), [&](const GraphNode& node) {
+    if (node.op != "aten::slice.Tensor" || node.args.size() < 5 || out.empty() || !out.front()) return false;
+    const auto* step = std::get_if<std::int64_t>(&node.args[4].is);
+    return node.args[0].value() == out.front() && step != nullptr && *step == 2;
+  });
+}
+
 KindTable table_of(const GraphPart& part) {
   KindTable table;
   const std::map<std::string, PlacedTensor> matrices = matrices_by_name(part);
-  for (const auto& [node, product] : products_of(part)) {
+  const std::map<std::size_t, Product> products = products_of(part);
+  const bool by_turns = std::any_of(products.begin(), products.end(), [&](const auto& product) {
+    return product.second.form == ProductForm::kExperts && is_taken_by_turns(part, product.first);
+  });
+  for (const auto& [node, product] : products) {
     const bool batched = product.form == ProductForm::kExperts || product.form == ProductForm::kBmm;
     for (const MatrixPlace& place : product.matrices) {
       if (place.use != TensorUse::kLinear) continue;
-      const PlacedTensor& matrix = matrices.at(place.name);
+      PlacedTensor matrix = matrices.at(place.name);
+      if (matrix.spec.stack) matrix.spec.stack->by_turns = by_turns;
       table.linears.push_back(linear_of(matrix.spec, batched ? place.expert : -1));
       table.linears.back().name = place.name;
-      table.placed.push_back(matrix);
+      table.placed.push_back(std::move(matrix));
     }
   }
   for (const DiskTensor& tensor : part.tensors) {

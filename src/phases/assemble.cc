@@ -21,14 +21,23 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Returns the names of the files.
+// The publisher's keys, if the model was quantized already: of a model inside of another they may lie at any depth.
+void erase_quantization(nlohmann::json& config) {
+  config.erase("quantization_config");
+  config.erase("compression_config");
+  for (nlohmann::json& part : config) {
+    if (part.is_object()) erase_quantization(part);
+  }
+}
+
+// `quantization_config` goes to the top, where each engine looks for it first, of a wrapped model too: transformers
+// 5.23, quantizers/auto.py (get_hf_quantizer: config.quantization_config, then that of the text part); vLLM,
+// model_loader/weight_utils.py, and SGLang's file of that name (get_quant_config: hf_config.quantization_config, then
+// that of text_config). Returns the names of the files.
 std::vector<std::string> write_config(const Config& config, const Plan& plan, const std::string& directory) {
   nlohmann::json json = load_json(config.model.path + "/config.json");
   if (plan.model.stored_head()) untie_head(json, plan.model);  // some readers would take the embedding
-  json.erase("compression_config");  // both are the publisher's, if the model was quantized already
-  for (nlohmann::json& part : json) {
-    if (part.is_object()) part.erase("quantization_config");
-  }
+  erase_quantization(json);
   json["quantization_config"] = plan.tuned->quantization_config(checkpoint_scheme(config, plan), plan.model);
   save_json(directory + "/config.json", json);
   std::vector<std::string> names = {"config.json"};

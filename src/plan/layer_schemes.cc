@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "export/expert_layers.h"
 
 namespace roundtable {
 namespace {
@@ -135,7 +136,7 @@ class Reasons {
 // Why one of the formats cannot hold a layer.
 std::optional<std::string> obstacle_of(const LinearSpec& linear, const QuantScheme& scheme, const Formats& formats) {
   for (const CheckpointFormat* format : formats) {
-    if (auto reason = format->layer_obstacle(linear, scheme)) {
+    if (auto reason = obstacle_of_parts(*format, linear, scheme)) {
       return formats.size() == 1 ? *reason : fmt::format("{} ({})", *reason, format->name());
     }
   }

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "export/checkpoint_files.h"
+#include "export/expert_layers.h"
 #include "export/registry.h"
 #include "io/checkpoint.h"
 #include "graph/stored_head.h"
@@ -155,6 +156,7 @@ Plan decide(const Config& config, const Models& models, const World& world) {
   plan.schemes = std::move(schemes.blocks);
   plan.head = schemes.head;
   plan.float_reasons = std::move(schemes.float_reasons);
+  plan.stacks_apart = takes_stacks_apart(checkpoint_scheme(config, plan));
   plan.shards = decide_shards(config, plan);
   plan.groups = world.ranks / plan.shards;
   plan.joint_blocks = std::min(config.tuning.n_blocks, plan.model.n_blocks());
@@ -187,7 +189,10 @@ CheckpointScheme checkpoint_scheme(const Config& config, const Plan& plan) {
   const auto scheme_at = [&](const LinearSpec&, std::int64_t block, std::size_t place) {
     return block < 0 ? plan.head : plan.schemes[static_cast<std::size_t>(block)][place];
   };
-  return {scheme_of(config.quantization, plan.formats), config.tuning.iters, checkpoint_layers(plan.model, scheme_at)};
+  CheckpointScheme checkpoint{scheme_of(config.quantization, plan.formats), config.tuning.iters,
+                              checkpoint_layers(plan.model, scheme_at)};
+  for (const ParameterSpec& spec : plan.carried_over) checkpoint.carried_over.push_back(spec.name);
+  return checkpoint;
 }
 
 ScaleCheck scale_check(const Config& config, const Plan& plan) {

@@ -9,6 +9,7 @@
 
 #include "base/text.h"
 #include "export/checkpoint_files.h"
+#include "export/expert_layers.h"
 #include "export/registry.h"
 #include "io/checkpoint.h"
 #include "plan/layer_schemes.h"
@@ -79,6 +80,37 @@ void warn_of_readers(const Plan& plan, std::vector<std::string>& warnings) {
   if (plan.formats.front() == &auto_round_auto_gptq_format()) {
     // auto-round 0.16.1, inference/backend.py: its torch_zp backend takes sym alone.
     warnings.push_back("asym in auto_round:auto_gptq is read on GPUs; auto-round 0.16.1 has no CPU backend for it");
+  }
+}
+
+// See src/export/expert_layers.cc for the loaders.
+void warn_of_experts(const Plan& plan, std::vector<std::string>& warnings) {
+  std::string by_turns, unknown;
+  for (std::int64_t block = 0; block < plan.model.n_blocks(); ++block) {
+    const std::vector<LinearSpec>& linears = plan.model.linears(block);
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      if (!plan.schemes[static_cast<std::size_t>(block)][i] || !linears[i].stack) continue;
+      if (linears[i].stack->by_turns) by_turns = linears[i].stack->name;
+      if (!has_known_parts(linears[i])) unknown = linears[i].stack->name;
+    }
+  }
+  std::vector<const CheckpointFormat*> apart;
+  for (const CheckpointFormat* format : plan.formats) {
+    if (const auto* safetensors = as_safetensors(*format); safetensors && !safetensors->keeps_stacks()) {
+      apart.push_back(format);
+    }
+  }
+  if (apart.empty()) return;
+  if (!by_turns.empty()) {
+    warnings.push_back(fmt::format(
+        "{}: only transformers 5 with auto-round reads the experts of {} ({}) when they are quantized; vLLM and SGLang "
+        "do not load them: keep them in 16 bits (quantization.ignore_layers), or choose qdq",
+        names_of(apart), plan.model.type(), by_turns));
+  }
+  if (!unknown.empty()) {
+    warnings.push_back(
+        fmt::format("{}: it is not known that any engine reads the experts of {} ({}) when they are quantized",
+                    names_of(apart), plan.model.type(), unknown));
   }
 }
 
@@ -239,6 +271,7 @@ std::vector<std::string> warnings_of(const Config& config, const Plan& plan) {
   warn_of_second_copy(plan, warnings);
   warn_of_tensor_parallel(plan, warnings);
   warn_of_readers(plan, warnings);
+  warn_of_experts(plan, warnings);
   warn_of_head(config, plan, warnings);
   warn_of_fused_layers(config, plan, warnings);
   warn_of_stages(config, plan, warnings);

@@ -164,7 +164,8 @@ class GptOssTest(PublishedCase):
             self.folder / "oss-plain", dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").eval()
         written = self.run_whole("oss", truth)
         experts = {n for n in written if ".mlp.experts." in n and n.endswith(".qweight")}
-        self.assertEqual(len(experts), 2 * 4 * 2)
+        self.assertEqual(len(experts), 2 * 4 * 3)
+        self.assertIn("model.layers.1.mlp.experts.3.gate_proj.qweight", experts)
 
 
 if __name__ == "__main__":

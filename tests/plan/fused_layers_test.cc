@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "plan/plan.h"
+#include "tests/graph/stacked_graph.h"
 #include "tests/graph/tiny_models.h"
 #include "tests/io/temporary_folder.h"
 
@@ -102,6 +103,62 @@ TEST_F(FusedLayers, AllExpertsOfABlockAreOneLayer) {
   EXPECT_THAT(warnings({"auto_round", "llm_compressor"}, {}, {"experts"}, true), Not(Contains(HasSubstr("one layer"))));
   EXPECT_THAT(warnings({"auto_awq", "auto_gptq"}, {}, {"experts"}, true),
               Contains(AllOf(HasSubstr("and 11 more (16 bits)"), HasSubstr("misread auto_awq, auto_gptq"))));
+}
+
+// Experts that are one tensor in the model, in formats that write them one by one.
+class StackedExperts : public ::testing::Test {
+ protected:
+  Plan plan(const Model& model, const std::vector<std::string>& formats, const std::vector<std::string>& ignored = {}) {
+    Config config;
+    config.model.path = folder_.path();
+    config.output.path = folder_.path() + "/out";
+    config.output.formats = formats;
+    config.quantization.group_size = 32;
+    config.quantization.ignore_layers = ignored;
+    config.calibration.n_samples = 16;
+    config.calibration.seqlen = 4;
+    return lay_out(config, {model, model}, {1, 1});
+  }
+  static Model gpt_oss() {
+    return testing::model_from(testing::stacked_files({.by_turns = true}), {{"model_type", "gpt_oss"}});
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(StackedExperts, WhoReadsThemIsSaid) {
+  EXPECT_THAT(plan(gpt_oss(), {"auto_gptq", "auto_round", "qdq"}).warnings,
+              Contains("auto_gptq, auto_round: only transformers 5 with auto-round reads the experts of gpt_oss "
+                       "(mlp.experts.down_proj) when they are quantized; vLLM and SGLang do not load them: keep them "
+                       "in 16 bits (quantization.ignore_layers), or choose qdq"));
+  const Model unknown = testing::model_from(
+      testing::stacked_files({.gate_up = "mlp.experts.fc1.weight", .down = "mlp.experts.fc2.weight"}));
+  EXPECT_THAT(plan(unknown, {"llm_compressor"}).warnings,
+              Contains("llm_compressor: it is not known that any engine reads the experts of llama "
+                       "(mlp.experts.fc2.weight) when they are quantized"));
+  const auto quiet = Not(Contains(HasSubstr("the experts of")));
+  EXPECT_THAT(plan(gpt_oss(), {"auto_gptq"}, {"experts"}).warnings, quiet);
+  EXPECT_THAT(plan(testing::model_from(testing::stacked_files({})), {"auto_gptq", "llm_compressor"}).warnings, quiet);
+}
+
+TEST_F(StackedExperts, WhatNobodyReadsIsRefused) {
+  try {
+    plan(gpt_oss(), {"llm_compressor"});
+    FAIL() << "it was planned";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kBadInput);
+    EXPECT_STREQ(error.what(),
+                 "output.formats: llm_compressor cannot hold this: no reader of it loads quantized experts of gpt_oss, "
+                 "whose rows are gate and up by turns; formats that can: auto_round:auto_gptq, auto_round, "
+                 "auto_round:auto_awq, auto_gptq, auto_awq, qdq");
+  }
+}
+
+TEST_F(StackedExperts, AreTakenApartWhereOneIsQuantized) {
+  const Model model = testing::model_from(testing::stacked_files({}));
+  EXPECT_TRUE(plan(model, {"auto_gptq"}).stacks_apart);
+  EXPECT_TRUE(plan(model, {"auto_gptq"}, {"layers.0.mlp.experts"}).stacks_apart);
+  EXPECT_FALSE(plan(model, {"auto_gptq"}, {"experts"}).stacks_apart);
 }
 
 }  // namespace

@@ -1,11 +1,14 @@
 // auto_awq: AutoAWQ's checkpoints, version gemm, read by transformers (with GPTQModel), vLLM and SGLang.
 //
 // Source: auto-round 0.16.1, export/export_to_awq/export.py; transformers 5.23, utils/quantization_config.py,
-// AwqConfig. One scheme for all layers that are quantized; the others are listed in modules_to_not_convert.
+// AwqConfig. One scheme for all layers that are quantized; the others are listed in modules_to_not_convert: vLLM and
+// SGLang look for these anywhere in a name (is_layer_skipped), transformers at its start and its end
+// (quantizers_utils.py, should_convert_module).
 // `zero_point` says that the file holds zero points, which it does for sym too: readers that believe otherwise would
 // take the integers for signed.
 #include "export/formats/scheme_keys.h"
 #include "export/layouts/awq.h"
+#include "export/reader_names.h"
 #include "export/registry.h"
 
 namespace roundtable {
@@ -35,9 +38,15 @@ class AutoAwq final : public AwqFormat {
     nlohmann::json config = {
         {"quant_method", "awq"}, {"version", "gemm"}, {"zero_point", true}, {"provider", "roundtable"}};
     config.update(scheme_json(checkpoint.common));
-    config["modules_to_not_convert"] = nlohmann::json::array({model.head_layer()});
-    for (const LayerScheme& layer : checkpoint.layers) {
-      if (!layer.scheme) config["modules_to_not_convert"].push_back(layer.linear.name);
+    const ReaderNames names(model, checkpoint);
+    nlohmann::json& kept = config["modules_to_not_convert"];
+    kept = nlohmann::json::array({names.ending_of(model.head_layer())});
+    for (const NamedLayer& layer : names.layers()) {
+      if (!layer.scheme) kept.push_back(names.ending_of(layer.name));
+    }
+    for (const std::string& part : names.other_parts()) {
+      kept.push_back(part);
+      kept.push_back("model." + part);
     }
     return config;
   }

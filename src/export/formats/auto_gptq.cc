@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "export/formats/scheme_keys.h"
 #include "export/layouts/gptq.h"
+#include "export/reader_names.h"
 #include "export/registry.h"
 
 namespace roundtable {
@@ -64,20 +65,24 @@ class AutoGptq final : public GptqFormat {
     return GptqFormat::unpack(reader, linear, scheme);
   }
 
-  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const Model&) const override {
+  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const Model& model) const override {
     nlohmann::json config = {
         {"quant_method", "gptq"},  {"checkpoint_format", "gptq"}, {"pack_dtype", "int32"}, {"desc_act", false},
         {"static_groups", false},  {"true_sequential", false},    {"damp_percent", 0.01},  {"lm_head", false},
         {"provider", "roundtable"}};
     config.update(scheme_json(checkpoint.common));
-    for (const LayerScheme& layer : checkpoint.layers) {
-      const std::string regex = regex_for(layer.linear.name);
+    const ReaderNames names(model, checkpoint);
+    for (const NamedLayer& layer : names.layers()) {
+      const std::string regex = layer.pattern.empty() ? regex_for(layer.name) : layer.pattern;
       if (!layer.scheme) {
         config["dynamic"]["-:" + regex] = nlohmann::json::object();
       } else if (layer.outside_blocks || !differing(*layer.scheme, checkpoint.common).empty()) {
         config["dynamic"]["+:" + regex] = scheme_json(*layer.scheme);
       }
       if (layer.outside_blocks) config["lm_head"] = true;
+    }
+    for (const std::string& part : names.other_parts()) {
+      config["dynamic"]["-:" + ReaderNames::pattern_of_part(part)] = nlohmann::json::object();
     }
     return config;
   }

@@ -1,4 +1,6 @@
-// auto_round, which transformers (with auto-round), vLLM and SGLang read: asym on every device, zero points of 0 too.
+// auto_round, which transformers (with auto-round) reads: asym on every device, zero points of 0 too. vLLM (77e1f385,
+// quantization/inc/inc.py, SUPPORTED_FORMATS) and SGLang (5f62d4ec, quantization/auto_round/auto_round.py) take only
+// its two variants with a colon.
 //
 // Source: auto-round 0.16.1, auto_round_extension/torch/qlinear_torch.py (zero points are stored as they are) and
 // inference/backend.py (GPTQ_FORMAT_NO_ZP).

@@ -1,34 +1,36 @@
 // Writing and reading auto-round's quantization_config.
 #include "export/formats/auto_round_config.h"
 
+#include <fmt/ranges.h>
+
 #include <memory>
 
 #include "export/formats/scheme_keys.h"
+#include "export/reader_names.h"
 
 namespace roundtable {
 
-// "model.layers"
-std::string blocks_name(const Model& model) {
-  const std::string first = model.block_name(0);
-  return first.substr(0, first.rfind('.'));
-}
-
 nlohmann::json auto_round_config(std::string_view packing_format, const CheckpointScheme& checkpoint,
                                  const Model& model) {
+  const ReaderNames names(model, checkpoint);
+  const nlohmann::json in_16_bits = {{"bits", 16}, {"data_type", "float"}};
   nlohmann::json config = {{"quant_method", "auto-round"},
                            {"packing_format", packing_format},
                            {"data_type", "int"},
-                           {"block_name_to_quantize", blocks_name(model)},
+                           {"block_name_to_quantize", fmt::format("{}", fmt::join(names.block_lists(), ","))},
                            {"autoround_version", "0.16.1"},
                            {"producer", "roundtable"}};
   config.update(scheme_json(checkpoint.common));
   if (checkpoint.iters) config["iters"] = *checkpoint.iters;  // a note: no reader needs it
-  for (const LayerScheme& layer : checkpoint.layers) {
-    nlohmann::json keys = {{"bits", 16}, {"data_type", "float"}};
+  for (const NamedLayer& layer : names.layers()) {
+    nlohmann::json keys = in_16_bits;
     if (layer.scheme)
       keys = layer.outside_blocks ? scheme_json(*layer.scheme) : differing(*layer.scheme, checkpoint.common);
     if (layer.outside_blocks) keys["data_type"] = "int";
-    if (!keys.empty()) config["extra_config"][layer.linear.name] = keys;
+    if (!keys.empty()) config["extra_config"][layer.pattern.empty() ? layer.name : layer.pattern] = keys;
+  }
+  for (const std::string& part : names.other_parts()) {
+    config["extra_config"][ReaderNames::pattern_of_part(part)] = in_16_bits;
   }
   return config;
 }

@@ -1,7 +1,9 @@
 // The `quantization_config` of auto-round's own formats, which differ only in packing_format. Inside this folder.
 //
 // Source: auto-round 0.16.1, export/export_to_autoround/export.py (written), inference/convert_model.py and
-// inference/utils.py, _expand_regex_config (read).
+// inference/utils.py, _expand_regex_config (read): names, or expressions that are searched for. vLLM searches too
+// (07d580a6, quantization/inc/config_parser.py); SGLang matches expressions with the whole name (5f62d4ec,
+// quantization/auto_round/routing.py). Both take several names of blocks, divided by commas.
 #pragma once
 
 #include "export/format.h"

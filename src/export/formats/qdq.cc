@@ -12,6 +12,7 @@ namespace {
 class Qdq final : public SafetensorsFormat {
  public:
   bool has_place_for(WeightType) const override { return true; }
+  bool keeps_stacks() const override { return true; }
   std::optional<std::string> scheme_obstacle(const QuantScheme&) const override { return std::nullopt; }
   std::optional<std::string> layer_obstacle(const LinearSpec&, const QuantScheme&) const override {
     return std::nullopt;

@@ -7,11 +7,17 @@
 #include <memory>
 
 #include "export/formats/scheme_keys.h"
+#include "export/reader_names.h"
 
 namespace roundtable {
 namespace {
 
 constexpr const char* kClass = "Linear";
+
+// A target, or what is ignored: a name, or an expression after "re:".
+std::string target_of(const std::string& name, const std::string& pattern) {
+  return pattern.empty() ? name : "re:" + pattern;
+}
 
 }  // namespace
 
@@ -21,7 +27,13 @@ std::optional<std::string> CompressedTensorsFormat::layer_obstacle(const LinearS
 }
 
 std::optional<std::string> CompressedTensorsFormat::checkpoint_obstacle(const Model& model,
-                                                                        const CheckpointScheme&) const {
+                                                                        const CheckpointScheme& checkpoint) const {
+  for (const LayerScheme& layer : checkpoint.layers) {
+    if (layer.scheme && layer.linear.stack && layer.linear.stack->by_turns) {
+      return fmt::format("no reader of it loads quantized experts of {}, whose rows are gate and up by turns",
+                         model.type());  // see expert_layers.cc
+    }
+  }
   // utils/helpers.py: layers are found by the class torch.nn.Linear.
   for (std::size_t kind = 0; kind < model.kinds(); ++kind) {
     for (const LinearSpec& linear : model.kind(kind).linears) {
@@ -47,18 +59,22 @@ nlohmann::json CompressedTensorsFormat::quantization_config(const CheckpointSche
   std::map<std::string, std::pair<QuantScheme, nlohmann::json>> groups;  // by the scheme's keys
   nlohmann::json ignore = nlohmann::json::array();
   bool head = false;
-  for (const LayerScheme& layer : checkpoint.layers) {
+  const ReaderNames names(model, checkpoint);
+  for (const NamedLayer& layer : names.layers()) {
     head = head || layer.outside_blocks;
     if (!layer.scheme) {
-      ignore.push_back(layer.linear.name);
+      ignore.push_back(target_of(layer.name, layer.pattern));
       continue;
     }
     auto& group = groups[scheme_json(*layer.scheme).dump()];
     group.first = *layer.scheme;
-    group.second.push_back(layer.linear.name);
+    group.second.push_back(target_of(layer.name, layer.pattern));
   }
-  for (const std::string& name : model.outside_linears()) ignore.push_back(name);
-  if (!head && !model.head_layer().empty()) ignore.push_back(model.head_layer());
+  for (const std::string& name : model.outside_linears()) ignore.push_back(target_of(name, names.pattern_of(name)));
+  if (!head && !model.head_layer().empty()) {
+    ignore.push_back(target_of(model.head_layer(), names.pattern_of(model.head_layer())));
+  }
+  for (const std::string& part : names.other_parts()) ignore.push_back("re:" + ReaderNames::pattern_of_part(part));
   nlohmann::json config = {{"quant_method", "compressed-tensors"}, {"format", format_},
                            {"quantization_status", "compressed"},  {"kv_cache_scheme", nullptr},
                            {"global_compression_ratio", nullptr},  {"ignore", ignore}};

@@ -15,6 +15,7 @@ struct StackPlace {
   std::string name;         // of the whole: "mlp.experts.gate_up_proj"
   std::int64_t index = 0;   // of the expert
   std::int64_t experts = 1;
+  bool by_turns = false;    // the experts have rows of gate and up by turns; else all of gate before all of up
 };
 
 // Name and shape of a parameter as we compute with it.

@@ -23,8 +23,14 @@ ElementType element_type_of(torch::ScalarType dtype) {
       return ElementType::kI8;
     case torch::kUInt8:
       return ElementType::kU8;
+    case torch::kInt16:
+      return ElementType::kI16;
+    case torch::kBool:
+      return ElementType::kBool;
     case torch::kFloat8_e4m3fn:
       return ElementType::kF8E4M3;
+    case torch::kFloat8_e8m0fnu:
+      return ElementType::kF8E8M0;
     default:
       RT_UNREACHABLE("dtype is neither written to files nor sent");
   }

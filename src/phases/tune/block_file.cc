@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "comm/agree.h"
 #include "export/checkpoint_files.h"
+#include "export/expert_layers.h"
 #include "io/safetensors.h"
 #include "model/load/tensor_span.h"
 
@@ -26,45 +27,49 @@ WrittenFile write_tensors(const std::string& path, const std::vector<NamedTensor
 }
 
 // The bias of a quantized layer has the type that the format gives it.
-torch::Tensor stored(const Plan& plan, const std::set<std::string>& quantized, const ParameterSpec& spec,
+torch::Tensor stored(const Plan& plan, const std::set<std::string>& quantized, const std::string& name,
                      const torch::Tensor& tensor) {
   constexpr std::string_view kBias = ".bias";
-  if (!plan.tuned->bias_type() || !spec.name.ends_with(kBias)) return tensor;
-  const std::string layer = spec.name.substr(0, spec.name.size() - kBias.size());
+  if (!plan.tuned->bias_type() || !name.ends_with(kBias)) return tensor;
+  const std::string layer = name.substr(0, name.size() - kBias.size());
   return quantized.contains(layer) ? tensor.to(*plan.tuned->bias_type()) : tensor;
 }
 
-// Weights that stay as they are. Experts that lie in one tensor on disk, and of which none is quantized, do so again.
+// Weights that stay as they are. Experts that lie in one tensor on disk do so again, unless stacks are taken apart.
 class FloatWeights {
  public:
-  explicit FloatWeights(std::vector<NamedTensor>& tensors) : tensors_(tensors) {}
+  FloatWeights(std::vector<NamedTensor>& tensors, bool apart) : tensors_(tensors), apart_(apart) {}
 
   void add(const LinearSpec& linear, const torch::Tensor& weight) {
+    if (linear.stack && apart_) {
+      for (const LayerPart& part : parts_of(linear)) {
+        tensors_.push_back({part.linear.weight().name, rows_of(weight, part)});
+      }
+      return;
+    }
     const torch::Tensor stored = linear.transposed ? weight.t().contiguous() : weight;
     if (!linear.stack) return tensors_.push_back({linear.weight().name, stored});
-    std::vector<std::pair<std::string, torch::Tensor>>& parts = stacks_[linear.stack->name];
-    parts.emplace_back(linear.weight().name, stored);
-    if (std::ssize(parts) == linear.stack->experts) put(linear.stack->name, parts);
-  }
-
-  // Experts of stacks of which others are quantized: single tensors.
-  void finish() {
-    for (auto& [name, parts] : stacks_) {
-      for (auto& [part, tensor] : parts) tensors_.push_back({part, tensor});
-    }
+    std::vector<torch::Tensor>& experts = stacks_[linear.stack->name];
+    experts.push_back(stored);
+    if (std::ssize(experts) == linear.stack->experts) tensors_.push_back({linear.stack->name, torch::stack(experts)});
   }
 
  private:
-  void put(const std::string& name, std::vector<std::pair<std::string, torch::Tensor>>& parts) {
-    std::vector<torch::Tensor> list;
-    for (auto& [part, tensor] : parts) list.push_back(tensor);
-    tensors_.push_back({name, torch::stack(list)});
-    parts.clear();
-  }
-
   std::vector<NamedTensor>& tensors_;
-  std::map<std::string, std::vector<std::pair<std::string, torch::Tensor>>> stacks_;  // in the order of the experts
+  bool apart_;
+  std::map<std::string, std::vector<torch::Tensor>> stacks_;  // in the order of the experts
 };
+
+// The other tensors of a block, biases of quantized layers in the type that the format gives them.
+void add_other(const Plan& plan, const std::string& prefix, const std::set<std::string>& quantized,
+               const ParameterSpec& spec, const torch::Tensor& tensor, std::vector<NamedTensor>& tensors) {
+  const std::vector<BiasPart> biases = plan.stacks_apart ? parts_of_biases(spec) : std::vector<BiasPart>();
+  for (const BiasPart& bias : biases) {
+    const torch::Tensor rows = rows_of(tensor[bias.expert], bias.part);
+    tensors.push_back({prefix + bias.name, stored(plan, quantized, bias.name, rows)});
+  }
+  if (biases.empty()) tensors.push_back({prefix + spec.name, stored(plan, quantized, spec.name, tensor)});
+}
 
 }  // namespace
 
@@ -73,7 +78,7 @@ BlockFile write_block_file(const std::string& checkpoint, const Plan& plan, std:
   const std::string& prefix = plan.model.block_prefix(block);
   const KindTable& table = plan.model.table(block);
   std::vector<NamedTensor> tensors;
-  FloatWeights floats(tensors);
+  FloatWeights floats(tensors, plan.stacks_apart);
   std::set<std::string> quantized;
   for (std::size_t i = 0; i < table.linears.size(); ++i) {
     const LinearSpec linear = table.linears[i].below(prefix);
@@ -82,15 +87,13 @@ BlockFile write_block_file(const std::string& checkpoint, const Plan& plan, std:
       floats.add(linear, weight);
       continue;
     }
-    quantized.insert(table.linears[i].name);
-    for (NamedTensor& tensor : plan.tuned->pack(linear, *tuned.weights[i], weight.scalar_type())) {
+    for (const LayerPart& part : parts_of(table.linears[i])) quantized.insert(part.linear.name);
+    for (NamedTensor& tensor : pack_parts(*plan.tuned, linear, *tuned.weights[i], weight.scalar_type())) {
       tensors.push_back(std::move(tensor));
     }
   }
-  floats.finish();
   for (std::size_t i = 0; i < table.others.size(); ++i) {
-    const ParameterSpec& other = table.others[i];
-    tensors.push_back({prefix + other.name, stored(plan, quantized, other, weights.others[i])});
+    add_other(plan, prefix, quantized, table.others[i], weights.others[i], tensors);
   }
   const std::string file = name_of_block(plan, block);
   const WrittenFile written = write_tensors(checkpoint + "/" + file, tensors);
@@ -105,7 +108,7 @@ void prove_block_file(const std::string& checkpoint, const Plan& plan, std::int6
     if (!tuned.weights[i]) continue;
     const LinearSpec linear = linears[i].below(plan.model.block_prefix(block));
     const QuantizedWeight& written = *tuned.weights[i];
-    const QuantizedWeight read = plan.tuned->unpack(reader_of(file), linear, written.scheme);
+    const QuantizedWeight read = unpack_parts(*plan.tuned, reader_of(file), linear, written.scheme);
     const torch::Tensor& weight = quantized.linears()[i].weight;
     if (torch::equal(read.q, written.q.cpu()) && torch::equal(read.scale, written.scale.cpu()) &&
         torch::equal(read.zero_point, written.zero_point.cpu()) &&
@@ -127,7 +130,8 @@ std::vector<std::optional<QuantizedWeight>> read_block_file(const std::string& c
     const SafetensorsFile file(checkpoint + "/" + name_of_block(plan, block));
     for (std::size_t i = 0; i < linears.size(); ++i) {
       if (!schemes[i]) continue;
-      weights[i] = plan.tuned->unpack(reader_of(file), linears[i].below(plan.model.block_prefix(block)), *schemes[i]);
+      weights[i] =
+          unpack_parts(*plan.tuned, reader_of(file), linears[i].below(plan.model.block_prefix(block)), *schemes[i]);
     }
   });
   const auto share = [&](torch::Tensor& tensor, std::vector<std::int64_t> shape, torch::ScalarType dtype) {
