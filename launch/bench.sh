@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # The speed bench: installs, builds, and runs Roundtable and auto-round in turns on the first blocks of SmolLM2-135M.
 #   launch/bench.sh [--device cpu|cuda] [--json] [--iters N] [--repeats N] [--blocks N] [--out FILE]
+#   launch/bench.sh --families [--json] [--iters N] [--repeats N] [--blocks N] [--out FILE]
 #     --device D   cpu (default): both tools, the matrix products alone, ranks, kernels; cuda: on this node's GPUs the
 #                  kernels, the matrix products of a step and the sum of the gradients over NCCL
+#     --families   small random blocks in the shapes of gemma3, qwen3, phi3, gpt2 and deepseek_v3: a step of both tools
+#                  over its matrix products alone
 #     --json       stdout has one JSON object and nothing else; all other text goes to stderr
 #     --iters N    steps per block (40)
 #     --repeats N  rounds of all runs in turns (2)
@@ -13,14 +16,15 @@
 # and how: tests/bench/README.md.
 source "$(dirname "$0")/common.sh"
 
-usage() { sed -n '2,13p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,16p' "${BASH_SOURCE[0]}"; }
 refuse() { printf 'error: %s (launch/bench.sh --help)\n' "$*" >&2; exit 2; }
 
-device=cpu out=$build/bench/speed.json options=()
+device=cpu families='' out='' options=()
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage; exit 0 ;;
     --json) options+=(--json); shift; continue ;;
+    --families) families=yes; shift; continue ;;
     --device) [[ "${2:-}" =~ ^(cpu|cuda)$ ]] || refuse "--device takes cpu or cuda, not '${2:-}'"; device=$2 ;;
     --iters | --repeats)
       [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] || refuse "$1 takes a whole number from 1, not '${2:-}'"; options+=("$1" "$2") ;;
@@ -35,6 +39,9 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
+
+out=${out:-$build/bench/${families:+families-}speed.json}
+[ -z "$families" ] || [ "$device" = cpu ] || refuse "--families runs on a CPU; leave --device out"
 
 # Checked before the installation, which takes minutes.
 if [ "$device" = cuda ] && [[ "$(nvidia-smi -L 2>/dev/null)" != GPU* ]]; then
@@ -51,6 +58,12 @@ make_inputs() {
     --seqlen 512 --n-samples 128 --out "$tokens"
 }
 
+if [ -n "$families" ]; then
+  launch/setup.sh --peer >&2
+  say "measuring small blocks of several families"
+  ROUNDTABLE_BINARY=$build/src/roundtable exec "$peer_venv/bin/python" tests/bench/families.py --out "$out" \
+    ${options[@]+"${options[@]}"}
+fi
 if [ "$device" = cuda ]; then
   launch/setup.sh >&2
   say "checking the results of the kernels and of NCCL on this GPU, before their speed"

@@ -83,13 +83,14 @@ def hidden_place(call, path):
 
 
 class BlockFunction(nn.Module):
-    """A block whose other arguments are bound: inputs in the order of `inputs` (paths) -> tensors at `places`.
+    """A block whose other arguments are bound: inputs in the order of `inputs` (paths) -> tensors at `places`; the first
+    of each are hidden states, ordered as probe.Block says.
 
     `grow`: path -> dimension, of bound tensors that the model makes larger with the batch."""
 
-    def __init__(self, layer, call, inputs, places, grow=None):
+    def __init__(self, layer, call, block, inputs, places, grow=None):
         super().__init__()
-        self.layer = layer
+        self.layer, self.block = layer, block
         self.spec, self.paths = call.spec, call.paths
         self.inputs, self.places, self.grow = inputs, places, grow or {}
         self.rest = {}
@@ -103,7 +104,7 @@ class BlockFunction(nn.Module):
 
     def forward(self, *inputs):
         batch = inputs[0].shape[0]
-        given = dict(zip(self.inputs, inputs))
+        given = dict(zip(self.inputs, (self.block.back(inputs[0]), *inputs[1:])))
         leaves = []
         for number, path in enumerate(self.paths):
             if path in given:
@@ -120,7 +121,8 @@ class BlockFunction(nn.Module):
         found = {"out": dict(flatten(out)[0])}
         if any(place[0] == "after" for place in self.places):
             found["after"] = dict(flatten((args, kwargs))[0])
-        return tuple(found[kind][path] for kind, path in self.places)
+        hidden, *others = (found[kind][path] for kind, path in self.places)
+        return self.block.ordered(hidden), *others
 
 
 class Recorder:

@@ -10,6 +10,7 @@ from . import interpret, trace
 from .errors import BadInput, reason
 from .parts import block_function
 
+FEW = 8  # inputs of an output, as depthwise convolutions have: small weights would make what follows vanish
 OUTPUT, GRADIENT = 1e-4, 1e-3  # largest relative differences in fp32
 NOISE = 1e-4  # gradients below this share of the block's largest are noise (the bias of a key has none)
 
@@ -32,7 +33,7 @@ def random_weights(model):
             if not parameter.is_floating_point():
                 continue
             if parameter.dim() >= 2:
-                parameter.copy_(noise(parameter, 0.08))
+                parameter.copy_(noise(parameter, 0.5 if parameter[0].numel() <= FEW else 0.08))
             elif not any(word in name for word in ("A_log", "dt_bias", ".D")):
                 parameter.add_(noise(parameter, 0.05))
         stored = set(model.state_dict(keep_vars=True))
@@ -51,13 +52,13 @@ class Inputs:
         """hidden, then the other inputs by name of a kind's input."""
         block, call = self.probe.blocks[index], self.probe.calls[index]
         cut = slice(None) if samples is None else slice(0, samples)
-        return (call.value(block.hidden_in)[cut], self.probe.tokens[cut] if block.tokens else None,
+        return (block.ordered(call.value(block.hidden_in))[cut], self.probe.tokens[cut] if block.tokens else None,
                 {path: call.value(path)[cut] for path in block.takes})
 
     def wanted(self, index, samples=None):
         block, call = self.probe.blocks[index], self.probe.calls[index]
         cut = slice(None) if samples is None else slice(0, samples)
-        return [call.value(place)[cut] for place in (block.hidden_out, *block.gives)]
+        return [block.ordered(call.value(block.hidden_out))[cut], *(call.value(place)[cut] for place in block.gives)]
 
 
 def run_part(part, layer, hidden, tokens, carried):
@@ -128,10 +129,10 @@ def check_ends(embed, head, model, probe):
         cut = slice(0, samples_of(embed))
         got = run_part(embed, model, None, probe.tokens[cut], {})
         calls, blocks = probe.calls, probe.blocks
-        want = [calls[0].value(blocks[0].hidden_in), *(calls[i].value(path) for i, path in probe.embed_gives.values())]
+        want = [blocks[0].ordered(calls[0].value(blocks[0].hidden_in)), *(calls[i].value(path) for i, path in probe.embed_gives.values())]
         first = max(difference(a, b[cut]) for a, b in zip(got, want))
         cut = slice(0, samples_of(head))
-        hidden = calls[-1].value(blocks[-1].hidden_out)
+        hidden = blocks[-1].ordered(calls[-1].value(blocks[-1].hidden_out))
         last = difference(run_part(head, model, hidden[cut], None, {})[0], probe.logits[cut])
     return first, last
 

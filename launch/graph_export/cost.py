@@ -45,6 +45,9 @@ def count_flops(node, name):
     if name in ("rt::attention", "aten::scaled_dot_product_attention"):
         batch, heads, rows, width = shape_of(args[0])
         return 2 * batch * heads * rows * shape_of(args[1])[-2] * (width + shape_of(args[2])[-1])
+    if name == "rt::selective_scan":
+        # Per state: the exponent and its power, what comes in, a product and a sum with it, a product and a sum with C.
+        return 7 * math.prod(shape_of(args[0])) * shape_of(args[2])[-1]
     if name in ("aten::conv1d", "aten::conv2d", "aten::convolution"):
         return 2 * math.prod(shape_of(node)) * math.prod(shape_of(args[1])[1:])
     return 0

@@ -13,6 +13,12 @@ from transformers.pytorch_utils import Conv1D
 
 from .errors import BadInput, reason
 
+# model_type -> (expression, replacement) for names that come back other than they are published, because the way back renames
+# more than the way there. Kimi K2.5 (transformers 5.23, conversion_mapping.py): "blocks" of the vision part is read as
+# "layers", so "layers" of the text part is written as "blocks". Published: vLLM, models/kimi_k25.py, load_weights().
+PUBLISHED = {"kimi_k25": ((r"^language_model\.model\.blocks\.", "language_model.model.layers."),
+                          (r"^vision_tower\.encoder\.patch_embed\.", "vision_tower.patch_embed."),
+                          (r"^model\.mm_projector\.", "mm_projector."))}
 COPIES = (torch.Tensor.contiguous, torch.Tensor.clone)
 
 
@@ -22,15 +28,17 @@ class KeepViews(TorchFunctionMode):
 
 
 class Slice:
-    """A tensor on disk: elements of one parameter."""
+    """A tensor on disk: elements of one parameter. `parameter` is None if it is another form of parameters that no graph
+    uses, which are copied from file to file."""
 
     def __init__(self, name, parameter, tensor):
         self.name, self.parameter = name, parameter
         self.offset, self.shape, self.stride = tensor.storage_offset(), list(tensor.shape), list(tensor.stride())
 
 
-def slices_of(model, shapes, where):
-    """[Slice] of the tensors on disk that hold the named parameters. shapes: name in the module -> shape."""
+def slices_of(model, shapes, where, used=None):
+    """[Slice] of the tensors on disk that hold the named parameters. shapes: name in the module -> shape. used: those that a
+    graph takes, which must be slices; all if None."""
     sources = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     owners = {t.untyped_storage()._cdata: name for name, t in sources.items()}
     try:
@@ -38,14 +46,22 @@ def slices_of(model, shapes, where):
             on_disk = revert_weight_conversion(model, dict(sources))
     except Exception as error:
         raise BadInput(f"{where}: transformers cannot say how its tensors are named on disk: {reason(error)}")
-    found = []
-    for name, tensor in on_disk.items():
-        owner = owners.get(tensor.untyped_storage()._cdata)
-        if owner is None:
-            raise BadInput(f"{where}: the tensor {name} on disk is no slice of one parameter of the model (fused or interleaved)")
-        found.append(Slice(name, owner, tensor))
-    check_cover(found, shapes, where)
+    found = [Slice(published(model, name), owners.get(tensor.untyped_storage()._cdata), tensor)
+             for name, tensor in on_disk.items()]
+    odd = [piece.name for piece in found if piece.parameter is None]
+    try:
+        check_cover(found, shapes if used is None else {name: shapes[name] for name in used if name in shapes}, where)
+    except BadInput:
+        if not odd:
+            raise
+        raise BadInput(f"{where}: the tensor {odd[0]} on disk is no slice of one parameter of the model (fused or interleaved)")
     return found
+
+
+def published(model, name):
+    for expression, replacement in PUBLISHED.get(model.config.model_type, ()):
+        name = re.sub(expression, replacement, name)
+    return name
 
 
 def check_cover(slices, shapes, where):

@@ -9,7 +9,7 @@ import transformers
 
 from . import capture, check, folder, hollow, parts, shrink, tables, trace
 from .encode import dtype_name
-from .ends import Embed, Head
+from .ends import Embed, Head, without_parameters
 from .errors import BadInput
 from .model_source import Source, computed_buffers, config_sha256, fill_buffers
 from .probe import probe, random_tokens
@@ -108,7 +108,7 @@ class Exporter:
 
     def sibling_inputs(self, index):
         block, call = self.probe.blocks[index], self.probe.calls[index]
-        return [call.value(block.hidden_in), *(self.probe.tokens for _ in block.tokens),
+        return [block.ordered(call.value(block.hidden_in)), *(self.probe.tokens for _ in block.tokens),
                 *(call.value(path) for path in (*block.takes, *block.unknown))]
 
     def block_part(self, model, layer, call, index, inputs, ways, grow):
@@ -129,9 +129,14 @@ class Exporter:
                 ("embedding part", embed, tokens, [("hidden",), *(("carried", n) for n in self.probe.embed_gives)]),
                 ("head", head, hidden, [("logits",)])):
             inputs = [("tokens",)] if function is embed else [("hidden",)]
+            trace_end = lambda: parts.export_function(model, function, [example], inputs, outputs, ways, "model.",
+                                                      self.own_attention, self.unknown)
             try:
-                found.append(parts.export_function(model, function, [example], inputs, outputs, ways, "model.",
-                                                   self.own_attention, self.unknown))
+                try:
+                    with without_parameters(model.get_submodule(self.probe.layers)):
+                        found.append(trace_end())
+                except BadInput:  # a model may look at its blocks' parameters outside of them
+                    found.append(trace_end())
             except BadInput as error:
                 raise BadInput(f"{self.where}: the {name}: {error}")
         return found
@@ -156,7 +161,7 @@ class Exporter:
 
         def example(leaf):
             return torch.zeros((EXAMPLES, *leaf.shape[1:]), dtype=leaf.dtype)
-        return [example(call.leaf(block.hidden_in)), *(self.tokens for _ in block.tokens),
+        return [example(block.ordered(call.leaf(block.hidden_in))), *(self.tokens for _ in block.tokens),
                 *(torch.zeros((EXAMPLES, *shapes[name][0]), dtype=shapes[name][1]) for name in block.takes.values()),
                 *(example(call.leaf(path)) for path in block.unknown)]
 
@@ -180,7 +185,7 @@ class Exporter:
         self.look_at_model()
         count = len(self.first_blocks)
         self.say(f"{len(self.kinds)} blocks of {count} kind{'s' * (count != 1)} "
-                 f"({sum(p.numel() for p in self.model.parameters()) / 1e9:.3g} B parameters), {time.time() - started:.1f} s")
+                 f"({billions(sum(p.numel() for p in self.model.parameters()))} B parameters), {time.time() - started:.1f} s")
         self.sibling_kinds()
         checked, ends, outputs, gradients = self.check_all()
         if not self.own_attention:
@@ -189,7 +194,8 @@ class Exporter:
                  f"{max(gradients):.1e} (relative), {time.time() - started:.1f} s")
         if self.is_sibling:
             return self.assemble(checked, *ends, max(outputs), max(gradients))
-        hidden = torch.zeros((EXAMPLES, *self.calls[-1].leaf(self.probe.blocks[-1].hidden_in).shape[1:]), dtype=self.dtype)
+        last = self.probe.blocks[-1]
+        hidden = torch.zeros((EXAMPLES, *last.ordered(self.calls[-1].leaf(last.hidden_in)).shape[1:]), dtype=self.dtype)
         embed, head = self.end_parts(self.model, self.tokens, hidden)
         made = self.export_blocks(checked, embed)
         return self.assemble(made, embed, head, max(outputs), max(gradients))
@@ -203,18 +209,14 @@ class Exporter:
             if not self.own_attention:
                 raise
             self.own_attention = False
-            try:
-                return self.check_all()
-            except BadInput:
-                self.own_attention = True
-            raise
+            return self.check_all()
         parts_, outputs, gradients = (list(column) for column in zip(*found))
         ends, differences = self.check_ends()
         return parts_, ends, [*outputs, *differences], gradients
 
     def check_ends(self):
         probe = self.probe
-        last = probe.calls[-1].value(probe.blocks[-1].hidden_out)
+        last = probe.blocks[-1].ordered(probe.calls[-1].value(probe.blocks[-1].hidden_out))
         embed, head = self.end_parts(self.sibling, probe.tokens, last)
         found = check.guarded(lambda: check.check_ends(embed, head, self.sibling, probe), self.where, "the embedding part or the head")
         for name, value in zip(("the output of the embedding part", "the logits"), found):
@@ -238,13 +240,17 @@ class Exporter:
             "batch": 1 if any(part.batch == trace.FIXED for part in every) else 0, "boundary": boundary,
             "operators": dict(sorted(operators.items())), "embed": embed.json, "head": head.json,
             "kinds": [part.json for part in made], "blocks": blocks, "untouched": untouched,
-            "ignored": list(getattr(self.model, "_keys_to_ignore_on_load_unexpected", None) or []),
+            "ignored": sorted(getattr(self.model, "_keys_to_ignore_on_load_unexpected", None) or ()),
             "check": {"output": float(output), "gradient": float(gradient)}}
         head_name = tables.untied_head(self.model, embed, head, self.where)
         described = {"head_name": head_name, "max_positions": max_positions(self.source.config),
                      "text_config": text_path(self.source.config)}
         model.update({key: value for key, value in described.items() if value})
         return model, constants
+
+
+def billions(count):
+    return f"{count / 1e9:.3g}" if count < 999.5e9 else f"{count / 1e9:.0f}"
 
 
 def plain(version):

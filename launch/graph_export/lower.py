@@ -8,6 +8,7 @@ import torch
 from .errors import BadInput
 
 CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size", "_assert_async")
+FRESH = ("lift_fresh", "lift_fresh_copy")
 
 
 @dataclasses.dataclass
@@ -130,7 +131,7 @@ def sources(program, prefix):
     return found
 
 
-def drop_idle(module):
+def drop_idle(module, inputs):
     """Checks of shapes, and nodes that give what they took."""
     for node in reversed(list(module.graph.nodes)):
         if node.op != "call_function":
@@ -138,7 +139,7 @@ def drop_idle(module):
         name = short_name(node)
         if name in CHECKS and not node.users:
             module.graph.erase_node(node)
-        elif name == "alias" or same_dtype(node, name) or idle_dropout(node, name):
+        elif name == "alias" or same_dtype(node, name) or idle_dropout(node, name) or fresh_constant(node, name, inputs):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
 
@@ -154,6 +155,16 @@ def same_dtype(node, name):
 
 def idle_dropout(node, name):
     return name == "dropout" and (node.args[2] is False or node.args[1] == 0.0)
+
+
+def fresh_constant(node, name, inputs):
+    """torch.tensor(5.0) in a model's code is a constant that is copied and detached; nobody else has that copy."""
+    source = node.args[0] if node.args else None
+    while name == "detach_" and isinstance(source, torch.fx.Node) and short_name(source) in FRESH:
+        source = source.args[0]
+    if name not in (*FRESH, "detach_") or not isinstance(source, torch.fx.Node):
+        return False
+    return source.op == "get_attr" or source.op == "placeholder" and inputs[source.name].kind == "constant"
 
 
 def direct_weights(module, inputs):
@@ -211,7 +222,7 @@ def lower(program, prefix):
     copy_live(module)
     inline_regions(module)
     inputs = sources(program, prefix)
-    drop_idle(module)
+    drop_idle(module, inputs)
     direct_weights(module, inputs)
     ask_first_input(module, inputs)
     copy_written_inputs(module)

@@ -15,7 +15,8 @@ for schema in (
         " -> Tensor",
         "dispatch(Tensor x, Tensor index, int experts) -> (Tensor, Tensor, Tensor)",
         "expert_linear(Tensor rows, Tensor weight, Tensor? bias, Tensor ends, bool transposed) -> Tensor",
-        "combine(Tensor rows, Tensor weights, Tensor order) -> Tensor"):
+        "combine(Tensor rows, Tensor weights, Tensor order) -> Tensor",
+        "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C) -> Tensor"):
     LIBRARY.define(schema)
 
 
@@ -43,6 +44,11 @@ def _(rows, weight, bias, ends, transposed):
 @shapes_of("combine")
 def _(rows, weights, order):
     return rows.new_empty(weights.shape[0], rows.shape[1], dtype=torch.promote_types(rows.dtype, weights.dtype))
+
+
+@shapes_of("selective_scan")
+def _(u, delta, A, B, C):
+    return u.new_empty(u.shape)
 
 
 # --- what transformers calls ------------------------------------------------------------------------------------------
@@ -172,5 +178,14 @@ def compute_combine(rows, weights, order):
     return (rows[back] * weights.reshape(-1, 1)).view(*weights.shape, -1).sum(1)
 
 
+def compute_selective_scan(u, delta, A, B, C):
+    state, outputs = 0, []
+    for token in range(u.shape[2]):
+        step = delta[:, :, token, None]
+        state = torch.exp(step * A) * state + step * u[:, :, token, None] * B[:, None, :, token]
+        outputs.append((state * C[:, None, :, token]).sum(-1))
+    return torch.stack(outputs, -1).to(u.dtype)
+
+
 COMPUTE = {"rt::attention": compute_attention, "rt::dispatch": compute_dispatch, "rt::expert_linear": compute_expert_linear,
-           "rt::combine": compute_combine}
+           "rt::combine": compute_combine, "rt::selective_scan": compute_selective_scan}

@@ -1,6 +1,6 @@
 """Exports one function - a block, the embedding part, the head - as a part of model.json."""
 
-from . import mixtures, operators, trace
+from . import mixtures, operators, scans, trace
 from .calls import BlockFunction
 from .encode import Encoder
 from .errors import BadInput, reason
@@ -32,7 +32,8 @@ def export_function(model, function, inputs, input_names, output_names, ways, pr
     for way in ways:
         examples = [x[:1] for x in inputs] if way == trace.FIXED else list(inputs)
         try:
-            with operators.in_use(attention_of(model), own_attention), mixtures.in_use(model), trace.frequencies_as_they_are(model):
+            with operators.in_use(attention_of(model), own_attention), mixtures.in_use(model), scans.in_use(model), \
+                    trace.frequencies_as_they_are(model):
                 program = trace.trace(function, examples, way)
             module, sources = lower(program, prefix)
             refuse_unknown_tensors(module, sources, unknown or {})
@@ -70,7 +71,7 @@ def strip(encoder, prefix):
 
 def block_function(layer, call, block, grow=None):
     inputs = [block.hidden_in, *block.tokens, *block.takes, *block.unknown]
-    return BlockFunction(layer, call, inputs, [block.hidden_out, *block.gives], grow)
+    return BlockFunction(layer, call, block, inputs, [block.hidden_out, *block.gives], grow)
 
 
 def block_names(block):

@@ -19,10 +19,22 @@ FIRST_TOKEN = 6  # below it lie special tokens
 class Block:
     hidden_in: str                  # path of an argument
     hidden_out: tuple               # place of a result
+    order: tuple                    # dimensions of the model's hidden state, as a graph has them: samples, positions, others
     tokens: list                    # paths of arguments that are the token ids
     takes: dict                     # path -> name of a boundary tensor
     gives: dict                     # place -> name of a boundary tensor
     unknown: dict                   # path -> why it cannot be an input, if a graph reads it
+
+    def ordered(self, hidden):
+        """The model's hidden state as a graph has it."""
+        return hidden if self.is_plain() else hidden.permute(self.order).contiguous()
+
+    def back(self, hidden):
+        """The hidden state of a graph as the model has it."""
+        return hidden if self.is_plain() else hidden.permute([self.order.index(d) for d in range(hidden.dim())])
+
+    def is_plain(self):
+        return self.order == tuple(range(len(self.order)))
 
 
 @dataclasses.dataclass
@@ -49,6 +61,17 @@ def short(path):
     """[1]['position_embeddings'][0] -> position_embeddings.0"""
     parts = [part.strip("[]'\"") for part in path.replace("][", "]|[").split("|")]
     return ".".join(part for part in parts[1:] if part) or "argument"
+
+
+def order_of(shape, tokens):
+    """As Block.order, of a hidden state of this shape. gemma3n has [4, samples, positions, width]."""
+    sizes = list(shape)
+    if tuple(sizes[:2]) == tuple(tokens):
+        return tuple(range(len(sizes)))
+    if any(size not in sizes for size in tokens):
+        return None
+    first = [sizes.index(size) for size in tokens]
+    return (*first, *(d for d in range(len(sizes)) if d not in first))
 
 
 def probe(model, vocabulary, seqlen, where):
@@ -91,12 +114,15 @@ class Classifier:
         if hidden_out is None:
             raise BadInput(f"{self.where}: block {index} does not take and give a hidden state of one shape")
         hidden = call.leaf(hidden_in)
-        if hidden.shape[0] != self.tokens.shape[0]:
-            raise BadInput(f"{self.where}: block {index}: the batch is not the first dimension of its hidden state")
+        order = order_of(hidden.shape, self.tokens.shape)
+        if order is None:
+            raise BadInput(f"{self.where}: block {index}: its hidden state is [{', '.join(map(str, hidden.shape))}] for "
+                           f"{self.tokens.shape[0]} samples of {self.tokens.shape[1]} tokens; a block must have a position for "
+                           "each token")
         if index > 0 and not self.follows(index, hidden):
             raise BadInput(f"{self.where}: block {index} does not take what block {index - 1} gives: something is computed "
                            "between the blocks")
-        block = Block(hidden_in, hidden_out, [], {}, {}, {})
+        block = Block(hidden_in, hidden_out, order, [], {}, {}, {})
         for path, leaf in call.tensors():
             if path == hidden_in or not call.labels[path]:
                 continue

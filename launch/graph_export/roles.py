@@ -2,8 +2,8 @@
 
 Every linear layer of a block is quantized but for three groups. Routers are found in the graph: their output reaches the
 choice of experts before any other product. Linear layers that do not reach their product as they are (a weight that is
-split or turned first) cannot be tuned. The rest are the names in KEPT. Parts for vision and for the prediction of more
-tokens are in no graph; they are copied as they are."""
+split or turned first), or have two products (zaya), cannot be tuned. The rest are the names in KEPT. Parts for vision and
+for the prediction of more tokens are in no graph; they are copied as they are."""
 
 import re
 from collections import namedtuple
@@ -102,7 +102,7 @@ class Roles:
             return "router", weights[0] if direct else False
         if not direct:
             return ("kept", False) if module in self.linear_layers else ("other", None)
-        return "kept" if kept else "linear", weights[0]
+        return "kept" if kept or len(plain) > 1 else "linear", weights[0]
 
     def is_kept(self, module):
         return any(re.search(entry.names, module) and (not entry.narrow or self.is_narrow(module)) for entry in KEPT)

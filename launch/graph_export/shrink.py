@@ -15,7 +15,9 @@ SMALL_SEQLEN = 32
 # key -> the most that the sibling has.
 MOST = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "embed_dim", "embedding_size", "word_embed_proj_dim", "emb_dim",
-                     "lru_width", "attention_hidden_size", "backbone_hidden_size", "out_hidden_size"), WIDTH),
+                     "lru_width", "attention_hidden_size", "backbone_hidden_size", "out_hidden_size",
+                     "adapter_in_dim", "adapter_out_dim", "adapter_input_size",
+                     "text_hidden_size", "projector_hidden_size"), WIDTH),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim", "n_inner", "dff", "dim_ff",
                      "ffn_hidden_size", "d_ff", "intermediate_size_mlp", "dense_intermediate_size", "feed_forward_size"), 96),
     **dict.fromkeys(("encoder_layers", "num_encoder_layers", "depth"), 2),
@@ -41,7 +43,7 @@ MOST = {
     "mamba_d_ssm": 128, "n_mamba_heads": 2, "n_groups": 2, "mamba_n_groups": 2,
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
     "linear_head_dim": 16, "linear_num_heads": 4,
-    "index_head_dim": 16, "index_n_heads": 2, "index_topk": 8, "laurel_rank": 8, "hidden_size_per_layer_input": 16,
+    "index_head_dim": 16, "index_n_heads": 2, "index_topk": 8, "index_kpool": 4, "laurel_rank": 8, "hidden_size_per_layer_input": 16,
     "hc_lowrank": 8, "d_rel": 8, "rel_extent": 16, "rotary_dim": 8, "block_size": 8, "gated_norm_rank": 8,
     "num_nextn_predict_layers": 0, "num_mtp_layers": 0,
     "patch_size": 4, "image_size": 16, "num_position_embeddings": 16, "conf_num_hidden_layers": 1,
@@ -72,15 +74,14 @@ def rotation(entry, longer):
     for name, value in entry.items():
         if isinstance(value, dict):
             entry[name] = rotation(value, longer)
-    half = HEAD // 2
+    half = int(HEAD // 2 * (entry.get("partial_rotary_factor") or 1.0))
     if isinstance(entry.get("mrope_section"), (list, tuple)):
         whole = sum(entry["mrope_section"])
         first = [max(1, half * part // whole) for part in entry["mrope_section"]]
         entry["mrope_section"] = [half - sum(first[1:]), *first[1:]]
     for name in ("short_factor", "long_factor"):
         if isinstance(entry.get(name), (list, tuple)):
-            portion = entry.get("partial_rotary_factor") or 1.0
-            entry[name] = list(entry[name])[:int(half * portion)]
+            entry[name] = list(entry[name])[:half]
     if isinstance(entry.get("original_max_position_embeddings"), int):
         entry["original_max_position_embeddings"] = 16 if longer else 64
     return entry
@@ -123,7 +124,19 @@ def smaller_values(values, seqlen):
     if isinstance(values.get("kv_lora_rank"), int) and isinstance(values.get("head_dim"), int):
         whole = values["head_dim"] == values.get("qk_nope_head_dim", 0) + values.get("qk_rope_head_dim", 0)
         changed["head_dim"] = min(values["head_dim"], 24 if whole else 8)
+    rotate_part_of_heads(values, changed)
     return changed
+
+
+def rotate_part_of_heads(values, changed):
+    """mistral4 says which part of a head is rotated, and the two parts of a head shrink by different ratios."""
+    def part(source):
+        rotated, rest = (source.get(key, values.get(key)) for key in ("qk_rope_head_dim", "qk_nope_head_dim"))
+        return rotated / (rotated + rest) if type(rotated) is int and type(rest) is int and rotated else None
+    for name in ROTATIONS:
+        entry = changed.get(name)
+        if isinstance(entry, dict) and part(values) is not None and entry.get("partial_rotary_factor") == part(values):
+            changed[name] = {**entry, "partial_rotary_factor": part(changed)}
 
 
 def small_token(key, value):

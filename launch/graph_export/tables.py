@@ -77,8 +77,8 @@ def end_tables(model, layers, ends, where):
     outside = {name: t.shape for name, t in state.items() if not name.startswith(f"{layers}.")}
     tied = disk_names.tied_names(model)
     stored = {name: shape for name, shape in outside.items() if tied.get(name, name) == name}
-    slices = disk_names.slices_of(model, stored, where)
-    used = set()
+    taken = {tied.get(name, name) for part in ends for name in part.parameters}
+    slices = disk_names.slices_of(model, stored, where, taken)
     outputs = output_names(model)
     for part in ends:
         roles = Roles(part.json)
@@ -88,14 +88,13 @@ def end_tables(model, layers, ends, where):
             if source.startswith(f"{layers}."):
                 raise BadInput(f"{where}: {name} is a tensor of a block too; tensors that both hold cannot be tuned")
             rows += entries(part, [p for p in slices if p.parameter == source], roles, lambda _: name, lambda disk: disk)
-            used.add(source)
             if not any(row["param"] == name for row in rows):
                 raise BadInput(f"{where}: no tensor on disk holds {name}")
         for row in rows:
             if row["use"] == "linear" and not (part is ends[1] and row["param"] in outputs):
                 row["use"] = "kept"  # projections between embeddings and hidden states (OPT-350m)
         part.json["tensors"] = rows
-    return [piece.name for piece in slices if piece.parameter not in used]
+    return [piece.name for piece in slices if piece.parameter not in taken]
 
 
 def output_names(model):

@@ -5,6 +5,7 @@ import io
 import warnings
 
 import torch
+from transformers import masking_utils
 
 ANY_BATCH, FROM_TWO, FIXED = 1, 2, 0
 MOST_SAMPLES = 65536
@@ -23,6 +24,23 @@ def as_if_not_exporting():
     finally:
         for name, function in zip(names, saved):
             setattr(torch.compiler, name, function)
+
+
+@contextlib.contextmanager
+def masks_by_broadcasting():
+    """transformers calls a model's own function of positions by vmap (5.23, masking_utils.py, sdpa_mask), which cannot be
+    traced. On indices that are broadcast the function gives the same."""
+    def expansion(function):
+        def mask(*indices):
+            seen = function(*masking_utils._non_vmap_expansion_sdpa(*indices))
+            return seen.expand([len(index) for index in indices])
+        return mask
+    saved = masking_utils._vmap_expansion_sdpa
+    masking_utils._vmap_expansion_sdpa = expansion
+    try:
+        yield
+    finally:
+        masking_utils._vmap_expansion_sdpa = saved
 
 
 @contextlib.contextmanager
@@ -47,7 +65,8 @@ def trace(function, inputs, batch):
     to that of the inputs."""
     sizes = {0: torch.export.Dim("batch", min=batch, max=MOST_SAMPLES)} if batch != FIXED else None
     silent = io.StringIO()  # torch prints the graph of what it cannot trace
-    with as_if_not_exporting(), warnings.catch_warnings(), contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+    with as_if_not_exporting(), masks_by_broadcasting(), warnings.catch_warnings(), contextlib.redirect_stdout(silent), \
+            contextlib.redirect_stderr(silent):
         warnings.simplefilter("ignore")
         return torch.export.export(function, tuple(inputs), dynamic_shapes=(tuple(sizes for _ in inputs),) if sizes else None,
                                    strict=False)

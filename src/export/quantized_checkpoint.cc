@@ -36,6 +36,24 @@ class QuantizedSource final : public TensorSource {
   QuantizedCheckpoint checkpoint_;
 };
 
+// Whether a format of ours owns the config, and a layer's tensors have the types that it writes. config.json alone cannot
+// tell: Kimi K2 has scales in BF16 and shapes in I32, and the same config as ours.
+bool is_written_by_us(const std::string& directory, const JsonObject& config) {
+  if (!config.has("quantization_config") || !config.json()["quantization_config"].is_object()) return false;
+  const nlohmann::json& quantization = config.json()["quantization_config"];
+  if (std::ranges::none_of(packed_formats(), [&](const PackedFormat* format) { return format->owns(quantization); })) {
+    return false;
+  }
+  constexpr std::string_view kShape = ".weight_shape";
+  const Checkpoint checkpoint(directory);
+  const auto names = checkpoint.names();
+  const auto shape = std::ranges::find_if(names, [&](const std::string& name) { return name.ends_with(kShape); });
+  if (shape == names.end()) return true;
+  const std::string scale = shape->substr(0, shape->size() - kShape.size()) + ".weight_scale";
+  return checkpoint.info(*shape).type == ElementType::kI64 && checkpoint.contains(scale) &&
+         checkpoint.info(scale).type == ElementType::kF16;
+}
+
 }  // namespace
 
 QuantizedCheckpoint::QuantizedCheckpoint(const std::string& directory) : floats_(directory) {
@@ -92,13 +110,10 @@ QuantizedWeight QuantizedCheckpoint::read(const LinearSpec& linear) const {
 
 std::unique_ptr<TensorSource> open_tensor_source(const std::string& directory, TensorRecord* record) {
   const JsonObject json = JsonObject::load(directory + "/config.json");
-  // A format of ours that publishers use too (compressed-tensors) is a run's float model if the run keeps a record of
-  // it.
-  const bool ours = json.has("quantization_config") && json.json()["quantization_config"].is_object() &&
-                    std::ranges::any_of(packed_formats(), [&](const PackedFormat* format) {
-                      return format->owns(json.json()["quantization_config"]);
-                    });
-  const bool published = published_method(directory).has_value() && (record != nullptr || !ours);
+  // compressed-tensors is a format of ours, and publishers use it too. It is a run's float model if the run keeps a
+  // record of it, and for eval if its tensors have other types than ours.
+  const bool published =
+      published_method(directory).has_value() && (record != nullptr || !is_written_by_us(directory, json));
   if (published || !json.has("quantization_config")) return std::make_unique<CheckpointSource>(directory, record);
   return std::make_unique<QuantizedSource>(directory);
 }

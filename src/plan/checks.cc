@@ -80,11 +80,17 @@ void check_memory(const Config& config, const Plan& plan) {
   if (config.cluster.nodes == 0) return;
   const auto capacity = static_cast<std::int64_t>(config.cluster.device_memory * 1e9);
   // If no layout fits, choose_layout() has taken the smallest.
-  const std::int64_t needed = make_forecast(config, plan.model, plan.schemes, plan.layout(), 0).memory_bytes();
+  const Forecast forecast = make_forecast(config, plan.model, plan.schemes, plan.layout(), 0);
+  const std::int64_t needed = forecast.memory_bytes(), of_block = forecast.block_bytes();
   if (needed <= capacity) return;
-  throw bad_input("cluster.device_memory",
-                  fmt::format("{} are too little: the smallest layout needs {} per rank", human_bytes(capacity),
-                              human_bytes(needed)),
+  const std::string problem = fmt::format("{} are too little: the smallest layout needs {} per rank",
+                                          human_bytes(capacity), human_bytes(needed));
+  if (of_block > capacity) {  // every rank holds the whole block
+    throw bad_input("cluster.device_memory",
+                    fmt::format("{}, {} of it for one block and its tuning", problem, human_bytes(of_block)),
+                    "take devices with more memory: more ranks and smaller batches do not change this part");
+  }
+  throw bad_input("cluster.device_memory", problem,
                   "lower tuning.micro_batch or calibration.n_samples, or use more ranks");
 }
 

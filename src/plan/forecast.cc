@@ -22,6 +22,8 @@ constexpr double kGiga = 1e9;
 constexpr std::int64_t kProgramBytes = 500'000'000;
 // The allocator keeps what was freed, and batches are copied once more than counted.
 constexpr double kSlack = 1.08;
+constexpr const char* kSamples = "samples";  // items of memory that follow the number of samples
+constexpr const char* kActivations = "activations";
 
 // One block's work: of the mean block, or of the one that needs most of each.
 struct BlockCost : KindCost {
@@ -184,8 +186,8 @@ std::vector<Forecast::Bytes> count_memory(const Config& config, const Model& m, 
       // And a layer's product before it is added to its sum.
       {"gradients", bytes(joint * block.parameters * gradient_bytes(config, s, layout) + block.largest * s.element)},
       // Float chain, quantized chain, target.
-      {"samples", bytes(3 * s.samples * s.state)},
-      {"activations",
+      {kSamples, bytes(3 * s.samples * s.state)},
+      {kActivations,
        bytes(kSlack * joint * (s.in_pass * seqlen * (block.kept + block.spare) * s.element + kept_scores))}};
 }
 
@@ -328,6 +330,14 @@ class Clockwork {
 std::int64_t Forecast::memory_bytes() const {
   return std::accumulate(memory.begin(), memory.end(), std::int64_t{0},
                          [](std::int64_t sum, const Bytes& item) { return sum + item.bytes; });
+}
+
+std::int64_t Forecast::block_bytes() const {
+  std::int64_t total = 0;
+  for (const Bytes& item : memory) {
+    if (item.name != kSamples && item.name != kActivations) total += item.bytes;
+  }
+  return total;
 }
 
 double Forecast::seconds() const {

@@ -34,6 +34,7 @@ struct Forecast {
   std::vector<Phase> phases;   // empty without a cluster section
 
   std::int64_t memory_bytes() const;
+  std::int64_t block_bytes() const;  // of these, what no size of batches or samples changes: a block, and its tuning
   double seconds() const;
 };
 

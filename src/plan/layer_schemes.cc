@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
+#include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -100,24 +102,38 @@ std::string ranges_text(const std::vector<std::int64_t>& sorted) {
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 
-// The blocks in which a layer stays in 16 bits for one reason, in the order of the layers within a block.
+// "mlp.experts.*.up_proj": experts are many, and mostly share a reason.
+std::string name_of_all_experts(const LinearSpec& linear) {
+  const std::string number = fmt::format(".{}.", linear.expert);
+  const std::size_t at = linear.expert < 0 ? std::string::npos : linear.name.find(number);
+  return at == std::string::npos ? linear.name : std::string(linear.name).replace(at, number.size(), ".*.");
+}
+
+// The blocks in which a layer stays in 16 bits for one reason, in the order of the layers within a block. Experts for
+// which the same is true in the same blocks are one line.
 class Reasons {
  public:
   // `place` is the layer's among those of the block.
-  void add(const std::string& layer, std::size_t place, const std::string& reason, std::int64_t block) {
-    const auto [found, is_new] = found_.emplace(std::pair(layer, reason), list_.size());
-    if (is_new) list_.push_back({layer, place, reason, {}});
+  void add(const LinearSpec& linear, std::size_t place, const std::string& reason, std::int64_t block) {
+    const auto [found, is_new] = found_.emplace(std::pair(linear.name, reason), list_.size());
+    if (is_new) list_.push_back({linear.name, name_of_all_experts(linear), place, reason, {}});
     list_[found->second].blocks.push_back(block);
   }
 
   std::vector<std::string> lines(std::int64_t n_blocks) const {
     std::vector<Entry> sorted = list_;
     std::stable_sort(sorted.begin(), sorted.end(), [](const Entry& a, const Entry& b) { return a.place < b.place; });
+    std::map<std::tuple<std::string, std::string, std::vector<std::int64_t>>, std::int64_t> alike;
+    for (const Entry& entry : sorted) ++alike[entry.key()];
     std::vector<std::string> lines;
     for (const Entry& entry : sorted) {
-      const bool all = std::ssize(entry.blocks) == n_blocks;
-      const std::string which = all ? "" : fmt::format(" ({})", blocks_text(entry.blocks, n_blocks));
-      lines.push_back(fmt::format("{}{} stays in 16 bits: {}", entry.layer, which, entry.reason));
+      const std::int64_t layers = std::exchange(alike[entry.key()], 0);
+      if (layers == 0) continue;  // told with the first of them
+      std::vector<std::string> which;
+      if (layers > 1) which.push_back(fmt::format("{} experts", layers));
+      if (std::ssize(entry.blocks) != n_blocks) which.push_back(blocks_text(entry.blocks, n_blocks));
+      lines.push_back(fmt::format("{}{} stays in 16 bits: {}", layers > 1 ? entry.shared_name : entry.layer,
+                                  which.empty() ? "" : fmt::format(" ({})", fmt::join(which, ", ")), entry.reason));
     }
     return lines;
   }
@@ -125,9 +141,12 @@ class Reasons {
  private:
   struct Entry {
     std::string layer;
+    std::string shared_name;  // of all experts
     std::size_t place;
     std::string reason;
     std::vector<std::int64_t> blocks;
+
+    std::tuple<std::string, std::string, std::vector<std::int64_t>> key() const { return {shared_name, reason, blocks}; }
   };
   std::vector<Entry> list_;
   std::map<std::pair<std::string, std::string>, std::size_t> found_;  // places in list_
@@ -224,7 +243,7 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& mo
         reason = obstacle_of(linear, scheme, formats);
       }
       schemes.push_back(reason ? std::nullopt : std::optional<QuantScheme>(scheme));
-      if (reason) reasons.add(linear.name, schemes.size() - 1, *reason, block);
+      if (reason) reasons.add(linear, schemes.size() - 1, *reason, block);
       any = any || !reason;
     }
   }

@@ -106,7 +106,7 @@ def seconds_of_blocks(events):
     """{tuning, whole, waiting} of the events of a run of one stage."""
     blocks = [e for e in events if e["event"] == "block"]
     ends = [e["time"] for e in events if e["event"] == "stage_start"] + [e["time"] for e in blocks]
-    waiting = [e["reduction"]["seconds_waiting"] for e in blocks if "reduction" in e]
+    waiting = [e["reduction"]["seconds_waiting"] for e in blocks if e.get("reduction")]  # null on one rank
     return {"tuning": [e["seconds"] for e in blocks], "whole": [b - a for a, b in itertools.pairwise(ends)]} | (
         {"waiting": waiting} if waiting else {})
 

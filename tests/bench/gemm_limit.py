@@ -54,6 +54,8 @@ class Block:
     heads: int
     kv_heads: int
     head_dim: int
+    value_dim: int = 0  # of a value's head; 0: as wide as a key's
+    reads_input: tuple = READ_THE_INPUT  # names of the layers that read the block's input
 
 
 def read_block(model):
@@ -83,20 +85,21 @@ def linear_products(block, tokens):
     for name, out, into in block.linears:
         yield Product(1, tokens, into, out, "b", part=forward)
         yield Product(1, out, tokens, into, "a", part=dw)
-        if name not in READ_THE_INPUT:
+        if name not in block.reads_input:
             yield Product(1, tokens, out, into, part=dx)
 
 
 def attention_products(block, samples, seqlen):
     forward, backward = PARTS[3:]
     count, shared = samples * block.kv_heads, block.heads // block.kv_heads
+    value_dim = block.value_dim or block.head_dim
     for begin in range(0, seqlen, TILE_ROWS):
         keys = min(seqlen, begin + TILE_ROWS)
         rows = shared * (keys - begin)
         yield Product(count, rows, block.head_dim, keys, "b", part=forward)    # q k^T
-        yield Product(count, rows, keys, block.head_dim, part=forward)         # p v
-        yield Product(count, rows, block.head_dim, keys, "b", part=backward)   # dp = dy v^T
-        yield Product(count, keys, rows, block.head_dim, "a", part=backward)   # dv = p^T dy
+        yield Product(count, rows, keys, value_dim, part=forward)              # p v
+        yield Product(count, rows, value_dim, keys, "b", part=backward)        # dp = dy v^T
+        yield Product(count, keys, rows, value_dim, "a", part=backward)        # dv = p^T dy
         yield Product(count, rows, keys, block.head_dim, part=backward)        # dq = ds k
         yield Product(count, keys, rows, block.head_dim, "a", part=backward)   # dk = ds^T q
 

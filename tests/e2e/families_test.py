@@ -1,15 +1,11 @@
-"""Every family of models against transformers: what enters each block, the logits, and what is written.
-
-A tiny random checkpoint is made with transformers and run by both sides: the program's boundaries (what enters each
-block) and the logits of `eval` are held against transformers' hidden states and logits, in fp32 and in bf16. Then the
-quantized checkpoint is unpacked here, its layers multiplied out, and transformers must compute from them what `eval`
-computes: so names, biases, transpositions and the order of fused projections are those that readers expect.
+"""What models_test.py does not look at, for some families of models: what enters each block, in fp32 and in bf16, and
+bf16 logits, compared with transformers; names and heads that differ from what transformers writes; experts without
+tokens; the variants of RoPE.
 """
 
 import json
 import pathlib
 import shutil
-import sys
 import unittest
 
 import h5py
@@ -20,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import program
 import tiny_model
+import unpacked
 
 N_BLOCKS = 3
 ROWS, SEQLEN = 8, 24
@@ -49,43 +46,6 @@ def read_boundary(path):
         return torch.from_numpy(raw)
     bits = torch.from_numpy(raw.view(numpy.int16).copy())
     return bits.view(torch.bfloat16).float()
-
-
-def unpack(tensor, bits=4):
-    """[n, m] int32 -> [n * 32 / bits, m], the lowest bits first."""
-    shifts = torch.arange(0, 32, bits, dtype=torch.int32)
-    return ((tensor.unsqueeze(1) >> shifts.view(1, -1, 1)) & (2 ** bits - 1)).flatten(0, 1)
-
-
-def dequantized(qweight, qzeros, scales):
-    """The weight [in, out] of a layer in auto_round:auto_gptq."""
-    q = unpack(qweight)
-    zeros = unpack(qzeros.t()).t() + 1
-    group = q.shape[0] // scales.shape[0]
-    return ((q - zeros.repeat_interleave(group, 0)) * scales.float().repeat_interleave(group, 0)).float()
-
-
-def load_all(directory):
-    tensors = {}
-    for path in sorted(pathlib.Path(directory).glob("*.safetensors")):
-        tensors |= load_file(path)
-    return tensors
-
-
-def multiply_out(directory, target, conv1d):
-    """Writes `directory` with its quantized layers as plain floats to `target`."""
-    tensors = load_all(directory)
-    plain = {name: tensor for name, tensor in tensors.items() if not name.endswith((".qweight", ".qzeros", ".scales"))}
-    layers = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
-    for layer in layers:
-        weight = dequantized(*(tensors[f"{layer}.{part}"] for part in ("qweight", "qzeros", "scales")))
-        plain[f"{layer}.weight"] = weight if conv1d else weight.t().contiguous()
-    target.mkdir()
-    save_file(plain, target / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((directory / "config.json").read_text())
-    del config["quantization_config"]
-    (target / "config.json").write_text(json.dumps(config))
-    return layers
 
 
 def load(path, dtype=torch.float32):
@@ -131,12 +91,9 @@ class FamilyCase(program.Case):
         return [read_boundary(f"{output}.run/boundary-{block:05d}.h5") for block in range(N_BLOCKS)]
 
     def hold_fp32(self, path, output, model):
-        states, logits = self.theirs(model)
+        states, _ = self.theirs(model)
         for block, (ours, theirs) in enumerate(zip(self.boundaries(path, output, False), states)):
             self.assertLess(relative(ours, theirs), FP32_BOUND, f"what enters block {block}")
-        error = relative(self.eval(path), logits)
-        self.assertLess(error, FP32_BOUND, "logits")
-        return error
 
     def hold_bf16(self, path, output, model, distance):
         """No farther from the truth than transformers in bf16 is, but for luck."""
@@ -148,12 +105,11 @@ class FamilyCase(program.Case):
             bound = 2 * distance(rounded[place], exact[place]) + 1e-3
             self.assertLess(distance(ours[place], exact[place]), bound, f"place {place}")
 
-    def hold_quantized(self, output, family):
+    def hold_quantized(self, path, output, conv1d=False):
         plain = pathlib.Path(f"{output}-plain")
-        layers = multiply_out(output, plain, conv1d=family == "gpt2")
+        unpacked.multiply_out(output, plain, unpacked.load_all(path), conv1d)
         _, logits = self.theirs(load(plain))
         self.assertLess(relative(self.eval(output), logits), FP32_BOUND, "logits of the quantized model")
-        return layers
 
     def hold(self, family, **changes):
         name = f"{family}-{len(list(self.folder.iterdir()))}"
@@ -161,12 +117,9 @@ class FamilyCase(program.Case):
         path = tiny_model.make_model(self.folder / name, family, dtype=torch.bfloat16,
                                      num_hidden_layers=N_BLOCKS, **changes)
         model = load(path)
-        error = self.hold_fp32(path, self.folder / f"{name}-w4", model)
-        layers = self.hold_quantized(self.folder / f"{name}-w4", family)
+        self.hold_fp32(path, self.folder / f"{name}-fp32", model)
         self.hold_bf16(path, self.folder / f"{name}-bf16", model,
                        median_distance if family in ("mixtral", "qwen3_moe") else distance)
-        print(f"{family}: fp32 logits differ by {error:.1e} of their scale, {len(layers)} layers quantized",
-              file=sys.stderr)
         return path
 
 
@@ -205,7 +158,7 @@ class FamiliesTest(FamilyCase):
         save_file(tensors, bare / "model.safetensors", metadata={"format": "pt"})
         self.assertTrue(torch.equal(self.eval(bare), self.eval(path)))
         self.quantize(bare, self.folder / "gpt2-bare-w4")
-        self.hold_quantized(self.folder / "gpt2-bare-w4", "gpt2")
+        self.hold_quantized(bare, self.folder / "gpt2-bare-w4", conv1d=True)
 
     def test_gpt_neox(self):
         self.hold("gpt_neox")
@@ -224,7 +177,6 @@ class FamiliesTest(FamilyCase):
         self.hold("mistral")
         self.hold("qwen2", use_sliding_window=True, sliding_window=12, max_window_layers=2)
 
-
     def test_a_stored_head_of_a_tied_model(self):
         """It goes to the output, whose config.json no longer ties it: some readers would take the embedding."""
         path = tiny_model.make_model(self.folder / "tied", num_hidden_layers=N_BLOCKS, tie_word_embeddings=True)
@@ -235,8 +187,8 @@ class FamiliesTest(FamilyCase):
         result = self.quantize(path, output)
         self.assertIn("tie_word_embeddings is true, but the checkpoint has a lm_head.weight", result.out)
         self.assertIs(json.loads((output / "config.json").read_text())["tie_word_embeddings"], False)
-        self.assertTrue(torch.equal(load_all(output)["lm_head.weight"], head))
-        self.hold_quantized(output, "llama")
+        self.assertTrue(torch.equal(unpacked.load_all(output)["lm_head.weight"], head))
+        self.hold_quantized(path, output)
 
 
 class ExpertsTest(FamilyCase):
@@ -249,7 +201,7 @@ class ExpertsTest(FamilyCase):
                                tuning__not_use_mse=True)
         self.quantize(path, self.folder / "rounded", tuning__iters=0)
         idle_experts = []
-        tuned, rounded = load_all(self.folder / "tuned"), load_all(self.folder / "rounded")
+        tuned, rounded = unpacked.load_all(self.folder / "tuned"), unpacked.load_all(self.folder / "rounded")
         for event in program.events(f"{self.folder}/tuned.run"):
             if event["event"] != "block":
                 continue

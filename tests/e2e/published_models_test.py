@@ -92,14 +92,17 @@ class PublishedCase(program.Case):
         return {n: t for path in peace.glob("*.safetensors") for n, t in load_file(path).items()}
 
 
+def deepseek():
+    return transformers.DeepseekV3Config(
+        vocab_size=tiny_model.VOCAB, hidden_size=64, intermediate_size=96, moe_intermediate_size=64, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=4, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1,
+        n_group=2, topk_group=1, first_k_dense_replace=1, q_lora_rank=32, kv_lora_rank=48, qk_nope_head_dim=16,
+        qk_rope_head_dim=16, v_head_dim=16, max_position_embeddings=64, bos_token_id=1, eos_token_id=2)
+
+
 class DeepseekTest(PublishedCase):
     def test_fp8(self):
-        config = transformers.DeepseekV3Config(
-            vocab_size=tiny_model.VOCAB, hidden_size=64, intermediate_size=96, moe_intermediate_size=64, num_hidden_layers=3,
-            num_attention_heads=4, num_key_value_heads=4, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1,
-            n_group=2, topk_group=1, first_k_dense_replace=1, q_lora_rank=32, kv_lora_rank=48, qk_nope_head_dim=16,
-            qk_rope_head_dim=16, v_head_dim=16, max_position_embeddings=64, bos_token_id=1, eos_token_id=2)
-        model = random_model(config, transformers.DeepseekV3ForCausalLM)
+        model = random_model(deepseek(), transformers.DeepseekV3ForCausalLM)
         tensors = {}
         for name, weight in stored(model, self.folder / "plain").items():
             if weight.dim() != 2 or not name.endswith("_proj.weight") and "kv_a_proj" not in name:
@@ -135,6 +138,36 @@ class DeepseekTest(PublishedCase):
         for name in (extra, f"{extra}_scale_inv"):
             self.assertEqual(written[name].dtype, tensors[name].dtype)
             self.assertTrue(torch.equal(written[name].view(torch.uint8), tensors[name].view(torch.uint8)))
+
+    def test_packed_experts(self):
+        """Kimi K2: experts in packed integers, with scales in bf16 and the config of a format that we write too."""
+        model = random_model(deepseek(), transformers.DeepseekV3ForCausalLM)
+        tensors, plain = {}, stored(model, self.folder / "kimi-plain")
+        for name, weight in list(plain.items()):
+            if ".mlp.experts." not in name:
+                tensors[name] = weight
+                continue
+            groups = weight.float().view(weight.shape[0], -1, 32)
+            scale = (groups.abs().amax(-1, keepdim=True) / 7).to(torch.bfloat16)
+            q = (groups / scale.float()).round().clamp(-8, 7)
+            plain[name] = (q * scale.float()).view(weight.shape).to(torch.bfloat16)
+            words = ((q.view(weight.shape[0], -1, 8).long() + 8) << torch.arange(0, 32, 4)).sum(-1)
+            tensors[f"{name}_packed"] = torch.where(words < 2 ** 31, words, words - 2 ** 32).to(torch.int32)
+            tensors[f"{name}_scale"] = scale.squeeze(-1)
+            tensors[f"{name}_shape"] = torch.tensor(weight.shape, dtype=torch.int32)
+        save(self.folder / "kimi", model, tensors, {
+            "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
+            "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"],
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": {
+                "num_bits": 4, "type": "int", "group_size": 32, "strategy": "group", "symmetric": True, "dynamic": False}}}})
+        save_file(plain, self.folder / "kimi-plain" / "model.safetensors", metadata={"format": "pt"})
+        truth = transformers.AutoModelForCausalLM.from_pretrained(self.folder / "kimi-plain", dtype=torch.float32).eval()
+        self.assertLess(relative(self.logits(self.folder / "kimi"), self.theirs(truth)), 1e-5)
+        config, single = self.config("kimi"), ("parallel.shards=1", "run.eval_tokens=")
+        self.succeed(program.quantize_command(config, self.folder / "auto", *single))
+        # What we write in that format is ours to read.
+        self.succeed(program.quantize_command(config, self.folder / "llmc", "output.formats=[llm_compressor]", *single))
+        self.assertLess(relative(self.logits(self.folder / "llmc"), self.logits(self.folder / "auto")), 1e-5)
 
 
 class GptOssTest(PublishedCase):

@@ -95,7 +95,16 @@ TEST_P(Fuse, GeluWrittenOut) {
   const json inner = kind.call("aten::mul.Tensor", {kind.call("aten::add.Tensor", {x, third}), 0.7978845608028654});
   const json bend = kind.call("aten::add.Tensor", {kind.call("aten::tanh", {inner}), 1.0});
   kind.output(kind.call("aten::mul.Tensor", {half, bend}));
-  EXPECT_EQ(operators_of(check(model_of(kind, {8, 16}), tolerance())), std::vector<std::string>{"aten::gelu"});
+  EXPECT_EQ(operators_of(check(model_of(kind, {8, 16}), tolerance())), std::vector<std::string>{"fused::gelu"});
+}
+
+TEST_P(Fuse, Gelu) {
+  PartBuilder kind(GetParam());
+  kind.output(kind.call("aten::gelu", {kind.input("hidden"), "tanh"}));
+  EXPECT_EQ(operators_of(check(model_of(kind, {8, 16}), tolerance())), std::vector<std::string>{"fused::gelu"});
+  PartBuilder other(GetParam());  // the error function is another formula
+  other.output(other.call("aten::gelu", {other.input("hidden")}));
+  EXPECT_EQ(operators_of(check(model_of(other, {8, 16}), 0)), std::vector<std::string>{"aten::gelu"});
 }
 
 // Positions along dimension 2, as after a transpose, and along dimension 1.
@@ -221,7 +230,7 @@ TEST(FuseForms, LeavesOthersAlone) {
     const json bend = kind.call("aten::add.Tensor", {kind.call("aten::tanh", {inner}), 1.0});
     kind.output(kind.call("aten::mul.Tensor", {kind.call("aten::mul.Tensor", {x, 0.5}), bend}));
     const GraphPart part = check(model_of(kind, {8, 16}), 0);
-    EXPECT_FALSE(holds(part, "aten::gelu"));
+    EXPECT_FALSE(holds(part, "fused::gelu"));
   }
   {  // the exact GELU has no kernel of ours
     PartBuilder kind;

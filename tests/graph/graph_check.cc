@@ -9,7 +9,7 @@
 //   PART/hidden, PART/tokens, PART/carried/NAME   what enters the part; NAME is the part's own
 //   PART/parameters/NAME                          all of the part's parameters, in their shapes and dtypes
 //   PART/output                                   wanted: the hidden states, or the logits of the head
-//   PART/outputs/NAME                             wanted: a carried tensor; optional
+//   PART/outputs/NAME                             wanted: a carried tensor, by the part's own name; optional
 //   PART/upstream                                 dL/d output; without it no gradients are compared
 //   PART/gradients/hidden                         wanted: dL/d hidden
 //   PART/gradients/parameters/NAME                wanted: dL/d parameter; optional, each
@@ -106,10 +106,10 @@ class PartCheck {
 
   // As a block: the layers of linears() have gradients.
   Differences as_block(std::size_t kind) const {
-    GraphBlock entry;
+    const GraphBlock& entry = first_of(kind);
     GraphTensors in = inputs();
-    SideTensors side{in.tokens, in.carried};
-    for (const auto& [name, tensor] : in.carried) entry.takes[name] = name;
+    SideTensors side{in.tokens, {}};
+    for (const auto& [name, tensor] : in.carried) side.carried[entry.takes.at(name)] = tensor;
     const auto shared = std::make_shared<BlockKind>(manifest_, kind, constants_, torch::kCPU);
     Block block(shared, entry, below(samples_, "parameters/"));
     TensorsByName taken;
@@ -118,7 +118,9 @@ class PartCheck {
       linear.take_gradient = [&taken, &linear](const Tensor& gradient) { taken[linear.name] = gradient.clone(); };
     }
     const Tensor out = block.forward(in.hidden, side);
-    Differences found = outputs(out, {});
+    TensorsByName carried;
+    for (const auto& [name, flowing] : entry.gives) carried[name] = side.carried.at(flowing);
+    Differences found = outputs(out, carried);
     if (!backward(out)) return found;
     if (wanted_gradients_.contains("hidden")) {
       found.add_gradient("hidden", difference(in.hidden.grad(), wanted_gradients_.at("hidden"), least_));
@@ -131,6 +133,11 @@ class PartCheck {
   static Tensor leaf(const Tensor& x) {
     const Tensor copy = x.detach().clone();
     return copy.is_floating_point() ? copy.requires_grad_() : copy;
+  }
+
+  const GraphBlock& first_of(std::size_t kind) const {
+    return *std::find_if(manifest_.blocks.begin(), manifest_.blocks.end(),
+                         [&](const GraphBlock& block) { return block.kind == kind; });
   }
 
   GraphTensors inputs() const {

@@ -133,6 +133,18 @@ TEST(CheckOperators, RefusesWrongResults) {
   });
 }
 
+// The second argument of type_as gives its dtype alone: gemma3n writes into predictions, and converts them to the dtype
+// of its input.
+TEST(CheckOperators, AllowsWritesNextToAnInput) {
+  PartBuilder kind;
+  const json hidden = kind.input("hidden");
+  const json sum = kind.call("aten::neg", {hidden});
+  kind.output(kind.call("aten::type_as", {kind.call("aten::add_.Tensor", {sum, hidden}), hidden}));
+  const TemporaryFolder folder;
+  const std::string path = model_of(kind, {4, 8}).write(folder);
+  EXPECT_NO_THROW(read_manifest(path));
+}
+
 TEST(CheckTensors, RefusesWrongTables) {
   expect_refused({
       {"tensor_param", set({"kinds", "0", "tensors", "0", "param"}, "x"), {"tensors[0]", "'x' is not one of"}},

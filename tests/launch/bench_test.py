@@ -102,6 +102,8 @@ class SpeedTest(unittest.TestCase):
         self.assertEqual(both_tools.seconds_of_blocks(events), {"tuning": [12, 11], "whole": [15, 12]})
         summed = [e | ({"reduction": {"seconds_waiting": 2}} if e["event"] == "block" else {}) for e in events]
         self.assertEqual(both_tools.seconds_of_blocks(summed)["waiting"], [2, 2])
+        alone = [e | ({"reduction": None} if e["event"] == "block" else {}) for e in events]
+        self.assertNotIn("waiting", both_tools.seconds_of_blocks(alone))
 
     def test_a_run_leaves_its_summary_and_events(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -486,13 +488,14 @@ class ScriptTest(unittest.TestCase):
     def test_help(self):
         code, out, _ = self.call("--help")
         self.assertEqual(code, 0)
-        for option in ("--device", "--json", "--iters", "--repeats", "--blocks", "--memory-peak", "--matrix-peak",
+        for option in ("--device", "--families", "--json", "--iters", "--repeats", "--blocks", "--memory-peak", "--matrix-peak",
                        "--out"):
             self.assertIn(option, out)
 
     def test_what_it_cannot_read_is_refused_before_anything_is_installed(self):
         for arguments in (["--iters", "0"], ["--iters"], ["--repeats", "x"], ["--blocks", "1"], ["--device", "tpu"],
-                          ["--nonsense"], ["--out", ""], ["--memory-peak", "0"], ["--matrix-peak"]):
+                          ["--nonsense"], ["--out", ""], ["--memory-peak", "0"], ["--matrix-peak"],
+                          ["--families", "--device", "cuda"]):
             code, out, err = self.call(*arguments)
             self.assertEqual((code, out, err.count("\n")), (2, "", 1), (arguments, err))
             self.assertTrue(err.startswith("error: "), err)

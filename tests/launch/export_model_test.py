@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import types
 import unittest
 import unittest.mock
 
@@ -34,6 +35,7 @@ class TrapTest(FolderTest):
         self.assertEqual([block["prefix"] for block in model["blocks"]], ["layers.0.", "layers.1.", "layers.2."])
         self.assertIn("rt::attention", model["operators"])
         self.assertEqual(model["untouched"], [f"layers.{i}.table" for i in range(3)])
+        self.assertNotIn("aten::permute", model["operators"])  # the order of dimensions is the model's own
         attention = next(node for node in model["kinds"][0]["nodes"] if node["op"] == "rt::attention")
         self.assertEqual((attention["args"][3], attention["args"][6]), (None, True))
         # 2 FLOPs for each of 2 heads, 16 x 16 pairs and 16 + 16 elements
@@ -119,6 +121,24 @@ class TrapTest(FolderTest):
         model = self.export()
         self.assertEqual(model["batch"], 1)
         self.assertNotIn("aten::sym_size.int", {node["op"] for node in model["kinds"][0]["nodes"]})
+
+    def test_constants_in_the_code(self):
+        """One that is there twice is taken once; torch.tensor(0.5) makes, copies and detaches another."""
+        self.toy("constants")
+        part = self.export()["kinds"][0]
+        names = [i["name"] for i in part["inputs"] if i["kind"] == "constant"]
+        self.assertEqual(sorted(names), sorted(set(names)))
+        plain = {node["op"].split("::")[1] for node in part["nodes"]}
+        self.assertFalse(plain & {"detach_", "lift_fresh_copy", "lift_fresh"})
+
+    def test_more_positions_than_tokens(self):
+        self.toy("longer")
+        self.assert_refused("block 0: its hidden state is [3, 32, 32] for 3 samples of 16 tokens")
+
+    def test_samples_that_are_not_the_first_dimension(self):
+        self.toy("turned")
+        model = self.export()
+        self.assertEqual(model["boundary"]["hidden"]["shape"], [16, 2, 32])
 
     def test_the_embedding_again(self):
         self.toy("embedding")
@@ -248,6 +268,26 @@ class ModelTest(FolderTest):
         self.assertEqual([len(block["takes"]) for block in model["blocks"]], [1, 1, 3, 3])  # and what embed gives for each block
         self.assertEqual({o["kind"] for o in model["embed"]["outputs"]}, {"hidden", "carried"})
 
+    def test_parts_that_no_graph_uses_may_be_fused_on_disk(self):
+        """Kimi K2.5: q, k and v of its vision part are one tensor on disk. Such tensors are copied, and need no table."""
+        text = dict(model_type="deepseek_v3", hidden_size=64, intermediate_size=96, moe_intermediate_size=32, num_hidden_layers=2,
+                    num_attention_heads=4, num_key_value_heads=4, vocab_size=128, n_routed_experts=8, n_group=1, topk_group=1,
+                    num_experts_per_tok=2, first_k_dense_replace=1, kv_lora_rank=16, q_lora_rank=16, qk_nope_head_dim=16,
+                    qk_rope_head_dim=8, v_head_dim=16, rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
+        vision = dict(hidden_size=32, intermediate_size=48, num_attention_heads=2, num_hidden_layers=1, patch_size=2, pos_emb_height=4,
+                      pos_emb_width=4)
+        CONFIG_MAPPING["kimi_k25"](text_config=text, vision_config=vision, projection_hidden_size=32,
+                                   tie_word_embeddings=False).save_pretrained(self.model)
+        model = self.export()
+        self.assertEqual(model["blocks"][1]["prefix"], "language_model.model.layers.1.")
+        self.assertIn("vision_tower.encoder.blocks.0.wqkv.weight", model["untouched"])
+        self.assertIn("vision_tower.patch_embed.proj.weight", model["untouched"])
+        self.assertIn("mm_projector.pre_norm.weight", model["untouched"])
+        self.assertFalse([name for name in model["untouched"] if name.startswith("language_model.")])
+
+    def test_sizes_in_words(self):
+        self.assertEqual([export.billions(n) for n in (26.14e9, 671e9, 999.6e9, 1026.9e9)], ["26.1", "671", "1000", "1027"])
+
     def test_a_model_under_another_name(self):
         self.known("deepseek_v3")
         with open(os.path.join(self.model, "config.json"), encoding="utf-8") as file:
@@ -319,6 +359,27 @@ class PieceTest(unittest.TestCase):
         got = operators.compute_combine(out, torch.ones(5, 2), order)
         want = torch.stack([sum((weight[e] @ x[t] for e in index[t].tolist() if e < 3), torch.zeros(6)) for t in range(5)])
         self.assertTrue(torch.allclose(got, want, atol=1e-5))
+
+    def test_a_part_of_each_head_that_is_rotated(self):
+        """mistral4 says which part; the sizes of both parts shrink."""
+        values = dict(qk_rope_head_dim=64, qk_nope_head_dim=64, kv_lora_rank=256, head_dim=128,
+                      rope_parameters={"partial_rotary_factor": 0.5})
+        self.assertEqual(shrink.smaller_values(values, 32)["rope_parameters"]["partial_rotary_factor"], 8 / 24)
+        values["rope_parameters"]["partial_rotary_factor"] = 0.25  # it is of something else
+        self.assertEqual(shrink.smaller_values(values, 32)["rope_parameters"]["partial_rotary_factor"], 0.25)
+
+    def test_tensors_on_disk_in_another_form(self):
+        """mistral_large4's vision part is written in another order of rows: it is copied, so its name is enough."""
+        def on_disk(model, tensors):
+            return {f"disk.{name}": t * 2 if name == "vision" else t for name, t in tensors.items()}
+        shapes = {"vision": (4, 2), "text": (2, 2)}
+        model = types.SimpleNamespace(config=CONFIG_MAPPING["llama"]())
+        with unittest.mock.patch.object(disk_names, "revert_weight_conversion", on_disk):
+            found = disk_names.slices_of(model, shapes, "here", {"text"})
+            self.assertEqual([(piece.name, piece.parameter) for piece in found], [("disk.vision", None), ("disk.text", "text")])
+            for used in (None, {"vision"}):
+                with self.assertRaisesRegex(BadInput, "here: the tensor disk.vision on disk is no slice of one parameter"):
+                    disk_names.slices_of(model, shapes, "here", used)
 
     def test_a_part_that_writes_is_run_in_order(self):
         class Writes(torch.nn.Module):

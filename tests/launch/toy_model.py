@@ -48,6 +48,9 @@ class ToyLayer(nn.Module):
         self.register_buffer("table", torch.zeros(config.vocab_size, config.hidden_size), persistent=True)
 
     def forward(self, hidden_states, input_ids=None, more=None):
+        if self.trap == "turned":  # [2, samples, positions, width]
+            one, other = hidden_states
+            return torch.stack([one + self.attention(other), other * 0.5])
         x = hidden_states
         if self.trap == "regions":
             with torch.no_grad():  # in fp32 x.float() is x itself, and it is used outside
@@ -61,6 +64,9 @@ class ToyLayer(nn.Module):
         if self.trap == "exporting" and torch.compiler.is_exporting():
             for _ in range(20):
                 x = x + 0.0
+        if self.trap == "constants":
+            width = x.shape[-1]
+            x = x * torch.tensor(0.5) * torch.arange(1, width + 1) + torch.arange(1, width + 1)
         if self.trap == "index":
             x = x * (1 + self.layer_idx)
         if self.trap == "written":
@@ -95,6 +101,10 @@ class ToyForCausalLM(PreTrainedModel):
         hidden = first = self.embed(input_ids)
         if trap == "buffer":
             hidden = hidden * self.scale
+        if trap == "turned":
+            hidden = torch.stack([hidden, 2 * hidden])
+        if trap == "longer":
+            hidden = torch.cat([hidden, hidden], dim=1)
         more = None
         for layer in self.layers:
             if trap == "embedding":
@@ -107,4 +117,6 @@ class ToyForCausalLM(PreTrainedModel):
                 hidden = hidden * 2
             if trap == "twice":
                 hidden = layer(hidden)
+        if trap == "turned":
+            hidden = hidden[0] - hidden[1]
         return CausalLMOutputWithPast(logits=self.head(hidden))

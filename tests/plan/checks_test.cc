@@ -111,6 +111,22 @@ TEST_F(PlanChecks, EachRefusalNamesItsKey) {
   }
 }
 
+TEST_F(PlanChecks, TooLittleMemoryForOneBlockIsNoMatterOfSamples) {
+  const Forecast forecast = plan().forecast;
+  ASSERT_LT(forecast.block_bytes(), forecast.memory_bytes());
+  const auto with_memory = [&](double bytes) {
+    return plan([&](Config& c) {
+      c.cluster.nodes = 1, c.cluster.devices_a_node = 1;
+      c.cluster.device_memory = bytes / 1e9;
+    });
+  };
+  const auto block = static_cast<double>(forecast.block_bytes()), all = static_cast<double>(forecast.memory_bytes());
+  EXPECT_BAD_INPUT(with_memory(0.9 * block),
+                   AllOf(HasSubstr("of it for one block and its tuning"), HasSubstr("more memory")));
+  EXPECT_BAD_INPUT(with_memory((block + all) / 2), HasSubstr("lower tuning.micro_batch"));
+  EXPECT_NO_THROW(with_memory(1.01 * all));
+}
+
 std::int64_t disk_item(const Plan& plan, const std::string& name) {
   for (const auto& item : plan.forecast.disk) {
     if (item.name == name) return item.bytes;

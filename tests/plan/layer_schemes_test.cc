@@ -13,6 +13,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
 
 const Model& model() {
   static const Model twelve_blocks = testing::tiny_llama_model({.blocks = 12});
@@ -82,6 +83,19 @@ TEST(LayerSchemes, ALayerThatTheFormatCannotHoldStays) {
   ASSERT_EQ(schemes.float_reasons.size(), 1u);
   EXPECT_THAT(schemes.float_reasons[0],
               HasSubstr("mlp.down_proj (blocks 0, 7) stays in 16 bits: group_size 64 does not"));
+}
+
+TEST(LayerSchemes, ExpertsThatShareAReasonAreOneLine) {
+  static const Model mixtral = testing::tiny_mixtral_model({.llama = {.blocks = 2}});
+  const LayerSchemes schemes =
+      resolve_schemes(section({}, {"experts.*w3", "layers.0.*experts.[1-2].w2", "experts.3.w2"}), mixtral,
+                      {&format_named("auto_round:auto_gptq", "")});
+  EXPECT_THAT(schemes.float_reasons,
+              UnorderedElementsAre(
+                  "block_sparse_moe.experts.*.w3 (4 experts) stays in 16 bits: quantization.ignore_layers 'experts.*w3'",
+                  "block_sparse_moe.experts.*.w2 (2 experts, block 0) stays in 16 bits: quantization.ignore_layers "
+                  "'layers.0.*experts.[1-2].w2'",
+                  "block_sparse_moe.experts.3.w2 stays in 16 bits: quantization.ignore_layers 'experts.3.w2'"));
 }
 
 TEST(LayerSchemes, FloatsOfFourBitsHaveOneLayout) {

@@ -10,12 +10,13 @@
 namespace roundtable {
 namespace {
 
-// Results may share memory with arguments although the schema does not say so.
+// The result may share memory with the first argument although the schema does not say so.
 constexpr std::string_view kQuietViews[] = {"aten::type_as", "aten::_unsafe_view", "aten::broadcast_tensors"};
 
-bool is_quiet_view(const c10::OperatorHandle& op, std::string_view name) {
-  return op.hasTag(at::Tag::maybe_aliasing_or_mutating) ||
-         std::find(std::begin(kQuietViews), std::end(kQuietViews), name) != std::end(kQuietViews);
+// The same of argument `number`, as a tag or the list above says.
+bool may_share_quietly(const c10::OperatorHandle& op, std::string_view name, std::size_t number) {
+  const bool listed = std::find(std::begin(kQuietViews), std::end(kQuietViews), name) != std::end(kQuietViews);
+  return listed ? number == 0 : op.hasTag(at::Tag::maybe_aliasing_or_mutating);
 }
 
 bool is_int(const GraphNode& node) { return node.op.starts_with("int::"); }
@@ -40,11 +41,11 @@ Sharing::Sharing(const GraphPart& part)
     if (is_int(node)) continue;
     const auto op = find_operator(node.op);
     const auto& formals = op->schema().arguments();
-    const bool quiet = is_quiet_view(*op, std::string_view(node.op).substr(0, node.op.find('.')));
+    const std::string_view name = std::string_view(node.op).substr(0, node.op.find('.'));
     for (std::size_t i = 0; i < node.args.size(); ++i) {
       node.args[i].for_each_value([&](std::int64_t value) {
         if (is_write(formals[i])) written_[root(value)] = true;
-        if (formals[i].alias_info() == nullptr && !quiet) return;
+        if (formals[i].alias_info() == nullptr && !may_share_quietly(*op, name, i)) return;
         for (const auto& result : node.out) {
           if (result) join(value, *result);
         }

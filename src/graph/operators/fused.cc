@@ -61,6 +61,8 @@ Tensor fused_swiglu(const Tensor& gate, const Tensor& up) {
   return serves_gate(gate, up) ? swiglu(gate, up) : torch::silu(gate) * up;
 }
 
+Tensor fused_gelu(const Tensor& x) { return has_kernel(x) ? gelu_tanh(x) : torch::gelu(x, "tanh"); }
+
 Tensor fused_geglu(const Tensor& gate, const Tensor& up) {
   return serves_gate(gate, up) ? geglu(gate, up) : torch::gelu(gate, "tanh") * up;
 }

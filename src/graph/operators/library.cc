@@ -18,13 +18,15 @@ void register_operators() {
         .def("dispatch(Tensor x, Tensor index, int experts) -> (Tensor, Tensor, Tensor)", &dispatch_tokens)
         .def("expert_linear(Tensor rows, Tensor weight, Tensor? bias, Tensor ends, bool transposed) -> Tensor",
              &expert_linear)
-        .def("combine(Tensor rows, Tensor weights, Tensor order) -> Tensor", &combine_tokens);
+        .def("combine(Tensor rows, Tensor weights, Tensor order) -> Tensor", &combine_tokens)
+        .def("selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C) -> Tensor", &graph_selective_scan);
     made.emplace_back(torch::Library::FRAGMENT, "fused", std::nullopt, __FILE__, __LINE__);
     made.back()
         .def("rms_norm(Tensor x, Tensor weight, float eps, bool plus_one, ScalarType? dtype) -> Tensor",
              &fused_rms_norm)
         .def("rope(Tensor x, Tensor cos, Tensor sin, int half, int dim) -> Tensor", &fused_rope)
         .def("swiglu(Tensor gate, Tensor up) -> Tensor", &fused_swiglu)
+        .def("gelu(Tensor x) -> Tensor", &fused_gelu)
         .def("geglu(Tensor gate, Tensor up) -> Tensor", &fused_geglu);
     return made;
   }();

@@ -27,6 +27,9 @@ torch::Tensor expert_linear(const torch::Tensor& rows, const torch::Tensor& weig
                             const std::optional<torch::Tensor>& bias, const torch::Tensor& ends, bool transposed);
 torch::Tensor combine_tokens(const torch::Tensor& rows, const torch::Tensor& weights, const torch::Tensor& order);
 
+torch::Tensor graph_selective_scan(const torch::Tensor& u, const torch::Tensor& delta, const torch::Tensor& a,
+                                   const torch::Tensor& b, const torch::Tensor& c);
+
 // The ends of the experts' rows on the host, checked to rise from 0 to `rows` at most.
 std::vector<std::int64_t> host_ends(const torch::Tensor& ends, std::int64_t experts, std::int64_t rows);
 
@@ -42,6 +45,8 @@ torch::Tensor fused_rope(const torch::Tensor& x, const torch::Tensor& cos, const
                          std::int64_t dim);
 // silu(gate) * up
 torch::Tensor fused_swiglu(const torch::Tensor& gate, const torch::Tensor& up);
+// gelu(x, "tanh")
+torch::Tensor fused_gelu(const torch::Tensor& x);
 // gelu(gate, "tanh") * up
 torch::Tensor fused_geglu(const torch::Tensor& gate, const torch::Tensor& up);
 

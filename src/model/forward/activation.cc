@@ -1,4 +1,4 @@
-// Activations by name, as in transformers' activations.py; silu(gate) * up, gelu(gate) * up and their gradients in one pass each.
+// gelu(x), silu(gate) * up, gelu(gate) * up and their gradients, in one pass each.
 #include "model/forward/activation.h"
 
 #include <ATen/Parallel.h>
@@ -75,6 +75,45 @@ RT_SIMD_CLONES void gelu_backward_range(const T* __restrict gate, const T* __res
   }
 }
 
+template <class T>
+RT_SIMD_CLONES void lone_gelu_forward_range(const T* __restrict x, std::int64_t n, T* __restrict y) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = load(x[i]);
+    store(g * gelu_gate(g), y[i]);
+  }
+}
+
+template <class T>
+RT_SIMD_CLONES void lone_gelu_backward_range(const T* __restrict x, const T* __restrict dy, std::int64_t n,
+                                             T* __restrict dx) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = load(x[i]);
+    const float s = gelu_gate(g);
+    store(load(dy[i]) * s * (1.0f + g * (1.0f - s) * kTwiceU * (1.0f + 3.0f * kCubeU * g * g)), dx[i]);
+  }
+}
+
+template <class T>
+void lone_gelu_forward(const torch::Tensor& x, torch::Tensor& y) {
+  const auto* from = static_cast<const T*>(x.const_data_ptr());
+  auto* to = static_cast<T*>(y.data_ptr());
+  at::parallel_for(0, x.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    lone_gelu_forward_range<T>(from + begin, end - begin, to + begin);
+  });
+}
+
+template <class T>
+void lone_gelu_backward(const torch::Tensor& x, const torch::Tensor& dy, torch::Tensor& dx) {
+  const auto* from = static_cast<const T*>(x.const_data_ptr());
+  const auto* upstream = static_cast<const T*>(dy.const_data_ptr());
+  auto* to = static_cast<T*>(dx.data_ptr());
+  at::parallel_for(0, x.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    lone_gelu_backward_range<T>(from + begin, upstream + begin, end - begin, to + begin);
+  });
+}
+
 template <class T, Activation kGate>
 void forward_all(const torch::Tensor& gate, const torch::Tensor& up, torch::Tensor& y) {
   const auto* g = static_cast<const T*>(gate.const_data_ptr());
@@ -123,7 +162,30 @@ struct FusedGate : public torch::autograd::Function<FusedGate<kGate>> {
   }
 };
 
+struct LoneGelu : public torch::autograd::Function<LoneGelu> {
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& input) {
+    const torch::Tensor x = input.contiguous();
+    torch::Tensor y = torch::empty_like(x);
+    (x.scalar_type() == torch::kBFloat16 ? lone_gelu_forward<std::uint16_t> : lone_gelu_forward<float>)(x, y);
+    context->save_for_backward({x});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grad_outputs) {
+    const torch::Tensor x = context->get_saved_variables()[0];
+    torch::Tensor dx = torch::empty_like(x);
+    const bool bf16 = x.scalar_type() == torch::kBFloat16;
+    (bf16 ? lone_gelu_backward<std::uint16_t> : lone_gelu_backward<float>)(x, grad_outputs[0].contiguous(), dx);
+    return {dx};
+  }
+};
+
 }  // namespace
+
+torch::Tensor gelu_tanh(const torch::Tensor& x) {
+  if (!x.is_cpu()) return torch::gelu(x, "tanh");
+  return LoneGelu::apply(x);
+}
 
 torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& up) {
   RT_CHECK(gate.sizes() == up.sizes() && gate.scalar_type() == up.scalar_type());
