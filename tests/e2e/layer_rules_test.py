@@ -63,7 +63,7 @@ class LayerRulesTest(BadInputCase):
             attention = f"model.layers.{block}.self_attn"
             expected |= {f"{attention}.q_proj": {"bits": 2, "group_size": 64},
                          f"{attention}.k_proj": {"bits": 2, "group_size": 64},
-                         f"{attention}.v_proj": {"sym": False}, f"{attention}.o_proj": kept}
+                         f"{attention}.v_proj": {"bits": 4, "sym": False}, f"{attention}.o_proj": kept}
         self.assertEqual(written["extra_config"], expected)
         # Another rule is another run.
         self.fail_with(["quantize", self.config({"quantization.weight_config": {"q_proj": {"bits": 8}}})], 1, BAD_INPUT,

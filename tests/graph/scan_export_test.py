@@ -124,6 +124,7 @@ class OwnCodeTest(unittest.TestCase):
         return export_function(module, module, [torch.randn(2, 6, 5)], [("hidden",)], [("hidden",)], (ANY_BATCH,), "")
 
     def test_a_copy_of_another_name(self):
+        torch.manual_seed(7)
         module = OwnCode()
         full = OwnCode()
         full.options = {"D": full.D, "z": torch.randn(1, 6, 5), "delta_bias": full.bias, "delta_softplus": True}
@@ -132,7 +133,8 @@ class OwnCodeTest(unittest.TestCase):
             part = self.part(own)
             self.assertEqual(len(scans_in(part.json)), 1)
             tensors = {**part.constants, **dict(own.named_parameters())}
-            torch.testing.assert_close(interpret.run(part.json, tensors, x)[0], own(x)[0])
+            # The order of the sums differs.
+            torch.testing.assert_close(interpret.run(part.json, tensors, x)[0], own(x)[0], rtol=1e-4, atol=1e-4)
         self.assertIs(OwnCode.forward.__globals__["scan_of_another_name"], scan_of_another_name)  # it is put back
 
     def test_what_it_is_not(self):

@@ -4,11 +4,24 @@
 #include <fmt/ranges.h>
 
 #include <memory>
+#include <utility>
 
 #include "export/formats/scheme_keys.h"
 #include "export/reader_names.h"
 
 namespace roundtable {
+namespace {
+
+// Of a layer whose scheme differs, or that readers take for one of 16 bits without an entry (outside of blocks). It
+// always says its bits: vLLM takes an entry without them for 16 (quantization/inc/inc.py, get_quant_method).
+nlohmann::json entry_of(const QuantScheme& scheme, const QuantScheme& common, bool outside_blocks) {
+  nlohmann::json keys = outside_blocks ? scheme_json(scheme) : differing(scheme, common);
+  if (!keys.empty()) keys["bits"] = scheme.bits;
+  if (outside_blocks) keys["data_type"] = "int";
+  return keys;
+}
+
+}  // namespace
 
 nlohmann::json auto_round_config(std::string_view packing_format, const CheckpointScheme& checkpoint,
                                  const Model& model) {
@@ -23,11 +36,9 @@ nlohmann::json auto_round_config(std::string_view packing_format, const Checkpoi
   config.update(scheme_json(checkpoint.common));
   if (checkpoint.iters) config["iters"] = *checkpoint.iters;  // a note: no reader needs it
   for (const NamedLayer& layer : names.layers()) {
-    nlohmann::json keys = in_16_bits;
-    if (layer.scheme)
-      keys = layer.outside_blocks ? scheme_json(*layer.scheme) : differing(*layer.scheme, checkpoint.common);
-    if (layer.outside_blocks) keys["data_type"] = "int";
-    if (!keys.empty()) config["extra_config"][layer.pattern.empty() ? layer.name : layer.pattern] = keys;
+    const std::string& name = layer.pattern.empty() ? layer.name : layer.pattern;
+    nlohmann::json keys = layer.scheme ? entry_of(*layer.scheme, checkpoint.common, layer.outside_blocks) : in_16_bits;
+    if (!keys.empty()) config["extra_config"][name] = std::move(keys);
   }
   for (const std::string& part : names.other_parts()) {
     config["extra_config"][ReaderNames::pattern_of_part(part)] = in_16_bits;
