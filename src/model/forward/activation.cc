@@ -51,6 +51,11 @@ constexpr float kCubeU = 0.044715f;
 
 inline float gelu_gate(float g) { return sigmoid(kTwiceU * (g + kCubeU * g * g * g)); }
 
+// d gelu(g) / dg = s * (1 + g * (1 - s) * 2 du/dg), s = sigmoid(2 u); here times `upstream`.
+inline float times_gelu_slope(float upstream, float g, float s) {
+  return upstream * s * (1.0f + g * (1.0f - s) * kTwiceU * (1.0f + 3.0f * kCubeU * g * g));
+}
+
 template <class T>
 RT_SIMD_CLONES void gelu_forward_range(const T* __restrict gate, const T* __restrict up, std::int64_t n,
                                        T* __restrict y) {
@@ -61,7 +66,6 @@ RT_SIMD_CLONES void gelu_forward_range(const T* __restrict gate, const T* __rest
   }
 }
 
-// d gelu(g) / dg = s * (1 + g * (1 - s) * 2 du/dg), s = sigmoid(2 u).
 template <class T>
 RT_SIMD_CLONES void gelu_backward_range(const T* __restrict gate, const T* __restrict up, const T* __restrict dy,
                                         std::int64_t n, T* __restrict dgate, T* __restrict dup) {
@@ -71,7 +75,7 @@ RT_SIMD_CLONES void gelu_backward_range(const T* __restrict gate, const T* __res
     const float s = gelu_gate(g);
     const float d = load(dy[i]);
     store(d * rounded_to(g * s, T{}), dup[i]);
-    store(d * load(up[i]) * s * (1.0f + g * (1.0f - s) * kTwiceU * (1.0f + 3.0f * kCubeU * g * g)), dgate[i]);
+    store(times_gelu_slope(d * load(up[i]), g, s), dgate[i]);
   }
 }
 
@@ -91,7 +95,7 @@ RT_SIMD_CLONES void lone_gelu_backward_range(const T* __restrict x, const T* __r
   for (std::int64_t i = 0; i < n; ++i) {
     const float g = load(x[i]);
     const float s = gelu_gate(g);
-    store(load(dy[i]) * s * (1.0f + g * (1.0f - s) * kTwiceU * (1.0f + 3.0f * kCubeU * g * g)), dx[i]);
+    store(times_gelu_slope(load(dy[i]), g, s), dx[i]);
   }
 }
 
