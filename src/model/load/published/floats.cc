@@ -11,9 +11,7 @@ namespace {
 std::vector<StoredTensor> find_floats(const Checkpoint& checkpoint, const PublishedMatrix& place, const BlockSize&) {
   const auto stored = find_stored(checkpoint, place.name);
   if (!stored || !is_weight_type(checkpoint.info(*stored).type)) return {};
-  expect_shape(
-      checkpoint, *stored,
-      with_experts(place, place.transposed ? std::vector{place.in, place.out} : std::vector{place.out, place.in}));
+  expect_shape(checkpoint, *stored, with_experts(place, stored_matrix(place)));
   return {{*stored, place.part}};
 }
 

@@ -2,8 +2,7 @@
 //
 //   NAME.weight            F8_E4M3 [out, in]; or NAME, [experts, out, in], of all experts
 //   NAME.weight_scale_inv  the factor (not its inverse): DeepSeek, Qwen, GLM, MiniMax. F32, BF16, F16, or E8M0, which
-//   may be
-//                          called U8
+//                          may be called U8
 //   NAME.weight_scale      the same: compressed-tensors (float-quantized), ModelOpt, fbgemm
 //   NAME.scale             the same: DeepSeek-V4;  NAME.qscale_weight: Mistral
 //
@@ -44,10 +43,6 @@ std::optional<BlockSize> block_of(std::int64_t rows, std::int64_t columns, std::
   if (scales[0] == ceil_div(rows, block[0]) && scales[1] == ceil_div(columns, block[1])) return block;
   if (rows % scales[0] != 0 || columns % scales[1] != 0) return std::nullopt;
   return BlockSize{rows / scales[0], columns / scales[1]};
-}
-
-std::vector<std::int64_t> stored_matrix(const PublishedMatrix& place) {
-  return place.transposed ? std::vector{place.in, place.out} : std::vector{place.out, place.in};
 }
 
 // Of the scales of one matrix.

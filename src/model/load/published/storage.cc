@@ -28,6 +28,10 @@ std::string layer_of(const std::string& name) {
   return name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : name;
 }
 
+std::vector<std::int64_t> stored_matrix(const PublishedMatrix& place) {
+  return place.transposed ? std::vector{place.in, place.out} : std::vector{place.out, place.in};
+}
+
 std::vector<std::int64_t> with_experts(const PublishedMatrix& place, std::vector<std::int64_t> shape) {
   if (place.part) shape.insert(shape.begin(), place.experts);
   return shape;

@@ -56,6 +56,8 @@ const std::vector<const Storage*>& storages();
 std::optional<std::string> find_stored(const Checkpoint& checkpoint, const std::string& name);
 // `name` without ".weight"; a tensor of all experts has no such ending and keeps its name.
 std::string layer_of(const std::string& name);
+// Rows and columns as the matrix lies in the file.
+std::vector<std::int64_t> stored_matrix(const PublishedMatrix& place);
 // The place of a tensor of this matrix, with the experts first if it is a part.
 std::vector<std::int64_t> with_experts(const PublishedMatrix& place, std::vector<std::int64_t> shape);
 // Throws Error (kBadInput) if the tensor has another shape.
