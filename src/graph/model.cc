@@ -95,6 +95,7 @@ KindTable table_of(const GraphPart& part) {
       if (matrix.spec.stack) matrix.spec.stack->by_turns = by_turns;
       table.linears.push_back(linear_of(matrix.spec, batched ? place.expert : -1));
       table.linears.back().name = place.name;
+      table.experts = std::max(table.experts, table.linears.back().expert + 1);
       table.placed.push_back(std::move(matrix));
     }
   }

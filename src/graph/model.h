@@ -32,6 +32,7 @@ struct KindTable {
   std::vector<LinearSpec> fixed;        // linear layers that never are, such as routers
   std::vector<ParameterSpec> others;    // tensors that are no weight of `linears`; those of `fixed` are among them
   std::vector<PlacedTensor> placed;     // weights of `linears`, then `others`
+  std::int64_t experts = 0;             // of `linears` that belong to one; 0: none do
 };
 
 // A handle: copies share what they refer to. Immutable but for untie_head(), so thread-safe.
