@@ -171,7 +171,7 @@ class Trial {
     const Sampler sampler(context_.config.tuning.sampler, c.n_samples, context_.plan.batch,
                           static_cast<std::uint64_t>(context_.config.tuning.seed), 0);
     std::array<double, 2> own{}, step{};
-    const auto time = [&](const TuneSettings& how, const GradientGroup& group, std::array<double, 2>& seconds) {
+    const auto time = [&](const TuneSettings& how, const TensorGroup& group, std::array<double, 2>& seconds) {
       Stopwatch watch;
       TuneObserver observer;
       observer.on_iteration = [&](std::int64_t iteration, float, float) {
@@ -187,7 +187,7 @@ class Trial {
     by_itself.reproducible = false;
     SelfCommunicator alone;
     time(by_itself, alone, own);
-    time(settings, context_.ranks.gradient_group(), step);
+    time(settings, context_.ranks.tensor_group(), step);
     enter_block(-1);
     return {{"first_seconds", context_.ranks.world.all_gather(own[0])},
             {"seconds", context_.ranks.world.all_gather(step[1])},
@@ -205,7 +205,7 @@ class Trial {
     for (int i = 0; i < 3; ++i) {
       context_.ranks.grid.group_comm().barrier();
       const Stopwatch watch;
-      context_.ranks.gradient_group().sum(arena);
+      context_.ranks.tensor_group().sum(arena);
       arena[0].item<float>();  // waits for the device
       best = std::min(best, watch.seconds());
     }

@@ -8,10 +8,12 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
+#include "graph/experts/divide.h"
 #include "graph/fuse/fuse.h"
 #include "graph/operators/library.h"
 
@@ -44,8 +46,10 @@ torch::Tensor order_of(const std::vector<const MatrixPlace*>& matrices, torch::D
 }  // namespace
 
 BlockKind::BlockKind(const GraphManifest& manifest, std::size_t kind, const TensorsByName& constants,
-                     torch::Device device)
-    : part_(fuse(manifest.kinds.at(kind), manifest.dtype)),
+                     torch::Device device, std::shared_ptr<ExpertExchange> exchange)
+    : exchange_(std::move(exchange)),
+      part_(exchange_ ? divide_experts(fuse(manifest.kinds.at(kind), manifest.dtype))
+                      : fuse(manifest.kinds.at(kind), manifest.dtype)),
       boundary_(manifest.boundary),
       program_(part_, constants, device, manifest.batch),
       device_(device) {
@@ -59,22 +63,24 @@ BlockKind::BlockKind(const GraphManifest& manifest, std::size_t kind, const Tens
 // Multiplies with the block's layers, and counts tokens.
 class Block::Products : public ProductHooks {
  public:
-  explicit Products(const Block& block) : block_(block) {}
+  // `idle`: see forward_idle().
+  Products(const Block& block, bool idle) : block_(block), idle_(idle) {}
 
   torch::Tensor multiply(const Product& product, const torch::Tensor& x, const torch::Tensor& ends) override {
     const std::vector<Layers>& experts = block_.layers_.at(&product);
-    if (product.form == ProductForm::kExperts) return multiply_rows(experts, x, ends);
-    if (product.form != ProductForm::kBmm) return block_.run(experts.front(), x);
+    if (product.form == ProductForm::kExperts) return multiply_rows(product, experts, x, ends);
+    if (product.form != ProductForm::kBmm) return block_.run(experts.front(), x, !idle_);
     TORCH_CHECK(x.dim() == 3 && x.size(0) == static_cast<std::int64_t>(experts.size()),
                 "there must be one matrix per expert");
     std::vector<torch::Tensor> parts;
     for (std::size_t e = 0; e < experts.size(); ++e) {
-      parts.push_back(block_.run(experts[e], x[static_cast<std::int64_t>(e)]));
+      parts.push_back(block_.run(experts[e], x[static_cast<std::int64_t>(e)], !idle_));
     }
     return torch::stack(parts);
   }
 
   void dispatched(const torch::Tensor& ends) override {
+    if (idle_) return;
     const std::vector<std::int64_t>& all = on_host(ends, ends.size(0), std::numeric_limits<std::int64_t>::max());
     std::int64_t begin = 0;
     for (std::size_t e = 0; e < all.size() && e < block_.expert_tokens_.size(); ++e) {
@@ -83,22 +89,53 @@ class Block::Products : public ProductHooks {
     }
   }
 
+  std::pair<torch::Tensor, torch::Tensor> to_owners(const torch::Tensor& rows, const torch::Tensor& ends) override {
+    ExpertExchange* exchange = block_.kind_->exchange();
+    if (exchange == nullptr) return {rows, ends};
+    const std::vector<std::int64_t> none(static_cast<std::size_t>(ends.size(0)));
+    const std::vector<std::int64_t>& here = idle_ ? none : on_host(ends, ends.size(0), rows.size(0));
+    Away away{std::make_shared<ExpertRoute>(exchange->group, here, rows.device(), exchange->figures), {}, rows.size(0)};
+    away.rows = away.route->to_owners(idle_ ? rows.narrow(0, 0, 0) : rows);
+    last_ends_ = away.route->ends();
+    host_ = away.route->host_ends();
+    away_.push_back(away);
+    return {away.rows, last_ends_};
+  }
+
+  torch::Tensor from_owners(const torch::Tensor& rows, const torch::Tensor& ends) override {
+    if (block_.kind_->exchange() == nullptr) return rows;
+    const auto away = std::find_if(away_.begin(), away_.end(),
+                                   [&](const Away& found) { return found.route->ends().is_same(ends); });
+    RT_CHECK(away != away_.end());
+    const torch::Tensor back = away->route->from_owners(rows, away->rows);
+    if (back.size(0) == away->rows_here) return back;
+    // Rows that no expert takes keep zeros, and so do all rows of a rank without samples.
+    std::vector<std::int64_t> shape = back.sizes().vec();
+    shape.front() = away->rows_here - shape.front();
+    return torch::cat({back, torch::zeros(shape, back.options())});
+  }
+
  private:
+  // Rows that are at the ranks of their experts.
+  struct Away {
+    std::shared_ptr<const ExpertRoute> route;
+    torch::Tensor rows;
+    std::int64_t rows_here = 0;
+  };
+
   // An expert without a token is not run: its weights get no gradient, and stay rounded to nearest.
-  torch::Tensor multiply_rows(const std::vector<Layers>& experts, const torch::Tensor& rows,
+  torch::Tensor multiply_rows(const Product& product, const std::vector<Layers>& experts, const torch::Tensor& rows,
                               const torch::Tensor& ends) {
     std::vector<torch::Tensor> parts;
     std::int64_t begin = 0;
     std::size_t expert = 0;
     for (const std::int64_t end : on_host(ends, static_cast<std::int64_t>(experts.size()), rows.size(0))) {
       const Layers& layers = experts[expert++];
-      if (end > begin) parts.push_back(block_.run(layers, rows.narrow(0, begin, end - begin)));
+      if (end > begin) parts.push_back(block_.run(layers, rows.narrow(0, begin, end - begin), true));
       begin = end;
     }
     if (begin < rows.size(0) || parts.empty()) {
-      std::int64_t out = 0;
-      for (const std::size_t place : experts.front().linears) out += block_.layer(place).weight.size(0);
-      parts.push_back(torch::zeros({rows.size(0) - begin, out}, rows.options()));
+      parts.push_back(torch::zeros({rows.size(0) - begin, rows_of_expert(product)}, rows.options()));
     }
     return torch::cat(parts);
   }
@@ -114,7 +151,15 @@ class Block::Products : public ProductHooks {
     return host_;
   }
 
+  static std::int64_t rows_of_expert(const Product& product) {
+    std::int64_t rows = 0;
+    for (const MatrixPlace& matrix : product.matrices) rows += matrix.expert == 0 ? matrix.rows : 0;
+    return rows;
+  }
+
   const Block& block_;
+  bool idle_;
+  std::vector<Away> away_;
   torch::Tensor last_ends_;
   std::vector<std::int64_t> host_;
 };
@@ -164,11 +209,11 @@ const Linear& Block::layer(std::size_t place) const {
   return place < kFixed ? linears_[place] : fixed_[place - kFixed];
 }
 
-torch::Tensor Block::run(const Layers& layers, const torch::Tensor& x) const {
+torch::Tensor Block::run(const Layers& layers, const torch::Tensor& x, bool observed) const {
   std::vector<torch::Tensor> parts;
   for (const std::size_t place : layers.linears) {
     parts.push_back(layer(place).forward(x));
-    if (observer_ && place < kFixed) observer_(layer(place), x, parts.back());
+    if (observer_ && observed && place < kFixed) observer_(layer(place), x, parts.back());
   }
   const torch::Tensor y = parts.size() == 1 ? parts.front() : torch::cat(parts, -1);
   return layers.order.defined() ? y.index_select(-1, layers.order) : y;
@@ -180,9 +225,17 @@ torch::Tensor Block::forward(const torch::Tensor& hidden) const {
 }
 
 torch::Tensor Block::forward(const torch::Tensor& hidden, SideTensors& side) const {
+  return run_graph(hidden, side, /*idle=*/false);
+}
+
+torch::Tensor Block::forward_idle(const torch::Tensor& hidden, SideTensors& side) const {
+  return run_graph(hidden, side, /*idle=*/true);
+}
+
+torch::Tensor Block::run_graph(const torch::Tensor& hidden, SideTensors& side, bool idle) const {
   GraphTensors in{hidden, side.tokens, {}};
   for (const auto& [name, flowing] : takes_) in.carried[name] = side.carried.at(flowing);
-  Products products(*this);
+  Products products(*this, idle);
   GraphTensors out = kind_->program().forward(in, parameters_, &products);
   check_result(out.hidden, "hidden", hidden.size(0));
   for (const auto& [name, flowing] : gives_) {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "graph/experts/exchange.h"
 #include "graph/format/manifest.h"
 #include "graph/run/program.h"
 #include "model/forward/linear.h"
@@ -20,16 +21,20 @@ namespace roundtable {
 // The graph of a kind on a device, with fused nodes; its blocks share it. Immutable, so thread-safe.
 class BlockKind {
  public:
-  // `constants` of read_constants().
-  BlockKind(const GraphManifest& manifest, std::size_t kind, const TensorsByName& constants, torch::Device device);
+  // `constants` of read_constants(). `exchange`: the ranks of a group divide the experts of its blocks; null: they do
+  // not, or the kind has none. Throws as divide_experts() does.
+  BlockKind(const GraphManifest& manifest, std::size_t kind, const TensorsByName& constants, torch::Device device,
+            std::shared_ptr<ExpertExchange> exchange = nullptr);
 
   const Program& program() const { return program_; }
   const GraphPart& part() const { return part_; }
   const std::map<std::string, GraphTensorSpec>& boundary() const { return boundary_; }
   std::int64_t experts() const { return experts_; }  // of rt::dispatch; 0: the kind has none
   torch::Device device() const { return device_; }
+  ExpertExchange* exchange() const { return exchange_.get(); }
 
  private:
+  std::shared_ptr<ExpertExchange> exchange_;
   GraphPart part_;
   std::map<std::string, GraphTensorSpec> boundary_;
   Program program_;
@@ -51,11 +56,19 @@ class Block {
   Block(Block&&) = default;
   Block(const Block&) = delete;  // gradients go to one layer, not to its copy
 
-  // hidden [batch, ...boundary] -> the same. Differentiable in `hidden`, and by Linear::take_gradient in the weights.
+  // hidden [batch, ...boundary] -> the same. Collective over the group if its ranks divide the experts: forward passes,
+  // and their backward passes, are as many on each of them. Differentiable in `hidden`, and by Linear::take_gradient in the weights.
   // The first is for blocks that take and give nothing else; the other puts what the block gives into `side`. Throws
   // Error as Program::forward() does, and where the graph's result is not what `boundary` says.
   torch::Tensor forward(const torch::Tensor& hidden) const;
   torch::Tensor forward(const torch::Tensor& hidden, SideTensors& side) const;
+
+  // Takes part in a forward pass of the other ranks of the group, which have samples where this one has none: their
+  // tokens may need the experts that it holds. `hidden` and `side` are of any sample, and nothing of that is sent,
+  // counted or observed. The backward pass starts from zeros.
+  torch::Tensor forward_idle(const torch::Tensor& hidden, SideTensors& side) const;
+  // The ranks that divide the experts, each of which must take part in the passes of the others; null: none do.
+  const ExpertExchange* exchange() const { return kind_->exchange(); }
 
   // Names of the carried tensors that forward() puts into `side`.
   std::vector<std::string> gives() const;
@@ -68,11 +81,12 @@ class Block {
 
   // The layers that are quantized unless the config says otherwise, in the order in which forward() comes to them,
   // expert after expert. Weights may be replaced by others of the same shape. All stay where they are while the block
-  // lives.
+  // lives. Where ranks divide the experts, the weights of layers that another rank holds are undefined.
   std::vector<Linear>& linears() { return linears_; }
   const std::vector<Linear>& linears() const { return linears_; }
 
-  // Tokens that each expert has worked on in forward() since the last clear; empty without experts.
+  // Of this rank's tokens in forward() since the last clear: those that each expert has worked on, whichever rank holds
+  // it. Empty without experts.
   const std::vector<std::int64_t>& expert_tokens() const { return expert_tokens_; }
   void clear_expert_tokens() { expert_tokens_.assign(expert_tokens_.size(), 0); }
 
@@ -87,7 +101,8 @@ class Block {
 
   void add_product(const Product& product, const torch::Tensor& weight, const torch::Tensor& bias);
   const Linear& layer(std::size_t place) const;
-  torch::Tensor run(const Layers& layers, const torch::Tensor& x) const;
+  torch::Tensor run(const Layers& layers, const torch::Tensor& x, bool observed) const;
+  torch::Tensor run_graph(const torch::Tensor& hidden, SideTensors& side, bool idle) const;
   void check_result(const torch::Tensor& tensor, const std::string& name, std::int64_t batch) const;
 
   std::shared_ptr<const BlockKind> kind_;

@@ -78,7 +78,10 @@ TensorsByName make_parameters(const GraphPart& part, const std::vector<PlacedTen
 Block BlockMaker::make(const BlockWeights& weights) {
   const std::size_t kind = model_.kind_of(weights.block);
   auto& made = kinds_[kind];
-  if (!made) made = std::make_shared<BlockKind>(model_.graphs(), kind, model_.constants(), device_);
+  if (!made) {
+    made = std::make_shared<BlockKind>(model_.graphs(), kind, model_.constants(), device_,
+                                       model_.kind(kind).experts > 0 ? exchange_ : nullptr);
+  }
   std::vector<torch::Tensor> tensors = weights.weights;
   tensors.insert(tensors.end(), weights.others.begin(), weights.others.end());
   return Block(made, model_.entry(weights.block),

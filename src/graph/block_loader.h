@@ -8,6 +8,7 @@
 #include <future>
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -54,8 +55,9 @@ class BlockLoader {
 // needed, and kept. Not thread-safe.
 class BlockMaker {
  public:
-  // `model` must outlive this; blocks need neither.
-  BlockMaker(const Model& model, torch::Device device) : model_(model), device_(device) {}
+  // `model` must outlive this; blocks need neither. `exchange`: as BlockKind has it, for kinds that have experts.
+  BlockMaker(const Model& model, torch::Device device, std::shared_ptr<ExpertExchange> exchange = nullptr)
+      : model_(model), device_(device), exchange_(std::move(exchange)) {}
 
   Block make(const BlockWeights& weights);
   torch::Device device() const { return device_; }
@@ -63,6 +65,7 @@ class BlockMaker {
  private:
   const Model& model_;
   torch::Device device_;
+  std::shared_ptr<ExpertExchange> exchange_;
   std::map<std::size_t, std::shared_ptr<const BlockKind>> kinds_;
 };
 

@@ -15,7 +15,7 @@
 #include "run/resume.h"
 #include "rundir/events.h"
 #include "rundir/paths.h"
-#include "tune/gradients/gradient_group.h"
+#include "model/group/tensor_group.h"
 
 namespace roundtable {
 
@@ -41,7 +41,7 @@ struct RankContext {
       device_group;  // the same ranks as grid.group_comm(); null: blocks are on the host
 
   // The ranks that tune a block together.
-  GradientGroup gradient_group() { return {grid.group_comm(), device_group.get()}; }
+  TensorGroup tensor_group() { return {grid.group_comm(), device_group.get()}; }
   bool is_root() const { return world.rank() == 0; }
 };
 

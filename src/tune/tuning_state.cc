@@ -21,6 +21,16 @@ torch::Tensor BlockChain::forward(States states) const {
   return states.hidden;
 }
 
+torch::Tensor BlockChain::forward_idle(States states) const {
+  for (const Block* block : blocks_) states.hidden = block->forward_idle(states.hidden, states.side);
+  return states.hidden;
+}
+
+const ExpertExchange* BlockChain::exchange() const {
+  const auto found = std::find_if(blocks_.begin(), blocks_.end(), [](const Block* b) { return b->exchange() != nullptr; });
+  return found == blocks_.end() ? nullptr : (*found)->exchange();
+}
+
 std::string BlockChain::name(const Linear& linear) const {
   if (blocks_.size() == 1) return linear.name;
   std::size_t place = 0;
@@ -33,11 +43,14 @@ std::string BlockChain::name(const Linear& linear) const {
 }
 
 TuningState::TuningState(const BlockChain& chain, const TuningUnit& unit, const TuneSettings& settings,
-                         const GradientGroup& group, const std::vector<torch::Tensor>& importance)
+                         const TensorGroup& group, const std::vector<torch::Tensor>& importance)
     : chain_(chain), original_(unit.original), schemes_(unit.schemes), settings_(settings) {
   RT_CHECK(original_.size() == chain.size() && schemes_.size() == chain.size());
   RT_CHECK(importance.empty() || importance.size() == chain.size());
   best_.resize(schemes_.size());
+  for (std::size_t i = 0; i < schemes_.size(); ++i) {
+    if (!original_[i].defined()) schemes_[i].reset();  // another rank holds this expert, and tunes it
+  }
   std::vector<torch::Tensor> quantized;
   place_.resize(schemes_.size());
   for_each([&](std::size_t i) {
@@ -61,7 +74,7 @@ TuningState::TuningState(const BlockChain& chain, const TuningUnit& unit, const 
 
 TuningState::~TuningState() {
   for (std::size_t i = 0; i < chain_.size(); ++i) {
-    chain_.linear(i).weight = chain_.linear(i).weight.detach();
+    if (chain_.linear(i).weight.defined()) chain_.linear(i).weight = chain_.linear(i).weight.detach();
     chain_.linear(i).take_gradient = {};
   }
 }

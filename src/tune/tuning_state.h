@@ -12,7 +12,7 @@
 
 #include "tune/gradients/bucketed_sum.h"
 #include "tune/gradients/gradient_arena.h"
-#include "tune/gradients/gradient_group.h"
+#include "model/group/tensor_group.h"
 #include "tune/tuning_unit.h"
 
 namespace roundtable {
@@ -24,6 +24,10 @@ class BlockChain {
 
   // The hidden states behind the last block. Differentiable. `states` is on the blocks' device.
   torch::Tensor forward(States states) const;
+  // The same with Block::forward_idle().
+  torch::Tensor forward_idle(States states) const;
+  // Of the first block whose experts ranks divide; null: there is none.
+  const ExpertExchange* exchange() const;
 
   const std::vector<Block*>& blocks() const { return blocks_; }
 
@@ -44,7 +48,7 @@ class BlockChain {
 class TuningState {
  public:
   // `chain` is of `unit.blocks`; it and `settings` must outlive this. `importance` as in BlockSamples.
-  TuningState(const BlockChain& chain, const TuningUnit& unit, const TuneSettings& settings, const GradientGroup& group,
+  TuningState(const BlockChain& chain, const TuningUnit& unit, const TuneSettings& settings, const TensorGroup& group,
               const std::vector<torch::Tensor>& importance);
   // The blocks' weights and layers know nothing of gradients any more.
   ~TuningState();

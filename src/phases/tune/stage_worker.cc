@@ -171,7 +171,7 @@ class StageWorker {
     const Sampler sampler(config.tuning.sampler, config.calibration.n_samples, context_.plan.batch,
                           static_cast<std::uint64_t>(config.tuning.seed), unit.first);
     return BlockTuner(blocks, samples, sampler, tune_settings(config, context_.plan.shards),
-                      context_.ranks.gradient_group(), observer(unit.first))
+                      context_.ranks.tensor_group(), observer(unit.first))
         .tune();
   }
 

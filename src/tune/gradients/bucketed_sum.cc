@@ -20,7 +20,7 @@ torch::Tensor packed(const torch::Tensor& gradients, ElementType transport) {
 }  // namespace
 
 BucketedSum::BucketedSum(torch::Tensor arena, std::vector<std::int64_t> starts, ElementType transport,
-                         GradientGroup group, std::int64_t bucket_bytes)
+                         TensorGroup group, std::int64_t bucket_bytes)
     : arena_(std::move(arena)), transport_(transport), group_(group), bucket_of_(starts.size()) {
   RT_CHECK(transport != ElementType::kI8 || group.size() <= 127);
   std::int64_t end = arena_.numel() - kTail;

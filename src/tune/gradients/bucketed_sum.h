@@ -10,7 +10,7 @@
 
 #include "base/clock.h"
 #include "base/element_type.h"
-#include "tune/gradients/gradient_group.h"
+#include "model/group/tensor_group.h"
 
 namespace roundtable {
 
@@ -36,7 +36,7 @@ class BucketedSum {
   // `starts`: where each layer's gradient begins in `arena` [n], in order; the last ends two before the arena's end.
   // `transport`: the type that is sent. kF32; kBF16, rounded; kI8, the sign alone, so that the sum is a majority vote
   // (an experiment; up to 127 ranks).
-  BucketedSum(torch::Tensor arena, std::vector<std::int64_t> starts, ElementType transport, GradientGroup group,
+  BucketedSum(torch::Tensor arena, std::vector<std::int64_t> starts, ElementType transport, TensorGroup group,
               std::int64_t bucket_bytes = kBucketBytes);
   ~BucketedSum();
   BucketedSum(const BucketedSum&) = delete;
@@ -72,7 +72,7 @@ class BucketedSum {
 
   torch::Tensor arena_;
   ElementType transport_;
-  GradientGroup group_;
+  TensorGroup group_;
   std::vector<Bucket> buckets_;         // in the order in which they are sent
   std::vector<std::size_t> bucket_of_;  // of each layer
   std::unique_ptr<PendingSum> tail_;    // where it goes by itself

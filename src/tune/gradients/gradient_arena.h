@@ -23,6 +23,7 @@ class GradientArena {
   void settle();
 
   torch::Tensor& whole() { return whole_; }
+  torch::Tensor reduced() const { return whole_; }  // what ranks sum
   const torch::Tensor& gradient(std::size_t layer) const { return gradients_[layer]; }  // a view, of the weight's shape
   const std::vector<std::int64_t>& starts() const { return starts_; }                   // of the layers, in `whole`
   torch::Tensor tail() const { return whole_.narrow(0, whole_.numel() - kTail, kTail); }
