@@ -34,7 +34,7 @@ void check_backend(const Config& config, MpiCommunicator& world);
 
 // Threads, device, grid of `shards` ranks per group, and communicators of this rank. `world` must outlive the result.
 // Collective. Throws AgreedError where parallel.backend asks for a device that a rank does not have.
-RankContext make_rank_context(const Config& config, int shards, MpiCommunicator& world);
+RankContext make_rank_context(const Config& config, int shards, int expert_parts, MpiCommunicator& world);
 
 // Where progress is drawn: stderr on rank 0, nowhere on the others.
 std::ostream& display_stream(const HostCommunicator& world);

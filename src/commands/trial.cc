@@ -163,11 +163,16 @@ class Trial {
     reset_peak_resident_bytes();
     States states = ForwardPass(context_.ranks, context_.plan.model, 0).embed_rows(source_, tokens, range);
     if (context_.config.tuning.low_gpu_mem_usage) states = states.to(torch::kCPU);
-    const BlockWeights weights = BlockLoader(source_, context_.plan.model, context_.ranks.grid.group_comm()).load(0, 0);
+    SelfCommunicator alone;
+    const BlockWeights weights = BlockLoader(source_, context_.plan.model, context_.ranks.grid.group_comm(),
+                                             context_.ranks.expert_part, alone)
+                                     .load(0, 0);
     Block block = BlockMaker(context_.plan.model, context_.ranks.device).make(weights);
     const torch::Tensor target = run_block(block, states, settings.micro_batch).hidden;
     std::vector<torch::Tensor> original;
-    for (const torch::Tensor& weight : weights.weights) original.push_back(weight.to(context_.ranks.device));
+    for (const torch::Tensor& weight : weights.weights) {
+      original.push_back(weight.defined() ? weight.to(context_.ranks.device) : weight);
+    }
     const Sampler sampler(context_.config.tuning.sampler, c.n_samples, context_.plan.batch,
                           static_cast<std::uint64_t>(context_.config.tuning.seed), 0);
     std::array<double, 2> own{}, step{};
@@ -185,7 +190,6 @@ class Trial {
     // Alone first: what this rank computes, without waiting for its group, whose order of sums it need not keep then.
     TuneSettings by_itself = settings;
     by_itself.reproducible = false;
-    SelfCommunicator alone;
     time(by_itself, alone, own);
     time(settings, context_.ranks.tensor_group(), step);
     enter_block(-1);
@@ -286,7 +290,7 @@ json run_trial(MpiCommunicator& world, const Config& config, const Plan& plan) {
   boundaries.folder = paths.boundary_root(config);
   boundaries.fingerprint = "trial";
   Progress progress(display_stream(world));
-  RunContext context{.ranks = make_rank_context(config, plan.shards, world),
+  RunContext context{.ranks = make_rank_context(config, plan.shards, plan.expert_parts, world),
                      .config = config,
                      .plan = plan,
                      .paths = paths,

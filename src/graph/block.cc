@@ -58,6 +58,12 @@ BlockKind::BlockKind(const GraphManifest& manifest, std::size_t kind, const Tens
     const auto* experts = std::get_if<std::int64_t>(&node.args[kExpertsOfDispatch].is);
     if (experts != nullptr) experts_ = std::max(experts_, *experts);
   }
+  for (const auto& [node, product] : program_.products()) {
+    const bool layers_alone =
+        std::all_of(product.matrices.begin(), product.matrices.end(),
+                    [](const MatrixPlace& matrix) { return matrix.use == TensorUse::kLinear; });
+    if (layers_alone) made_of_layers_.insert(product.weight);
+  }
 }
 
 // Multiplies with the block's layers, and counts tokens.
@@ -164,39 +170,52 @@ class Block::Products : public ProductHooks {
   std::vector<std::int64_t> host_;
 };
 
-Block::Block(std::shared_ptr<const BlockKind> kind, const GraphBlock& entry, TensorsByName parameters)
+Block::Block(std::shared_ptr<const BlockKind> kind, const GraphBlock& entry, TensorsByName parameters,
+             const std::vector<torch::Tensor>& weights)
     : kind_(std::move(kind)), takes_(entry.takes), gives_(entry.gives), parameters_(std::move(parameters)) {
   for (const auto& [name, spec] : kind_->part().parameters) {
+    if (kind_->made_of_layers().contains(name)) continue;
     const torch::Tensor& tensor = parameters_.at(name);
     RT_CHECK(tensor.sizes() == spec.shape && tensor.scalar_type() == spec.dtype && tensor.is_contiguous());
   }
   for (const auto& [node, product] : kind_->program().products()) {
-    add_product(product, parameters_.at(product.weight),
-                product.bias.empty() ? torch::Tensor() : parameters_.at(product.bias));
+    add_product(product, weights);
     parameters_[product.weight] = torch::Tensor();  // only the product takes it
   }
+  RT_CHECK(weights.size() == linears_.size());
   expert_tokens_.resize(static_cast<std::size_t>(kind_->experts()));
 }
 
-void Block::add_product(const Product& product, const torch::Tensor& weight, const torch::Tensor& bias) {
+void Block::add_product(const Product& product, const std::vector<torch::Tensor>& weights) {
+  const torch::Tensor bias = product.bias.empty() ? torch::Tensor() : parameters_.at(product.bias);
   std::map<std::int64_t, std::vector<const MatrixPlace*>> experts;
   for (const MatrixPlace& matrix : product.matrices) experts[matrix.expert].push_back(&matrix);
   for (const auto& [expert, matrices] : experts) {
     Layers layers;
-    const torch::Tensor whole = out_in(product, weight, expert);
     const torch::Tensor own_bias = bias.defined() && bias.dim() == 2 ? bias[expert] : bias;
     for (const MatrixPlace* matrix : matrices) {
       const bool tuned = matrix->use == TensorUse::kLinear;
       std::vector<Linear>& list = tuned ? linears_ : fixed_;
       layers.linears.push_back(list.size() + (tuned ? 0 : kFixed));
       list.push_back({matrix->name,
-                      rows_of(whole, *matrix),
+                      weight_of(product, *matrix, tuned ? weights.at(linears_.size()) : torch::Tensor()),
                       own_bias.defined() ? rows_of(own_bias, *matrix) : torch::Tensor(),
                       {}});
     }
-    layers.order = order_of(matrices, weight.device());
+    layers.order = order_of(matrices, device());
     layers_[&product].push_back(std::move(layers));
   }
+}
+
+// [out, in] in the graph's dtype, on the block's device. `loaded` is that of a layer of linears().
+torch::Tensor Block::weight_of(const Product& product, const MatrixPlace& matrix, const torch::Tensor& loaded) const {
+  if (matrix.use != TensorUse::kLinear) {  // cloned: the rest of the parameter is freed
+    return rows_of(out_in(product, parameters_.at(product.weight), matrix.expert), matrix).clone();
+  }
+  if (!loaded.defined()) return loaded;
+  const c10::ScalarType dtype = kind_->part().parameters.at(product.weight).dtype;
+  RT_CHECK(loaded.dim() == 2 && loaded.size(0) == matrix.rows);
+  return torch::empty(loaded.sizes(), torch::TensorOptions().dtype(dtype).device(device())).copy_(loaded);
 }
 
 std::vector<std::string> Block::gives() const {

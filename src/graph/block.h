@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,8 @@ class BlockKind {
   const GraphPart& part() const { return part_; }
   const std::map<std::string, GraphTensorSpec>& boundary() const { return boundary_; }
   std::int64_t experts() const { return experts_; }  // of rt::dispatch; 0: the kind has none
+  // The parameters that are weights of linear layers alone: nothing but these layers takes them.
+  const std::set<std::string>& made_of_layers() const { return made_of_layers_; }
   torch::Device device() const { return device_; }
   ExpertExchange* exchange() const { return exchange_.get(); }
 
@@ -39,6 +42,7 @@ class BlockKind {
   std::map<std::string, GraphTensorSpec> boundary_;
   Program program_;
   std::int64_t experts_ = 0;
+  std::set<std::string> made_of_layers_;
   torch::Device device_;
 };
 
@@ -50,9 +54,11 @@ struct SideTensors {
 
 class Block {
  public:
-  // `parameters` has each of the kind's, contiguous, in its shape and dtype, on the kind's device. Tensors are shared:
-  // the weight of a linear layer is a view of its parameter where that lies row by row.
-  Block(std::shared_ptr<const BlockKind> kind, const GraphBlock& entry, TensorsByName parameters);
+  // `parameters` has each of the kind's except for made_of_layers(), contiguous, in its shape and dtype, on the kind's
+  // device; these tensors are shared. `weights` are those of linears(), [out, in] each, of any dtype, anywhere: they
+  // are copied. A layer whose weight is undefined has none, and forward() must not come to it.
+  Block(std::shared_ptr<const BlockKind> kind, const GraphBlock& entry, TensorsByName parameters,
+        const std::vector<torch::Tensor>& weights);
   Block(Block&&) = default;
   Block(const Block&) = delete;  // gradients go to one layer, not to its copy
 
@@ -99,7 +105,8 @@ class Block {
     torch::Tensor order;  // columns of their outputs, side by side, as the product has them; undefined: as is
   };
 
-  void add_product(const Product& product, const torch::Tensor& weight, const torch::Tensor& bias);
+  void add_product(const Product& product, const std::vector<torch::Tensor>& weights);
+  torch::Tensor weight_of(const Product& product, const MatrixPlace& matrix, const torch::Tensor& loaded) const;
   const Linear& layer(std::size_t place) const;
   torch::Tensor run(const Layers& layers, const torch::Tensor& x, bool observed) const;
   torch::Tensor run_graph(const torch::Tensor& hidden, SideTensors& side, bool idle) const;

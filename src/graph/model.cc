@@ -80,6 +80,27 @@ bool is_taken_by_turns(const GraphPart& part, std::size_t product) {
   });
 }
 
+// KindTable::undivided of `experts` experts.
+std::string obstacle_to_dividing(const GraphPart& part, const std::map<std::size_t, Product>& products,
+                                 std::int64_t experts) {
+  constexpr const char* kNeverQuantized = "have a weight that is never quantized";
+  for (std::size_t node = 0; node < part.nodes.size(); ++node) {
+    const auto product = products.find(node);
+    if (product == products.end()) {
+      if (part.nodes[node].op == "rt::expert_linear") return kNeverQuantized;
+      continue;
+    }
+    if (product->second.form == ProductForm::kBmm) return "are multiplied in one product (aten::bmm)";
+    if (product->second.form != ProductForm::kExperts) continue;
+    const std::vector<MatrixPlace>& matrices = product->second.matrices;
+    const bool linear = std::all_of(matrices.begin(), matrices.end(),
+                                    [](const MatrixPlace& matrix) { return matrix.use == TensorUse::kLinear; });
+    if (!linear) return kNeverQuantized;
+    if (matrices.back().expert + 1 != experts) return "are of two kinds, of different numbers";
+  }
+  return "";
+}
+
 KindTable table_of(const GraphPart& part) {
   KindTable table;
   const std::map<std::string, PlacedTensor> matrices = matrices_by_name(part);
@@ -99,6 +120,7 @@ KindTable table_of(const GraphPart& part) {
       table.placed.push_back(std::move(matrix));
     }
   }
+  if (table.experts > 0) table.undivided = obstacle_to_dividing(part, products, table.experts);
   for (const DiskTensor& tensor : part.tensors) {
     if (tensor.use == TensorUse::kLinear) continue;
     table.others.push_back({tensor.disk, tensor.shape});

@@ -67,7 +67,8 @@ States ForwardPass::run_blocks(const TensorSource& source, States states, std::i
   // Readers take turns, so that no single rank's link to the file system carries the whole model.
   const auto reader = [&](std::int64_t block) { return static_cast<int>(block % ranks_.world.size()); };
   const std::unique_ptr<MpiCommunicator> loading = ranks_.world.duplicate();
-  BlockLoader loader(source, model_, *loading);
+  const std::unique_ptr<MpiCommunicator> holders = ranks_.world.split(ranks_.expert_part.part, ranks_.world.rank());
+  BlockLoader loader(source, model_, *loading, ranks_.expert_part, *holders);
   BlockMaker maker(model_, ranks_.device);
   for (std::int64_t block = 0; block < last; ++block) {
     leave_if_asked(ranks_.world);

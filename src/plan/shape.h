@@ -20,6 +20,7 @@ struct Stage {
 struct World {
   int ranks = 1;
   int ranks_a_node = 1;
+  int parts_on_record = 0;  // Plan::expert_parts of the start that began this run; 0: this one does
 };
 
 // The world divided into groups x shards, and the blocks into stages.

@@ -9,6 +9,7 @@
 
 #include "comm/rank_grid.h"
 #include "config/config.h"
+#include "graph/expert_part.h"
 #include "model/load/tensor_record.h"
 #include "plan/plan.h"
 #include "run/progress.h"
@@ -39,6 +40,7 @@ struct RankContext {
   torch::ScalarType dtype;  // of activations: bf16 with tuning.amp, else fp32
   std::unique_ptr<DeviceCommunicator>
       device_group;  // the same ranks as grid.group_comm(); null: blocks are on the host
+  ExpertPart expert_part{};  // what this rank holds of the experts of each block
 
   // The ranks that tune a block together.
   TensorGroup tensor_group() { return {grid.group_comm(), device_group.get()}; }

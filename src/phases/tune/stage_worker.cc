@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "base/activity.h"
 #include "base/clock.h"
@@ -38,7 +39,7 @@ class StageWorker {
         micro_batch_(micro_batch_of(context.config, context.plan.shards)),
         source_(context.config.model.path, context.tensors),
         loading_(context.ranks.grid.group_comm().duplicate()),
-        loader_(source_, context.plan.model, *loading_),
+        loader_(source_, context.plan.model, *loading_, context.ranks.expert_part, alone_),
         maker_(context.plan.model, context.ranks.device),
         scale_check_(scale_check(context.config, context.plan)) {}
 
@@ -105,7 +106,7 @@ class StageWorker {
       if (block + 1 < context_.plan.stages[static_cast<std::size_t>(stage_)].last) loader_.load_ahead(block + 1, 0);
       worked.push_back(maker_.make(weights.back()));
       target = finished ? run_block(worked.back(), target, micro_batch_)
-                        : run_float(worked.back(), target, importance);
+                        : run_float(worked.back(), context_.plan.model.linears(block), target, importance);
     }
     if (finished) {
       for (std::int64_t i = 0; i < unit.size(); ++i) set_weights(worked[static_cast<std::size_t>(i)], unit.first + i);
@@ -125,10 +126,11 @@ class StageWorker {
 
   // The float block's output for `hidden`; where scales are to be searched, what enters its layers is weighed
   // meanwhile.
-  States run_float(Block& block, const States& states, std::vector<torch::Tensor>& importance) {
+  States run_float(Block& block, const std::vector<LinearSpec>& linears, const States& states,
+                   std::vector<torch::Tensor>& importance) {
     if (context_.config.tuning.init_scale != InitScale::kSearch)
       return run_block(block, states, micro_batch_);
-    const Importance inputs(block);
+    const Importance inputs(block, linears);
     States out = run_block(block, states, micro_batch_);
     for (torch::Tensor& layer : inputs.sum(context_.ranks.grid.group_comm())) importance.push_back(std::move(layer));
     return out;
@@ -162,8 +164,9 @@ class StageWorker {
     for (std::size_t i = 0; i < worked.size(); ++i) {
       worked[i].clear_expert_tokens();
       blocks.blocks.push_back(&worked[i]);
-      for (const torch::Tensor& weight : weights[i].weights)
-        blocks.original.push_back(weight.to(context_.ranks.device));
+      for (const torch::Tensor& weight : weights[i].weights) {
+        blocks.original.push_back(weight.defined() ? weight.to(context_.ranks.device) : weight);
+      }
       const BlockSchemes& own = schemes_of(unit.first + static_cast<std::int64_t>(i));
       blocks.schemes.insert(blocks.schemes.end(), own.begin(), own.end());
     }
@@ -181,33 +184,42 @@ class StageWorker {
     auto weight = weights.begin();
     for (std::int64_t block = unit.first; block < unit.last; ++block) {
       for (const LinearSpec& linear : context_.plan.model.linears(block)) {
-        scale_check_(context_.plan.model.block_prefix(block) + linear.weight().name, *weight++);
+        const torch::Tensor& held = *weight++;
+        if (held.defined()) scale_check_(context_.plan.model.block_prefix(block) + linear.weight().name, held);
       }
     }
   }
 
-  // Writes the block's file, proves it and reports it. `sample` is run through the block: its output is left there.
+  // Each rank writes the file of its part of the block and proves it; then the leading rank reports all of them: a
+  // block is done with all of its files, or not at all. `sample` is run through the block: its output is left there.
   void finish_block(std::int64_t block, const BlockWeights& weights, Block& worked, const TunedBlock& tuned,
                     States& sample, double seconds) {
     std::vector<std::string> idle = idle_experts(block, worked);
     std::vector<LayerError> errors = layer_errors(worked, weights.weights, schemes_of(block), sample,
                                                   context_.ranks.grid.group_comm());
-    BlockFile file;
+    std::optional<BlockFile> mine;
     const Stopwatch saving;
     run_on_all(context_.ranks.grid.group_comm(), [&] {
-      if (!context_.ranks.grid.leads_group()) return;
-      file = write_block_file(context_.paths.tuned, context_.plan, block, weights, tuned);
-      prove_block_file(context_.paths.tuned, context_.plan, block, tuned, worked);
+      const ExpertPart part = part_to_write(block);
+      if (part.part != context_.ranks.grid.shard()) return;
+      mine = write_block_file(context_.paths.tuned, context_.plan, block, part, weights, tuned);
+      prove_block_file(context_.paths.tuned, context_.plan, block, part, tuned, worked);
     });
+    const std::vector<BlockFile> files = gather_block_files(mine, context_.ranks.grid.group_comm());
     if (!context_.ranks.grid.leads_group()) return;
     tell_coordinator(mailbox_, to_message({.stage = stage_,
                                            .block = block,
-                                           .file = file,
+                                           .files = files,
                                            .tuned = tuned,
                                            .idle_experts = std::move(idle),
                                            .errors = std::move(errors),
                                            .seconds = seconds,
                                            .save_seconds = saving.seconds()}));
+  }
+
+  // A block that is not divided is the leading rank's to write.
+  ExpertPart part_to_write(std::int64_t block) const {
+    return context_.plan.files_of_block(block) > 1 ? context_.ranks.expert_part : ExpertPart{};
   }
 
   const BlockSchemes& schemes_of(std::int64_t block) const {
@@ -265,6 +277,7 @@ class StageWorker {
   std::int64_t micro_batch_;
   CheckpointSource source_;
   std::unique_ptr<MpiCommunicator> loading_;  // a block is broadcast while another is tuned
+  SelfCommunicator alone_;                    // no other rank of the group holds the same part of the experts
   BlockLoader loader_;
   BlockMaker maker_;
   ScaleCheck scale_check_;
