@@ -88,12 +88,18 @@ RankContext make_rank_context(const Config& config, int shards, int expert_parts
   RankGrid grid(world, shards);
   std::unique_ptr<DeviceCommunicator> device_group = device_communicator(grid, device);
   const ExpertPart part = expert_parts > 1 ? ExpertPart{grid.shard(), expert_parts} : ExpertPart{};
+  std::shared_ptr<ExpertExchange> exchange;
+  if (part.divides()) {
+    exchange = std::make_shared<ExpertExchange>(
+        ExpertExchange{{grid.group_comm(), device_group.get()}, config.run.reproducible});
+  }
   return {.world = world,
           .grid = std::move(grid),
           .device = device,
           .dtype = config.tuning.amp ? torch::kBFloat16 : torch::kFloat32,
           .device_group = std::move(device_group),
-          .expert_part = part};
+          .expert_part = part,
+          .exchange = std::move(exchange)};
 }
 
 std::ostream& display_stream(const HostCommunicator& world) {

@@ -167,8 +167,8 @@ class Trial {
     const BlockWeights weights = BlockLoader(source_, context_.plan.model, context_.ranks.grid.group_comm(),
                                              context_.ranks.expert_part, alone)
                                      .load(0, 0);
-    Block block = BlockMaker(context_.plan.model, context_.ranks.device).make(weights);
-    const torch::Tensor target = run_block(block, states, settings.micro_batch).hidden;
+    Block block = BlockMaker(context_.plan.model, context_.ranks.device, context_.ranks.exchange).make(weights);
+    const torch::Tensor target = run_block(block, states, settings.micro_batch, states.size()).hidden;
     std::vector<torch::Tensor> original;
     for (const torch::Tensor& weight : weights.weights) {
       original.push_back(weight.defined() ? weight.to(context_.ranks.device) : weight);

@@ -23,7 +23,7 @@ namespace roundtable {
 class BlockKind {
  public:
   // `constants` of read_constants(). `exchange`: the ranks of a group divide the experts of its blocks; null: they do
-  // not, or the kind has none. Throws as divide_experts() does.
+  // not, or the kind has none.
   BlockKind(const GraphManifest& manifest, std::size_t kind, const TensorsByName& constants, torch::Device device,
             std::shared_ptr<ExpertExchange> exchange = nullptr);
 

@@ -84,6 +84,10 @@ bool is_taken_by_turns(const GraphPart& part, std::size_t product) {
 std::string obstacle_to_dividing(const GraphPart& part, const std::map<std::size_t, Product>& products,
                                  std::int64_t experts) {
   constexpr const char* kNeverQuantized = "have a weight that is never quantized";
+  std::set<std::int64_t> dispatched;  // ends
+  for (const GraphNode& node : part.nodes) {
+    if (node.op == "rt::dispatch") dispatched.insert(node.out.at(1).value_or(-1));
+  }
   for (std::size_t node = 0; node < part.nodes.size(); ++node) {
     const auto product = products.find(node);
     if (product == products.end()) {
@@ -92,6 +96,7 @@ std::string obstacle_to_dividing(const GraphPart& part, const std::map<std::size
     }
     if (product->second.form == ProductForm::kBmm) return "are multiplied in one product (aten::bmm)";
     if (product->second.form != ProductForm::kExperts) continue;
+    if (!dispatched.contains(part.nodes[node].args.at(3).value().value_or(-1))) return "are chosen without rt::dispatch";
     const std::vector<MatrixPlace>& matrices = product->second.matrices;
     const bool linear = std::all_of(matrices.begin(), matrices.end(),
                                     [](const MatrixPlace& matrix) { return matrix.use == TensorUse::kLinear; });

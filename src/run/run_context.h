@@ -10,6 +10,7 @@
 #include "comm/rank_grid.h"
 #include "config/config.h"
 #include "graph/expert_part.h"
+#include "graph/experts/exchange.h"
 #include "model/load/tensor_record.h"
 #include "plan/plan.h"
 #include "run/progress.h"
@@ -41,6 +42,7 @@ struct RankContext {
   std::unique_ptr<DeviceCommunicator>
       device_group;  // the same ranks as grid.group_comm(); null: blocks are on the host
   ExpertPart expert_part{};  // what this rank holds of the experts of each block
+  std::shared_ptr<ExpertExchange> exchange;  // over the group; null: experts are not divided
 
   // The ranks that tune a block together.
   TensorGroup tensor_group() { return {grid.group_comm(), device_group.get()}; }

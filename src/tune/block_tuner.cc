@@ -27,7 +27,7 @@ BlockTuner::BlockTuner(const TuningUnit& unit, const BlockSamples& samples, cons
   if (chain_.exchange() == nullptr) return;
   std::vector<std::int64_t> own;
   for (std::int64_t i = 0; i < settings.iters; ++i) own.push_back(static_cast<std::int64_t>(rows_.count(i)));
-  rows_of_ranks_ = group_.all_gather(own);
+  rows_of_ranks_ = chain_.exchange()->group.all_gather(own);
 }
 
 // Of the rank that has the most samples in a step, where that matters.

@@ -70,7 +70,7 @@ Run tune(const Problem& problem, HostCommunicator& group, bool divided, TuneSett
   const States input{problem.input.narrow(0, range.begin, range.size()), {}};
   Run run;
   {
-    const Importance inputs(block);
+    const Importance inputs(block, problem.model.linears(0));
     run_block(block, input, 1, range.size());
     run.importance = inputs.sum(group);
   }

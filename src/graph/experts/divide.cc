@@ -7,8 +7,10 @@
 #include <optional>
 #include <set>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "base/error.h"
 #include "graph/format/products.h"
 
 namespace roundtable {
@@ -61,20 +63,11 @@ class Divider {
       if (node.op == kDispatch) dispatched.insert(node.out[kEndsOfDispatch].value_or(-1));
     }
     for (const auto& [node, product] : products_of(part_)) {
-      if (product.form != ProductForm::kExperts && product.form != ProductForm::kBmm) continue;
-      const bool fits = product.form == ProductForm::kExperts &&
-                        dispatched.contains(part_.nodes[node].args[kEnds].value().value_or(-1));
-      if (fits) {
-        products_.insert(node);
-      } else if (stray_ == nullptr) {
-        stray_ = &part_.nodes[node];
-      }
+      if (product.form != ProductForm::kExperts) continue;
+      RT_CHECK(dispatched.contains(part_.nodes[node].args[kEnds].value().value_or(-1)));
+      products_.insert(node);
     }
   }
-
-  // A product of experts whose ends no dispatch gave; null: there is none.
-  const GraphNode* stray() const { return stray_; }
-  bool has_experts() const { return !products_.empty(); }
 
   GraphPart divide() {
     find_regions();
@@ -190,7 +183,6 @@ class Divider {
   GraphPart part_;
   std::set<std::int64_t> parameters_;
   std::set<std::size_t> products_;  // of experts, by the place of the node
-  const GraphNode* stray_ = nullptr;
   EndsOf away_;                  // values whose rows are at the ranks of their experts
   std::map<std::pair<std::int64_t, std::int64_t>, std::int64_t> sent_;  // (rows, ends) -> rows there
   std::map<std::int64_t, std::int64_t> routed_;                         // ends -> ends there
@@ -199,18 +191,6 @@ class Divider {
 
 }  // namespace
 
-GraphPart divide_experts(GraphPart part) {
-  Divider divider(part);
-  if (const GraphNode* stray = divider.stray()) {
-    refuse_graph(part.place_of(*stray), "the ranks of a group cannot divide experts that are multiplied in this way",
-                 "set parallel.experts: replicated");
-  }
-  return divider.has_experts() ? divider.divide() : part;
-}
-
-bool can_divide_experts(const GraphPart& part) {
-  const Divider divider(part);
-  return divider.has_experts() && divider.stray() == nullptr;
-}
+GraphPart divide_experts(GraphPart part) { return Divider(std::move(part)).divide(); }
 
 }  // namespace roundtable

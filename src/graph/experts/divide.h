@@ -9,12 +9,8 @@ namespace roundtable {
 // `part` with two more kinds of nodes (operators/library.h): fused::to_owners in front of the rt::expert_linear nodes of
 // a rt::dispatch, and fused::from_owners where something takes their results that needs the rows in their old places.
 // What lies between two products and works row by row (an activation, a gate) is computed by the rank that holds the
-// expert. A part without experts is returned as it is. Throws bad input where a product of experts takes its ends from
-// anywhere but a rt::dispatch: see can_divide_experts().
+// expert. A part without experts is returned as it is. All experts are multiplied by rt::expert_linear with the ends of
+// a rt::dispatch, or KindTable::undivided says that they cannot be divided.
 GraphPart divide_experts(GraphPart part);
-
-// Whether divide_experts() can serve `part`: all its experts are multiplied by rt::expert_linear with the ends of a
-// rt::dispatch. False for a part without experts.
-bool can_divide_experts(const GraphPart& part);
 
 }  // namespace roundtable
