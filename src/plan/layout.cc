@@ -13,14 +13,12 @@ namespace roundtable {
 
 namespace {
 
-// Whether `auto` divides the experts where that is possible.
-constexpr bool kAutoDivides = false;
-
-// A run that an earlier start has begun keeps to its parts, from which the names of its files follow.
+// A run that an earlier start has begun keeps to its parts, from which the names of its files follow. To divide always
+// saves memory (forecast.cc), so that is what `auto` does.
 bool wants_to_divide(const Config& config, const World& world) {
   switch (config.parallel.experts) {
     case Experts::kAuto:
-      return world.parts_on_record > 0 ? world.parts_on_record > 1 : kAutoDivides;
+      return world.parts_on_record != 1;
     case Experts::kDivided:
       return true;
     case Experts::kReplicated:
@@ -80,7 +78,7 @@ std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages) {
 }
 
 Layout choose_layout(const Config& config, const Model& model, const std::vector<BlockSchemes>& schemes,
-                     const World& world) {
+                     bool stacks_apart, const World& world) {
   const std::int64_t strata = config.tuning.batch_size * config.tuning.gradient_accumulate_steps;
   const auto capacity = static_cast<std::int64_t>(config.cluster.device_memory * 1e9);
   const std::int64_t experts = config.parallel.experts == Experts::kDivided ? experts_to_divide(model) : 0;
@@ -91,7 +89,9 @@ Layout choose_layout(const Config& config, const Model& model, const std::vector
     if (config.parallel.shards == 0 && experts % shards != 0) continue;
     const std::int64_t stages =
         config.tuning.use_quant_input ? count_stages(config, model.n_blocks(), world.ranks / shards) : model.n_blocks();
-    const Forecast one = make_forecast(config, model, schemes, {world.ranks, world.ranks_a_node, shards, stages}, 0);
+    const int parts = choose_expert_parts(config, model, shards, stacks_apart, world);
+    const Layout layout{world.ranks, world.ranks_a_node, shards, stages, parts};
+    const Forecast one = make_forecast(config, model, schemes, layout, 0);
     if (!smallest || one.memory_bytes() < smallest->memory_bytes()) smallest = one;
     if (one.memory_bytes() <= capacity && (!fastest || one.seconds() < fastest->seconds())) fastest = one;
   }

@@ -33,8 +33,9 @@ std::string obstacle_to_dividing(const Model& model, bool stacks_apart);
 std::vector<Stage> cut_stages(std::int64_t blocks, std::int64_t stages);
 
 // The layout with the least time on the described cluster whose memory fits a device; parallel.shards and
-// parallel.stages are kept if they are set. If none fits, the one that needs least memory.
+// parallel.stages are kept if they are set. If none fits, the one that needs least memory. Experts are divided as
+// choose_expert_parts() says.
 Layout choose_layout(const Config& config, const Model& model, const std::vector<BlockSchemes>& schemes,
-                     const World& world);
+                     bool stacks_apart, const World& world);
 
 }  // namespace roundtable

@@ -37,7 +37,7 @@ std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
 
 // Ranks per group; by the cost model if the cluster is described.
 int decide_shards(const Config& config, const Plan& plan) {
-  if (config.cluster.nodes > 0) return choose_layout(config, plan.model, plan.schemes, plan.world).shards;
+  if (config.cluster.nodes > 0) return choose_layout(config, plan.model, plan.schemes, plan.stacks_apart, plan.world).shards;
   const std::int64_t experts = config.parallel.experts == Experts::kDivided ? experts_to_divide(plan.model) : 0;
   return choose_shards(config.parallel.shards, plan.world,
                        std::gcd(sharded_strata(config, plan.batch), experts));

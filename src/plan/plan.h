@@ -47,7 +47,7 @@ struct Plan {
 
   Forecast forecast;
 
-  Layout layout() const { return {world.ranks, world.ranks_a_node, shards, static_cast<std::int64_t>(stages.size())}; }
+  Layout layout() const { return {world.ranks, world.ranks_a_node, shards, static_cast<std::int64_t>(stages.size()), expert_parts}; }
   // What the rank with shard `shard` of a group holds of the experts.
   ExpertPart expert_part(int shard) const { return expert_parts > 1 ? ExpertPart{shard, expert_parts} : ExpertPart{}; }
 

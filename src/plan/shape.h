@@ -29,6 +29,7 @@ struct Layout {
   int ranks_a_node = 1;
   int shards = 1;
   std::int64_t stages = 1;
+  int expert_parts = 1;  // as in Plan
   int groups() const { return ranks / shards; }
 };
 
