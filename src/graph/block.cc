@@ -7,6 +7,7 @@
 #include <torch/utils.h>
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "base/text.h"
 #include "graph/fuse/fuse.h"
 #include "graph/operators/library.h"
+#include "model/forward/grouped_linear.h"
 
 namespace roundtable {
 namespace {
@@ -63,15 +65,15 @@ class Block::Products : public ProductHooks {
 
   torch::Tensor multiply(const Product& product, const torch::Tensor& x, const torch::Tensor& ends) override {
     const std::vector<Layers>& experts = block_.layers_.at(&product);
-    if (product.form == ProductForm::kExperts) return multiply_rows(experts, x, ends);
+    if (product.form == ProductForm::kExperts) {
+      return multiply_rows(experts, x, on_host(ends, std::ssize(experts), x.size(0)), ends);
+    }
     if (product.form != ProductForm::kBmm) return block_.run(experts.front(), x);
     TORCH_CHECK(x.dim() == 3 && x.size(0) == static_cast<std::int64_t>(experts.size()),
                 "there must be one matrix per expert");
-    std::vector<torch::Tensor> parts;
-    for (std::size_t e = 0; e < experts.size(); ++e) {
-      parts.push_back(block_.run(experts[e], x[static_cast<std::int64_t>(e)]));
-    }
-    return torch::stack(parts);
+    std::vector<std::int64_t> even;
+    for (std::int64_t e = 1; e <= x.size(0); ++e) even.push_back(e * x.size(1));
+    return multiply_rows(experts, x.flatten(0, 1), even, {}).unflatten(0, {x.size(0), x.size(1)});
   }
 
   void dispatched(const torch::Tensor& ends) override {
@@ -86,21 +88,19 @@ class Block::Products : public ProductHooks {
  private:
   // An expert without a token is not run: its weights get no gradient, and stay rounded to nearest.
   torch::Tensor multiply_rows(const std::vector<Layers>& experts, const torch::Tensor& rows,
-                              const torch::Tensor& ends) {
-    std::vector<torch::Tensor> parts;
-    std::int64_t begin = 0;
-    std::size_t expert = 0;
-    for (const std::int64_t end : on_host(ends, static_cast<std::int64_t>(experts.size()), rows.size(0))) {
-      const Layers& layers = experts[expert++];
-      if (end > begin) parts.push_back(block_.run(layers, rows.narrow(0, begin, end - begin)));
-      begin = end;
+                              const std::vector<std::int64_t>& ends, const torch::Tensor& ends_there) const {
+    std::vector<ExpertLayers> layers(experts.size());
+    for (std::size_t e = 0; e < experts.size(); ++e) {
+      for (const std::size_t place : experts[e].linears) layers[e].side_by_side.push_back(&block_.layer(place));
+      layers[e].order = experts[e].order;
     }
-    if (begin < rows.size(0) || parts.empty()) {
-      std::int64_t out = 0;
-      for (const std::size_t place : experts.front().linears) out += block_.layer(place).weight.size(0);
-      parts.push_back(torch::zeros({rows.size(0) - begin, out}, rows.options()));
+    LinearObserver observe;
+    if (block_.observer_) {
+      observe = [this](const Linear& layer, const torch::Tensor& x, const torch::Tensor& y) {
+        if (block_.is_own(layer)) block_.observer_(layer, x, y);
+      };
     }
-    return torch::cat(parts);
+    return grouped_linear(rows, layers, ends, ends_there, observe);
   }
 
   // The products of a mixture share the ends of one dispatch: a device is asked once.
@@ -134,6 +134,7 @@ Block::Block(std::shared_ptr<const BlockKind> kind, const GraphBlock& entry, Ten
 }
 
 void Block::add_product(const Product& product, const torch::Tensor& weight, const torch::Tensor& bias) {
+  const bool batched = product.form == ProductForm::kExperts || product.form == ProductForm::kBmm;
   std::map<std::int64_t, std::vector<const MatrixPlace*>> experts;
   for (const MatrixPlace& matrix : product.matrices) experts[matrix.expert].push_back(&matrix);
   for (const auto& [expert, matrices] : experts) {
@@ -147,6 +148,7 @@ void Block::add_product(const Product& product, const torch::Tensor& weight, con
       list.push_back({matrix->name,
                       rows_of(whole, *matrix),
                       own_bias.defined() ? rows_of(own_bias, *matrix) : torch::Tensor(),
+                      batched ? matrix->expert : -1,
                       {}});
     }
     layers.order = order_of(matrices, weight.device());
@@ -162,6 +164,12 @@ std::vector<std::string> Block::gives() const {
 
 const Linear& Block::layer(std::size_t place) const {
   return place < kFixed ? linears_[place] : fixed_[place - kFixed];
+}
+
+// One of linears(), which observers see.
+bool Block::is_own(const Linear& layer) const {
+  const std::less<const Linear*> before;
+  return !linears_.empty() && !before(&layer, linears_.data()) && !before(&linears_.back(), &layer);
 }
 
 torch::Tensor Block::run(const Layers& layers, const torch::Tensor& x) const {

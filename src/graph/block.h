@@ -87,6 +87,7 @@ class Block {
 
   void add_product(const Product& product, const torch::Tensor& weight, const torch::Tensor& bias);
   const Linear& layer(std::size_t place) const;
+  bool is_own(const Linear& layer) const;
   torch::Tensor run(const Layers& layers, const torch::Tensor& x) const;
   void check_result(const torch::Tensor& tensor, const std::string& name, std::int64_t batch) const;
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/activity.h"
+#include "model/load/stacked_rows.h"
 
 namespace roundtable {
 namespace {
@@ -29,12 +30,18 @@ std::vector<ParameterSpec> BlockLoader::parameters(std::int64_t block) const {
   return wanted;
 }
 
+std::vector<torch::Tensor> BlockLoader::load_stacked(const std::vector<ParameterSpec>& wanted, int root) const {
+  std::vector<torch::Tensor> tensors = load_tensors(source_, wanted, comm_, root);
+  stack_neighbours(tensors);
+  return tensors;
+}
+
 void BlockLoader::load_ahead(std::int64_t block, int root) {
   drop();
   loaded_ = std::async(std::launch::async, [this, root, wanted = parameters(block)] {
     const WatchedThread watched(Lane::kReader);
     work_alone();
-    return load_tensors(source_, wanted, comm_, root);
+    return load_stacked(wanted, root);
   });
   ahead_ = block;
 }
@@ -52,7 +59,7 @@ BlockWeights BlockLoader::load(std::int64_t block, int root) {
     tensors = loaded_.get();
   } else {
     drop();
-    tensors = load_tensors(source_, parameters(block), comm_, root);
+    tensors = load_stacked(parameters(block), root);
   }
   BlockWeights weights;
   weights.block = block;

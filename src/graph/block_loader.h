@@ -20,7 +20,8 @@ namespace roundtable {
 // A block's tensors on the host, in the orders of its KindTable.
 struct BlockWeights {
   std::int64_t block = 0;              // its place in the model
-  std::vector<torch::Tensor> weights;  // of `linears`, [out, in] each, bf16 or fp32
+  std::vector<torch::Tensor> weights;  // of `linears`, [out, in] each, bf16 or fp32; neighbours of one width and dtype
+                                       // lie below each other (stack_neighbours)
   std::vector<torch::Tensor> others;   // as on disk, fp16 widened to fp32
 };
 
@@ -42,6 +43,7 @@ class BlockLoader {
  private:
   void drop();
   std::vector<ParameterSpec> parameters(std::int64_t block) const;
+  std::vector<torch::Tensor> load_stacked(const std::vector<ParameterSpec>& wanted, int root) const;
 
   const TensorSource& source_;
   const Model& model_;

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "model/load/stacked_rows.h"
 #include "tests/graph/tiny_models.h"
 
 namespace roundtable {
@@ -69,6 +70,15 @@ TEST_F(BlockLoaderTest, LoadsAheadInAnotherThread) {
   EXPECT_EQ(source_.read_ahead, tensors());
   expect_block(2);
   EXPECT_EQ(source_.read_ahead, tensors());
+}
+
+// So that the tuner has layers that are quantized alike as one matrix, without a copy.
+TEST_F(BlockLoaderTest, NeighboursLieBelowEachOther) {
+  loader_.load_ahead(1, 0);
+  for (const std::int64_t block : {1, 2}) {
+    const std::vector<torch::Tensor> weights = loader_.load(block, 0).weights;
+    EXPECT_EQ(stacked({weights[0], weights[1], weights[2]}).data_ptr(), weights[0].data_ptr()) << block;
+  }
 }
 
 TEST_F(BlockLoaderTest, TheWrongGuessIsDropped) {

@@ -51,10 +51,26 @@ TEST_P(Arena, GradientsLieOneAfterTheOther) {
   arena.take(0, a);
   arena.take(1, torch::full({2, 3}, 2.0f));
   arena.settle();
-  EXPECT_EQ(arena.starts(), (std::vector<std::int64_t>{0, 301 * 257}));
+  EXPECT_EQ(arena.parts()[0].begin, 0);
+  EXPECT_EQ(arena.parts()[0].end, 301 * 257);
+  EXPECT_EQ(arena.parts()[1].begin, 301 * 257);
+  EXPECT_EQ(arena.parts()[1].end, 301 * 257 + 6);
   EXPECT_EQ(arena.whole().numel(), 301 * 257 + 6 + 2);
   EXPECT_TRUE(torch::equal(arena.whole().narrow(0, 0, 301 * 257), a.flatten().to(torch::kFloat32)));
   EXPECT_TRUE((arena.whole().narrow(0, 301 * 257, 6) == 2).all().item<bool>());
+}
+
+TEST_P(Arena, NeighboursAreOneMatrix) {
+  GradientArena three({torch::empty({2, 3}), torch::empty({1, 5}), torch::empty({4, 5})});
+  const torch::Tensor below = torch::randn({4, 5}).to(GetParam());
+  three.clear();
+  three.take(1, torch::ones({1, 5}).to(GetParam()));
+  three.take(2, below);
+  const torch::Tensor both = three.stacked_gradients(1, 3);
+  EXPECT_EQ(both.sizes(), (std::vector<std::int64_t>{5, 5}));
+  EXPECT_TRUE((both[0] == 1).all().item<bool>());
+  EXPECT_TRUE(torch::equal(both.narrow(0, 1, 4), below.to(torch::kFloat32)));
+  EXPECT_EQ(both.data_ptr(), three.gradient(1).data_ptr());
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, Arena, ::testing::Values(torch::kFloat32, torch::kBFloat16));
