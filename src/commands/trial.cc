@@ -21,6 +21,7 @@
 #include "device/process.h"
 #include "io/checkpoint.h"
 #include "graph/block_loader.h"
+#include "model/load/stacked_rows.h"
 #include "phases/boundary/boundary_states.h"
 #include "phases/forward_pass.h"
 #include "plan/tune_settings.h"
@@ -169,10 +170,7 @@ class Trial {
                                      .load(0, 0);
     Block block = BlockMaker(context_.plan.model, context_.ranks.device, context_.ranks.exchange).make(weights);
     const torch::Tensor target = run_block(block, states, settings.micro_batch, states.size()).hidden;
-    std::vector<torch::Tensor> original;
-    for (const torch::Tensor& weight : weights.weights) {
-      original.push_back(weight.defined() ? weight.to(context_.ranks.device) : weight);
-    }
+    const std::vector<torch::Tensor> original = on_device(weights.weights, context_.ranks.device);
     const Sampler sampler(context_.config.tuning.sampler, c.n_samples, context_.plan.batch,
                           static_cast<std::uint64_t>(context_.config.tuning.seed), 0);
     std::array<double, 2> own{}, step{};

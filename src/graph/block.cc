@@ -7,6 +7,7 @@
 #include <torch/utils.h>
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <utility>
@@ -16,6 +17,8 @@
 #include "graph/experts/divide.h"
 #include "graph/fuse/fuse.h"
 #include "graph/operators/library.h"
+#include "model/forward/grouped_linear.h"
+#include "model/load/stacked_rows.h"
 
 namespace roundtable {
 namespace {
@@ -63,6 +66,9 @@ BlockKind::BlockKind(const GraphManifest& manifest, std::size_t kind, const Tens
         std::all_of(product.matrices.begin(), product.matrices.end(),
                     [](const MatrixPlace& matrix) { return matrix.use == TensorUse::kLinear; });
     if (layers_alone) made_of_layers_.insert(product.weight);
+    for (const MatrixPlace& matrix : product.matrices) {
+      if (matrix.use == TensorUse::kLinear) dtypes_of_layers_.push_back(part_.parameters.at(product.weight).dtype);
+    }
   }
 }
 
@@ -74,15 +80,15 @@ class Block::Products : public ProductHooks {
 
   torch::Tensor multiply(const Product& product, const torch::Tensor& x, const torch::Tensor& ends) override {
     const std::vector<Layers>& experts = block_.layers_.at(&product);
-    if (product.form == ProductForm::kExperts) return multiply_rows(product, experts, x, ends);
+    if (product.form == ProductForm::kExperts) {
+      return multiply_rows(experts, x, on_host(ends, std::ssize(experts), x.size(0)), ends);
+    }
     if (product.form != ProductForm::kBmm) return block_.run(experts.front(), x, !idle_);
     TORCH_CHECK(x.dim() == 3 && x.size(0) == static_cast<std::int64_t>(experts.size()),
                 "there must be one matrix per expert");
-    std::vector<torch::Tensor> parts;
-    for (std::size_t e = 0; e < experts.size(); ++e) {
-      parts.push_back(block_.run(experts[e], x[static_cast<std::int64_t>(e)], !idle_));
-    }
-    return torch::stack(parts);
+    std::vector<std::int64_t> even;
+    for (std::int64_t e = 1; e <= x.size(0); ++e) even.push_back(e * x.size(1));
+    return multiply_rows(experts, x.flatten(0, 1), even, {}).unflatten(0, {x.size(0), x.size(1)});
   }
 
   void dispatched(const torch::Tensor& ends) override {
@@ -130,20 +136,33 @@ class Block::Products : public ProductHooks {
   };
 
   // An expert without a token is not run: its weights get no gradient, and stay rounded to nearest.
-  torch::Tensor multiply_rows(const Product& product, const std::vector<Layers>& experts, const torch::Tensor& rows,
-                              const torch::Tensor& ends) {
-    std::vector<torch::Tensor> parts;
-    std::int64_t begin = 0;
-    std::size_t expert = 0;
-    for (const std::int64_t end : on_host(ends, static_cast<std::int64_t>(experts.size()), rows.size(0))) {
-      const Layers& layers = experts[expert++];
-      if (end > begin) parts.push_back(block_.run(layers, rows.narrow(0, begin, end - begin), true));
-      begin = end;
+  torch::Tensor multiply_rows(const std::vector<Layers>& experts, const torch::Tensor& rows,
+                              const std::vector<std::int64_t>& ends, const torch::Tensor& ends_there) const {
+    // Where ranks divide the experts, those that this one holds follow each other, and no other has rows.
+    const auto [first, last] = held(experts);
+    std::vector<ExpertLayers> layers(last - first);
+    for (std::size_t e = first; e < last; ++e) {
+      for (const std::size_t place : experts[e].linears) layers[e - first].side_by_side.push_back(&block_.layer(place));
+      layers[e - first].order = experts[e].order;
     }
-    if (begin < rows.size(0) || parts.empty()) {
-      parts.push_back(torch::zeros({rows.size(0) - begin, rows_of_expert(product)}, rows.options()));
+    const auto begin = static_cast<std::ptrdiff_t>(first), end = static_cast<std::ptrdiff_t>(last);
+    LinearObserver observe;
+    if (block_.observer_) {
+      observe = [this](const Linear& layer, const torch::Tensor& x, const torch::Tensor& y) {
+        if (block_.is_own(layer)) block_.observer_(layer, x, y);
+      };
     }
-    return torch::cat(parts);
+    return grouped_linear(rows, layers, {ends.begin() + begin, ends.begin() + end},
+                          ends_there.defined() ? ends_there.narrow(0, begin, end - begin) : ends_there, observe);
+  }
+
+  // The experts [first, last) whose weights are here.
+  std::pair<std::size_t, std::size_t> held(const std::vector<Layers>& experts) const {
+    const auto is_here = [&](const Layers& layers) { return block_.layer(layers.linears.front()).weight.defined(); };
+    const auto first = std::find_if(experts.begin(), experts.end(), is_here);
+    const auto last = std::find_if_not(first, experts.end(), is_here);
+    RT_CHECK(first != last);
+    return {static_cast<std::size_t>(first - experts.begin()), static_cast<std::size_t>(last - experts.begin())};
   }
 
   // The products of a mixture share the ends of one dispatch: a device is asked once.
@@ -155,12 +174,6 @@ class Block::Products : public ProductHooks {
     TORCH_CHECK(static_cast<std::int64_t>(host_.size()) == experts && (host_.empty() || host_.back() <= rows),
                 "ends do not fit the experts and the rows");
     return host_;
-  }
-
-  static std::int64_t rows_of_expert(const Product& product) {
-    std::int64_t rows = 0;
-    for (const MatrixPlace& matrix : product.matrices) rows += matrix.expert == 0 ? matrix.rows : 0;
-    return rows;
   }
 
   const Block& block_;
@@ -178,8 +191,9 @@ Block::Block(std::shared_ptr<const BlockKind> kind, const GraphBlock& entry, Ten
     const torch::Tensor& tensor = parameters_.at(name);
     RT_CHECK(tensor.sizes() == spec.shape && tensor.scalar_type() == spec.dtype && tensor.is_contiguous());
   }
+  const std::vector<torch::Tensor> own = stacked_copies(weights, device(), kind_->dtypes_of_layers());
   for (const auto& [node, product] : kind_->program().products()) {
-    add_product(product, weights);
+    add_product(product, own);
     parameters_[product.weight] = torch::Tensor();  // only the product takes it
   }
   RT_CHECK(weights.size() == linears_.size());
@@ -187,6 +201,7 @@ Block::Block(std::shared_ptr<const BlockKind> kind, const GraphBlock& entry, Ten
 }
 
 void Block::add_product(const Product& product, const std::vector<torch::Tensor>& weights) {
+  const bool batched = product.form == ProductForm::kExperts || product.form == ProductForm::kBmm;
   const torch::Tensor bias = product.bias.empty() ? torch::Tensor() : parameters_.at(product.bias);
   std::map<std::int64_t, std::vector<const MatrixPlace*>> experts;
   for (const MatrixPlace& matrix : product.matrices) experts[matrix.expert].push_back(&matrix);
@@ -200,6 +215,7 @@ void Block::add_product(const Product& product, const std::vector<torch::Tensor>
       list.push_back({matrix->name,
                       weight_of(product, *matrix, tuned ? weights.at(linears_.size()) : torch::Tensor()),
                       own_bias.defined() ? rows_of(own_bias, *matrix) : torch::Tensor(),
+                      batched ? matrix->expert : -1,
                       {}});
     }
     layers.order = order_of(matrices, device());
@@ -207,15 +223,13 @@ void Block::add_product(const Product& product, const std::vector<torch::Tensor>
   }
 }
 
-// [out, in] in the graph's dtype, on the block's device. `loaded` is that of a layer of linears().
-torch::Tensor Block::weight_of(const Product& product, const MatrixPlace& matrix, const torch::Tensor& loaded) const {
-  if (matrix.use != TensorUse::kLinear) {  // cloned: the rest of the parameter is freed
-    return rows_of(out_in(product, parameters_.at(product.weight), matrix.expert), matrix).clone();
+// [out, in]; `own`: of a layer of linears().
+torch::Tensor Block::weight_of(const Product& product, const MatrixPlace& matrix, const torch::Tensor& own) const {
+  if (matrix.use != TensorUse::kLinear) {
+    return rows_of(out_in(product, parameters_.at(product.weight), matrix.expert), matrix);
   }
-  if (!loaded.defined()) return loaded;
-  const c10::ScalarType dtype = kind_->part().parameters.at(product.weight).dtype;
-  RT_CHECK(loaded.dim() == 2 && loaded.size(0) == matrix.rows);
-  return torch::empty(loaded.sizes(), torch::TensorOptions().dtype(dtype).device(device())).copy_(loaded);
+  RT_CHECK(!own.defined() || own.size(0) == matrix.rows);
+  return own;
 }
 
 std::vector<std::string> Block::gives() const {
@@ -226,6 +240,12 @@ std::vector<std::string> Block::gives() const {
 
 const Linear& Block::layer(std::size_t place) const {
   return place < kFixed ? linears_[place] : fixed_[place - kFixed];
+}
+
+// One of linears(), which observers see.
+bool Block::is_own(const Linear& layer) const {
+  const std::less<const Linear*> before;
+  return !linears_.empty() && !before(&layer, linears_.data()) && !before(&linears_.back(), &layer);
 }
 
 torch::Tensor Block::run(const Layers& layers, const torch::Tensor& x, bool observed) const {

@@ -33,6 +33,7 @@ class BlockKind {
   std::int64_t experts() const { return experts_; }  // of rt::dispatch; 0: the kind has none
   // The parameters that are weights of linear layers alone: nothing but these layers takes them.
   const std::set<std::string>& made_of_layers() const { return made_of_layers_; }
+  const std::vector<c10::ScalarType>& dtypes_of_layers() const { return dtypes_of_layers_; }  // as Block::linears()
   torch::Device device() const { return device_; }
   ExpertExchange* exchange() const { return exchange_.get(); }
 
@@ -43,6 +44,7 @@ class BlockKind {
   Program program_;
   std::int64_t experts_ = 0;
   std::set<std::string> made_of_layers_;
+  std::vector<c10::ScalarType> dtypes_of_layers_;
   torch::Device device_;
 };
 
@@ -106,8 +108,9 @@ class Block {
   };
 
   void add_product(const Product& product, const std::vector<torch::Tensor>& weights);
-  torch::Tensor weight_of(const Product& product, const MatrixPlace& matrix, const torch::Tensor& loaded) const;
+  torch::Tensor weight_of(const Product& product, const MatrixPlace& matrix, const torch::Tensor& own) const;
   const Linear& layer(std::size_t place) const;
+  bool is_own(const Linear& layer) const;
   torch::Tensor run(const Layers& layers, const torch::Tensor& x, bool observed) const;
   torch::Tensor run_graph(const torch::Tensor& hidden, SideTensors& side, bool idle) const;
   void check_result(const torch::Tensor& tensor, const std::string& name, std::int64_t batch) const;

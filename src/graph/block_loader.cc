@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/activity.h"
+#include "model/load/stacked_rows.h"
 
 namespace roundtable {
 namespace {
@@ -42,8 +43,9 @@ BlockWeights BlockLoader::read(std::int64_t block, int root) const {
   BlockWeights weights;
   weights.block = block;
   const auto others = tensors.begin() + static_cast<std::ptrdiff_t>(linears);
-  weights.weights.assign(tensors.begin(), others);
-  weights.others.assign(others, tensors.end());
+  weights.weights.assign(std::move_iterator(tensors.begin()), std::move_iterator(others));
+  weights.others.assign(std::move_iterator(others), std::move_iterator(tensors.end()));
+  stack_neighbours(weights.weights);
   return weights;
 }
 

@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "io/safetensors.h"
+#include "model/load/stacked_rows.h"
 #include "tests/graph/counting_allocator.h"
 #include "tests/graph/stacked_graph.h"
 #include "tests/graph/tiny_models.h"
@@ -77,6 +78,15 @@ TEST_F(BlockLoaderTest, LoadsAheadInAnotherThread) {
   EXPECT_EQ(source_.read_ahead, tensors());
   expect_block(2);
   EXPECT_EQ(source_.read_ahead, tensors());
+}
+
+// So that the tuner has layers that are quantized alike as one matrix, without a copy.
+TEST_F(BlockLoaderTest, NeighboursLieBelowEachOther) {
+  loader_.load_ahead(1, 0);
+  for (const std::int64_t block : {1, 2}) {
+    const std::vector<torch::Tensor> weights = loader_.load(block, 0).weights;
+    EXPECT_EQ(stacked({weights[0], weights[1], weights[2]}).data_ptr(), weights[0].data_ptr()) << block;
+  }
 }
 
 TEST_F(BlockLoaderTest, TheWrongGuessIsDropped) {

@@ -7,6 +7,7 @@
 #include <torch/utils.h>
 
 #include <cmath>
+#include <mutex>
 #include <numeric>
 
 #include "graph/model.h"
@@ -57,9 +58,11 @@ std::vector<std::string> names_of(const Block& block) {
 void expect_gradients_of_the_plain_graph(const Fixture& fixture, const Tensor& x, double tolerance) {
   Block block = fixture.block();
   std::map<std::string, Tensor> taken;
+  std::mutex mutex;
   for (Linear& linear : block.linears()) {
     linear.weight = linear.weight.detach().clone().requires_grad_();
-    linear.take_gradient = [&taken, name = linear.name](const Tensor& gradient) {
+    linear.take_gradient = [&taken, &mutex, name = linear.name](const Tensor& gradient) {
+      const std::scoped_lock lock(mutex);
       EXPECT_FALSE(taken.contains(name)) << name;
       taken[name] = gradient.detach().clone();
     };

@@ -26,6 +26,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <mutex>
 
 #include "base/error.h"
 #include "graph/block.h"
@@ -113,9 +114,13 @@ class PartCheck {
     const auto shared = std::make_shared<BlockKind>(manifest_, kind, constants_, torch::kCPU);
     Block block(shared, entry, below(samples_, "parameters/"));
     TensorsByName taken;
+    std::mutex mutex;
     for (Linear& linear : block.linears()) {
       linear.weight = leaf(linear.weight);
-      linear.take_gradient = [&taken, &linear](const Tensor& gradient) { taken[linear.name] = gradient.clone(); };
+      linear.take_gradient = [&taken, &mutex, &linear](const Tensor& gradient) {
+        const std::scoped_lock lock(mutex);
+        taken[linear.name] = gradient.clone();
+      };
     }
     const Tensor out = block.forward(in.hidden, side);
     TensorsByName carried;

@@ -14,6 +14,7 @@
 #include "comm/agree.h"
 #include "data/sampler.h"
 #include "graph/block_loader.h"
+#include "model/load/stacked_rows.h"
 #include "model/load/tensor_span.h"
 #include "phases/boundary/boundary_states.h"
 #include "phases/tune/block_file.h"
@@ -174,8 +175,8 @@ class StageWorker {
     for (std::size_t i = 0; i < worked.size(); ++i) {
       worked[i].clear_expert_tokens();
       blocks.blocks.push_back(&worked[i]);
-      for (const torch::Tensor& weight : weights[i].weights) {
-        blocks.original.push_back(weight.defined() ? weight.to(context_.ranks.device) : weight);
+      for (torch::Tensor& weight : on_device(weights[i].weights, context_.ranks.device)) {
+        blocks.original.push_back(std::move(weight));
       }
       const BlockSchemes& own = schemes_of(unit.first + static_cast<std::int64_t>(i));
       blocks.schemes.insert(blocks.schemes.end(), own.begin(), own.end());
