@@ -93,6 +93,7 @@ class BlockParts : public ::testing::Test {
       EXPECT_EQ(content_by_tensor(SafetensorsFile(path), contents), "") << "is in two files";
     }
     EXPECT_EQ(contents, in_one_file());
+    for (const auto& [name, type] : types_) EXPECT_TRUE(contents.at(name).starts_with(type)) << name;
   }
 
   void TearDown() override { world().barrier(); }  // the folder of rank 0 is in use until then
@@ -102,6 +103,7 @@ class BlockParts : public ::testing::Test {
   ExpertPart part_;
   BlockWeights whole_, own_;
   TunedBlock tuned_, own_tuned_;
+  std::map<std::string, std::string> types_;  // of some tensors that must be there
   TemporaryFolder temporary_;
   std::string folder_;
 };
@@ -115,6 +117,13 @@ TEST_F(BlockParts, TogetherHoldWhatOneFileHolds) {
 TEST_F(BlockParts, AStackThatIsTakenApartIsWrittenTheSame) {
   set_up(testing::model_from(testing::stacked_files({.by_turns = true})));
   ASSERT_TRUE(plan_.stacks_apart);
+  const std::string experts = "model.layers.1.mlp.experts.";
+  types_ = {{experts + "0.gate_proj.bias", "F16"},
+            {experts + "3.up_proj.bias", "F16"},
+            {experts + "3.up_proj.qweight", "I32"},
+            {experts + "2.down_proj.bias", "F16"},
+            {experts + "3.down_proj.bias", "F32"},  // of the layer in 16 bits
+            {experts + "3.down_proj.weight", "F32"}};
   expect_that_parts_hold_what_one_file_holds();
 }
 
