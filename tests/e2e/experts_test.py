@@ -1,9 +1,11 @@
 """Experts divided over the ranks of a group, from end to end: the bytes of a run that divides nothing, kills between the
 files of a block's parts, traffic, evaluation, and what is refused."""
 
+import re
 import unittest
 
 import torch
+from safetensors.torch import load_file
 
 import program
 import tiny_model
@@ -55,6 +57,13 @@ class DividedExpertsTest(program.Case):
         first, other = self.blocks("divided")[0], self.blocks("replicated")[0]
         self.assertAlmostEqual(first["losses"][0] / other["losses"][0], 1, delta=1e-5)
         self.assertLess(first["reduction"]["bytes"], other["reduction"]["bytes"] / 2)
+        wanted = load_file(self.folder / "replicated.run" / "gradients-00000.safetensors")
+        parts = [load_file(self.folder / "divided.run" / f"gradients-00000{part}.safetensors") for part in ("", "-part-1")]
+        self.assertEqual(set(parts[0]) | set(parts[1]), set(wanted))
+        self.assertEqual({n for n in parts[1] if ".experts." in n}, {n for n in wanted if re.search(r"experts\.[4-7]\.", n)})
+        for part in parts:
+            for name, gradient in part.items():
+                self.assertLess(((gradient - wanted[name]).norm() / wanted[name].norm()).item(), 1e-5, name)
 
     def test_a_kill_between_the_parts_of_a_block(self):
         """The second part is slow in coming to the disk: when the first is there, the job is killed."""

@@ -265,13 +265,15 @@ class StageWorker {
   TuneObserver observer(std::int64_t block) {
     TuneObserver observer;
     observer.wants_to_leave = [this] { return asked_to_leave(); };
-    if (!context_.ranks.grid.leads_group()) return observer;
+    const ExpertPart& part = context_.ranks.expert_part;
     const bool first_of_stage = block == context_.plan.stages[static_cast<std::size_t>(stage_)].first;
-    if (context_.config.run.save_gradients && first_of_stage) {
-      observer.on_gradients = [this, block](const StepGradients& step) {
-        if (step.iteration == 0) write_gradients(context_.paths.gradients(block), step);
+    if (context_.config.run.save_gradients && first_of_stage &&
+        (context_.ranks.grid.leads_group() || part.divides())) {
+      observer.on_gradients = [this, block, part](const StepGradients& step) {
+        if (step.iteration == 0) write_gradients(context_.paths.gradients(block, part.part), step);
       };
     }
+    if (!context_.ranks.grid.leads_group()) return observer;
     observer.on_iteration = [this, block](std::int64_t iteration, float first, float best) {
       if (since_report_.seconds() < 0.5) return;
       since_report_ = Stopwatch();
