@@ -26,6 +26,7 @@ class PairCommunicator : public HostCommunicator {
   void broadcast(HostSpan, int) override {}
   void barrier() override {}
   void exchange(HostSpan, HostSpan, int) override {}
+  void all_to_all(HostSpan, const std::vector<std::int64_t>&, HostSpan, const std::vector<std::int64_t>&) override {}
 
  protected:
   void gather_bytes(const void*, std::int64_t, void*) override {}

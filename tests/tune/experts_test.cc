@@ -57,7 +57,7 @@ struct Mixture {
     }
     input = torch::randn({kSamples, 16, 64}).to(c.dtype);
     Block block = make();
-    const Importance inputs(block);
+    const Importance inputs(block, model.linears(0));
     target = run_block(block, {input, {}}, 0).hidden;
     SelfCommunicator alone;
     if (c.search) importance = inputs.sum(alone);

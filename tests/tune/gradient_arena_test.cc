@@ -68,7 +68,7 @@ TEST_P(Arena, GradientsLieOneAfterTheOther) {
 }
 
 TEST_P(Arena, NeighboursAreOneMatrix) {
-  GradientArena three({torch::empty({2, 3}), torch::empty({1, 5}), torch::empty({4, 5})});
+  GradientArena three({torch::empty({2, 3}), torch::empty({1, 5}), torch::empty({4, 5})}, torch::kCPU);
   const torch::Tensor below = torch::randn({4, 5}).to(GetParam());
   three.clear();
   three.take(1, torch::ones({1, 5}).to(GetParam()));
