@@ -51,7 +51,7 @@ struct Problem {
   }
 };
 
-struct Run {
+struct Outcome {
   std::map<std::string, torch::Tensor> gradients;  // of the first step
   float first_loss = 0;
   TunedBlock tuned;
@@ -60,7 +60,7 @@ struct Run {
 };
 
 // Tunes with the samples of this rank of `group`.
-Run tune(const Problem& problem, HostCommunicator& group, bool divided, TuneSettings settings,
+Outcome tune(const Problem& problem, HostCommunicator& group, bool divided, TuneSettings settings,
          SamplerKind kind = SamplerKind::kStrata) {
   const ExpertPart part = divided ? ExpertPart{group.rank(), group.size()} : ExpertPart{};
   auto exchange = divided ? std::make_shared<ExpertExchange>(ExpertExchange{group, settings.reproducible}) : nullptr;
@@ -68,7 +68,7 @@ Run tune(const Problem& problem, HostCommunicator& group, bool divided, TuneSett
   Block block = BlockMaker(problem.model, torch::kCPU, exchange).make(weights);
   const SampleRange range = shard_samples(kSamples, kBatch, group.size(), group.rank());
   const States input{problem.input.narrow(0, range.begin, range.size()), {}};
-  Run run;
+  Outcome run;
   {
     const Importance inputs(block, problem.model.linears(0));
     run_block(block, input, 1, range.size());
@@ -96,8 +96,8 @@ class Divided : public ::testing::TestWithParam<SamplerKind> {};
 TEST_P(Divided, GradientsAndTheFirstLossAreThoseOfOneRank) {
   const Problem problem;
   SelfCommunicator alone;
-  const Run one = tune(problem, alone, false, steps(6), GetParam());
-  const Run all = tune(problem, world(), true, steps(6), GetParam());
+  const Outcome one = tune(problem, alone, false, steps(6), GetParam());
+  const Outcome all = tune(problem, world(), true, steps(6), GetParam());
   EXPECT_NEAR(all.first_loss, one.first_loss, 1e-5 * one.first_loss);
   const ExpertPart part{world().rank(), world().size()};
   std::size_t compared = 0;
@@ -123,8 +123,8 @@ TEST(DividedTuning, MicroBatchesAreAsManyOnEachRank) {
   TuneSettings settings = steps(3);
   settings.micro_batch = 1;
   SelfCommunicator alone;
-  const Run one = tune(problem, alone, false, settings, SamplerKind::kRand);
-  const Run all = tune(problem, world(), true, settings, SamplerKind::kRand);
+  const Outcome one = tune(problem, alone, false, settings, SamplerKind::kRand);
+  const Outcome all = tune(problem, world(), true, settings, SamplerKind::kRand);
   EXPECT_NEAR(all.first_loss, one.first_loss, 1e-5 * one.first_loss);
 }
 
@@ -133,8 +133,8 @@ TEST(DividedTuning, AReproducibleRunHasTheBitsOfOneRank) {
   TuneSettings settings = steps(6);
   settings.reproducible = true;
   SelfCommunicator alone;
-  const Run one = tune(problem, alone, false, settings);
-  const Run all = tune(problem, world(), true, settings);
+  const Outcome one = tune(problem, alone, false, settings);
+  const Outcome all = tune(problem, world(), true, settings);
   EXPECT_EQ(all.tuned.losses, one.tuned.losses);
   EXPECT_EQ(all.tuned.best_iteration, one.tuned.best_iteration);
   const ExpertPart part{world().rank(), world().size()};
@@ -154,8 +154,8 @@ TEST(DividedTuning, AReproducibleRunHasTheBitsOfOneRank) {
 TEST(DividedTuning, ImportanceIsThatOfOneRank) {
   const Problem problem;
   SelfCommunicator alone;
-  const Run one = tune(problem, alone, false, steps(0));
-  const Run all = tune(problem, world(), true, steps(0));
+  const Outcome one = tune(problem, alone, false, steps(0));
+  const Outcome all = tune(problem, world(), true, steps(0));
   const ExpertPart part{world().rank(), world().size()};
   for (std::size_t i = 0; i < problem.model.linears(0).size(); ++i) {
     const LinearSpec& linear = problem.model.linears(0)[i];
