@@ -75,7 +75,7 @@ MODELS = {
         "llama4": ATTENTION | gated("feed_forward", "feed_forward.shared_expert", "feed_forward.experts"),
     },
     "Hybrids": {
-        "qwen3_next": LLAMA | gated("mlp.experts", "mlp.shared_expert") | names("linear_attn", "in_proj_qkvz", "out_proj"),
+        "qwen3_next": LLAMA | gated("mlp.experts", "mlp.shared_expert") | names("linear_attn", "in_proj_qkvz", "in_proj_ba", "out_proj"),
         "qwen3_5_moe": ATTENTION | gated("mlp.experts", "mlp.shared_expert") |
         names("linear_attn", "in_proj_qkv", "in_proj_z", "out_proj"),
         "granitemoehybrid": ATTENTION | names("mamba", "in_proj", "out_proj") | names("shared_mlp", "input_linear", "output_linear") |
@@ -88,6 +88,9 @@ MODELS = {
         "gemma4_text@large": LLAMA | gated("experts"),
     },
 }
+
+# Rules for single layers: in_proj_ba is kept in 16 bits unless a rule asks for it.
+RULES = {"qwen3_next": {"linear_attn.in_proj_ba": {"bits": 4}}}
 
 
 def relative(a, b):
@@ -157,7 +160,7 @@ class ModelCase(program.Case):
         config = program.write_config(self.folder / "quantize.yaml", self.settings() | {
             "calibration.tokens": str(self.tokens), "calibration.n_samples": ROWS, "calibration.seqlen": SEQLEN,
             "quantization.group_size": 16, "tuning.iters": 5, "tuning.lr": 0.02, "tuning.batch_size": 4, "parallel.shards": 2,
-            "parallel.stages": 2})
+            "parallel.stages": 2} | ({"quantization.weight_config": self.rules} if self.rules else {}))
         command = program.quantize_command(config, output)
         if kill:
             log = self.folder / "killed.log"
@@ -197,11 +200,19 @@ class ModelCase(program.Case):
         self.assertLess(error, BOUND, "logits of the quantized model")
         return len(layers), error
 
+    def check_conversion(self, output):
+        """A conversion finds the layers that a rule had quantized."""
+        floats = self.folder / f"{output.name}-qdq"
+        self.succeed(["convert", output, "--format", "qdq", "--output", floats, "--graph", self.graph])
+        tensors = unpacked.load_all(floats)
+        for layer, weight in unpacked.load_all(self.folder / f"{output.name}-plain").items():
+            self.assertTrue(torch.equal(weight.to(tensors[layer].dtype), tensors[layer]), layer)
+
     def hold(self, name, wanted):
         marks = [processor_time()]
         self.path, self.graph = self.folder / name, self.folder / f"{name}-graph"
         model = self.make(name)
-        self.model_type = model.config.model_type
+        self.model_type, self.rules = model.config.model_type, RULES.get(name)
         marks.append(processor_time())
         export_model(str(self.path), str(self.graph), SEQLEN, "float32")
         marks.append(processor_time())
@@ -213,6 +224,8 @@ class ModelCase(program.Case):
         self.check_proof(peace, model.config.get_text_config().num_hidden_layers)
         marks.append(processor_time())
         count, quantized_error = self.check_quantized(peace, wanted)
+        if self.rules:
+            self.check_conversion(peace)
         marks.append(processor_time())
         self.quantize(killed, kill=True)
         self.assertEqual(program.digests(killed), program.digests(peace))
