@@ -70,12 +70,13 @@ MODELS = {
         **dict.fromkeys(("mixtral", "minimax_m2"), ATTENTION | mixtral("block_sparse_moe.experts")),
         "qwen3_moe": LLAMA | gated("mlp.experts"),
         "glm4_moe": ATTENTION | DEEPSEEK_EXPERTS,
-        **dict.fromkeys(("deepseek_v3", "deepseek_v32"), DEEPSEEK_ATTENTION | DEEPSEEK_EXPERTS),
+        "deepseek_v3": DEEPSEEK_ATTENTION | DEEPSEEK_EXPERTS,
+        "deepseek_v32": DEEPSEEK_ATTENTION | DEEPSEEK_EXPERTS | names("self_attn.indexer", "wq_b"),
         "gpt_oss": ATTENTION | gated("mlp.experts"),
         "llama4": ATTENTION | gated("feed_forward", "feed_forward.shared_expert", "feed_forward.experts"),
     },
     "Hybrids": {
-        "qwen3_next": LLAMA | gated("mlp.experts", "mlp.shared_expert") | names("linear_attn", "in_proj_qkvz", "in_proj_ba", "out_proj"),
+        "qwen3_next": LLAMA | gated("mlp.experts", "mlp.shared_expert") | names("linear_attn", "in_proj_qkvz", "out_proj"),
         "qwen3_5_moe": ATTENTION | gated("mlp.experts", "mlp.shared_expert") |
         names("linear_attn", "in_proj_qkv", "in_proj_z", "out_proj"),
         "granitemoehybrid": ATTENTION | names("mamba", "in_proj", "out_proj") | names("shared_mlp", "input_linear", "output_linear") |
@@ -89,8 +90,8 @@ MODELS = {
     },
 }
 
-# Rules for single layers: in_proj_ba is kept in 16 bits unless a rule asks for it.
-RULES = {"qwen3_next": {"linear_attn.in_proj_ba": {"bits": 4}}}
+# Rules for single layers: an indexer is kept in 16 bits unless a rule asks for it.
+RULES = {"deepseek_v32": {"indexer.wq_b": {"bits": 4}}}
 
 
 def relative(a, b):
