@@ -204,7 +204,7 @@ class ModelCase(program.Case):
     def check_conversion(self, output):
         """A conversion finds the layers that a rule had quantized."""
         floats = self.folder / f"{output.name}-qdq"
-        self.succeed(["convert", output, "--format", "qdq", "--output", floats, "--graph", self.graph])
+        self.succeed(["convert", output, "--format", "qdq", "--output", floats])
         tensors = unpacked.load_all(floats)
         for layer, weight in unpacked.load_all(self.folder / f"{output.name}-plain").items():
             self.assertTrue(torch.equal(weight.to(tensors[layer].dtype), tensors[layer]), layer)
