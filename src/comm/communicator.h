@@ -93,6 +93,12 @@ class HostCommunicator {
   // each other.
   virtual void exchange(HostSpan mine, HostSpan theirs, int peer) = 0;
 
+  // Sends to every rank, this one included, and receives from every rank: rank r gets the send[r] elements of `mine` that
+  // begin behind those for the ranks before it, and its receive[r] elements lie in `theirs` behind those of the ranks
+  // before it. Each rank's receive[r] is what rank r sends it; both are >= 0, and both spans have one type.
+  virtual void all_to_all(HostSpan mine, const std::vector<std::int64_t>& send, HostSpan theirs,
+                          const std::vector<std::int64_t>& receive) = 0;
+
   // The root's value, on every rank.
   template <Plain T>
   T broadcast_value(T value, int root) {
@@ -141,7 +147,18 @@ class DeviceCommunicator {
 
   // As in a HostCommunicator, but only enqueued.
   virtual void exchange(DeviceSpan mine, DeviceSpan theirs, int peer) = 0;
+
+  // As in a HostCommunicator, but only enqueued.
+  virtual void all_to_all(DeviceSpan mine, const std::vector<std::int64_t>& send, DeviceSpan theirs,
+                          const std::vector<std::int64_t>& receive) = 0;
 };
+
+// For those who implement HostCommunicator::all_to_all(): that the arguments fit together and a group of `size`, and the
+// part of rank `rank` itself.
+void check_all_to_all(HostSpan mine, const std::vector<std::int64_t>& send, HostSpan theirs,
+                      const std::vector<std::int64_t>& receive, int size);
+void keep_own_part(HostSpan mine, const std::vector<std::int64_t>& send, HostSpan theirs,
+                   const std::vector<std::int64_t>& receive, int rank);
 
 // One rank alone: every collective is the identity. For unit tests, and for a rank that tries something by itself.
 class SelfCommunicator final : public HostCommunicator {
@@ -152,6 +169,8 @@ class SelfCommunicator final : public HostCommunicator {
   void broadcast(HostSpan, int) override {}
   void barrier() override {}
   void exchange(HostSpan mine, HostSpan theirs, int peer) override;
+  void all_to_all(HostSpan mine, const std::vector<std::int64_t>& send, HostSpan theirs,
+                  const std::vector<std::int64_t>& receive) override;
 
  protected:
   void gather_bytes(const void* mine, std::int64_t bytes, void* gathered) override;

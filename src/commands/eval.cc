@@ -31,7 +31,7 @@ nlohmann::json run_eval(MpiCommunicator& world, const Config& config) {
       log_warning(warning);
     }
   });
-  const RankContext ranks = make_rank_context(config, /*shards=*/1, world);
+  const RankContext ranks = make_rank_context(config, /*shards=*/1, /*expert_parts=*/1, world);
   enter_phase("evaluate");
   Progress progress(display_stream(world));
   progress.begin_phase("evaluate", model.n_blocks());

@@ -13,6 +13,7 @@
 #include "commands/trial.h"
 #include "io/checkpoint.h"
 #include "plan/path_checks.h"
+#include "run/resume.h"
 
 namespace roundtable {
 namespace {
@@ -29,6 +30,7 @@ nlohmann::json to_json(const Plan& plan) {
   return {{"ranks", plan.world.ranks},
           {"groups", plan.groups},
           {"shards", plan.shards},
+          {"expert_parts", plan.expert_parts},
           {"stages", plan.stages.size()},
           {"bytes_a_rank", plan.forecast.memory_bytes()},
           {"memory", to_json(plan.forecast.memory)},
@@ -69,13 +71,16 @@ Plan make_plan_for(const Config& config, const Models& models, const World& here
 }  // namespace
 
 nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial) {
-  const World ranks = world_of(world);
+  World ranks = world_of(world);
   if (config.cluster.nodes == 0) {  // a described cluster is another machine than this one
     check_backend(config, world);
     check_shared_memory_everywhere(world, config);
   }
   nlohmann::json result;
   run_on_root(world, [&] { check_keys(config, trial); });
+  if (config.cluster.nodes == 0) {
+    ranks.parts_on_record = run_on_root(world, [&] { return parts_on_record(RunPaths(config, true)); });
+  }
   Models models;
   if (run_on_root(world, [&] { return is_without_files(config); })) {
     models.calibration = models.evaluation = model_for(world, config, config.calibration.seqlen);

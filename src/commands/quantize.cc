@@ -65,10 +65,11 @@ class QuantizeRun {
 
   // Everything that can be checked is checked before the first byte is written.
   void plan() {
-    const World ranks = world_of(world_);
+    World ranks = world_of(world_);
     check_backend(config_, world_);
     check_shared_memory_everywhere(world_, config_);
     run_on_root(world_, [&] { require_keys(config_, {"calibration.tokens", "output.path"}); });
+    ranks.parts_on_record = run_on_root(world_, [&] { return parts_on_record(paths_); });
     const Models models = models_for(world_, config_);
     run_on_root(world_, [&] {
       plan_ = make_plan(config_, models, ranks);
@@ -104,6 +105,7 @@ class QuantizeRun {
                                  .ranks = plan_.world.ranks,
                                  .groups = plan_.groups,
                                  .shards = plan_.shards,
+                                 .expert_parts = plan_.expert_parts,
                                  .stages = std::ssize(plan_.stages),
                                  .blocks = plan_.model.n_blocks(),
                                  .finished_blocks = state_->finished_blocks(),
@@ -146,7 +148,7 @@ class QuantizeRun {
   }
 
   RunContext make_context() {
-    RankContext ranks = make_rank_context(config_, plan_.shards, world_);
+    RankContext ranks = make_rank_context(config_, plan_.shards, plan_.expert_parts, world_);
     BoundaryPlace boundaries = place_boundaries(ranks, config_, plan_.model, paths_.directory, print_);
     return {.ranks = std::move(ranks),
             .config = config_,

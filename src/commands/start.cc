@@ -79,7 +79,7 @@ void check_backend(const Config& config, MpiCommunicator& world) {
   run_on_all(world, [&] { choose_device(config.parallel, node->rank()); });
 }
 
-RankContext make_rank_context(const Config& config, int shards, MpiCommunicator& world) {
+RankContext make_rank_context(const Config& config, int shards, int expert_parts, MpiCommunicator& world) {
   const auto node = world.split_by_node();
   keep_freed_memory();
   set_threads(config.parallel.threads, node->rank(), node->size());
@@ -87,11 +87,19 @@ RankContext make_rank_context(const Config& config, int shards, MpiCommunicator&
   run_on_all(world, [&] { device = choose_device(config.parallel, node->rank()); });
   RankGrid grid(world, shards);
   std::unique_ptr<DeviceCommunicator> device_group = device_communicator(grid, device);
+  const ExpertPart part = expert_parts > 1 ? ExpertPart{grid.shard(), expert_parts} : ExpertPart{};
+  std::shared_ptr<ExpertExchange> exchange;
+  if (part.divides()) {
+    exchange = std::make_shared<ExpertExchange>(
+        ExpertExchange{{grid.group_comm(), device_group.get()}, config.run.reproducible});
+  }
   return {.world = world,
           .grid = std::move(grid),
           .device = device,
           .dtype = config.tuning.amp ? torch::kBFloat16 : torch::kFloat32,
-          .device_group = std::move(device_group)};
+          .device_group = std::move(device_group),
+          .expert_part = part,
+          .exchange = std::move(exchange)};
 }
 
 std::ostream& display_stream(const HostCommunicator& world) {

@@ -32,9 +32,10 @@ World world_of(MpiCommunicator& world);
 // written.
 void check_backend(const Config& config, MpiCommunicator& world);
 
-// Threads, device, grid of `shards` ranks per group, and communicators of this rank. `world` must outlive the result.
-// Collective. Throws AgreedError where parallel.backend asks for a device that a rank does not have.
-RankContext make_rank_context(const Config& config, int shards, MpiCommunicator& world);
+// Threads, device, grid of `shards` ranks per group, communicators of this rank and, with `expert_parts` of the plan,
+// its part of the experts. `world` must outlive the result. Collective. Throws AgreedError where parallel.backend asks
+// for a device that a rank does not have.
+RankContext make_rank_context(const Config& config, int shards, int expert_parts, MpiCommunicator& world);
 
 // Where progress is drawn: stderr on rank 0, nowhere on the others.
 std::ostream& display_stream(const HostCommunicator& world);

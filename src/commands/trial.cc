@@ -21,6 +21,7 @@
 #include "device/process.h"
 #include "io/checkpoint.h"
 #include "graph/block_loader.h"
+#include "model/load/stacked_rows.h"
 #include "phases/boundary/boundary_states.h"
 #include "phases/forward_pass.h"
 #include "plan/tune_settings.h"
@@ -163,15 +164,17 @@ class Trial {
     reset_peak_resident_bytes();
     States states = ForwardPass(context_.ranks, context_.plan.model, 0).embed_rows(source_, tokens, range);
     if (context_.config.tuning.low_gpu_mem_usage) states = states.to(torch::kCPU);
-    const BlockWeights weights = BlockLoader(source_, context_.plan.model, context_.ranks.grid.group_comm()).load(0, 0);
-    Block block = BlockMaker(context_.plan.model, context_.ranks.device).make(weights);
-    const torch::Tensor target = run_block(block, states, settings.micro_batch).hidden;
-    std::vector<torch::Tensor> original;
-    for (const torch::Tensor& weight : weights.weights) original.push_back(weight.to(context_.ranks.device));
+    SelfCommunicator alone;
+    const BlockWeights weights = BlockLoader(source_, context_.plan.model, context_.ranks.grid.group_comm(),
+                                             context_.ranks.expert_part, alone)
+                                     .load(0, 0);
+    Block block = BlockMaker(context_.plan.model, context_.ranks.device, context_.ranks.exchange).make(weights);
+    const torch::Tensor target = run_block(block, states, settings.micro_batch, states.size()).hidden;
+    const std::vector<torch::Tensor> original = on_device(weights.weights, context_.ranks.device);
     const Sampler sampler(context_.config.tuning.sampler, c.n_samples, context_.plan.batch,
                           static_cast<std::uint64_t>(context_.config.tuning.seed), 0);
     std::array<double, 2> own{}, step{};
-    const auto time = [&](const TuneSettings& how, const GradientGroup& group, std::array<double, 2>& seconds) {
+    const auto time = [&](const TuneSettings& how, const TensorGroup& group, std::array<double, 2>& seconds) {
       Stopwatch watch;
       TuneObserver observer;
       observer.on_iteration = [&](std::int64_t iteration, float, float) {
@@ -185,9 +188,8 @@ class Trial {
     // Alone first: what this rank computes, without waiting for its group, whose order of sums it need not keep then.
     TuneSettings by_itself = settings;
     by_itself.reproducible = false;
-    SelfCommunicator alone;
     time(by_itself, alone, own);
-    time(settings, context_.ranks.gradient_group(), step);
+    time(settings, context_.ranks.tensor_group(), step);
     enter_block(-1);
     return {{"first_seconds", context_.ranks.world.all_gather(own[0])},
             {"seconds", context_.ranks.world.all_gather(step[1])},
@@ -205,7 +207,7 @@ class Trial {
     for (int i = 0; i < 3; ++i) {
       context_.ranks.grid.group_comm().barrier();
       const Stopwatch watch;
-      context_.ranks.gradient_group().sum(arena);
+      context_.ranks.tensor_group().sum(arena);
       arena[0].item<float>();  // waits for the device
       best = std::min(best, watch.seconds());
     }
@@ -286,7 +288,7 @@ json run_trial(MpiCommunicator& world, const Config& config, const Plan& plan) {
   boundaries.folder = paths.boundary_root(config);
   boundaries.fingerprint = "trial";
   Progress progress(display_stream(world));
-  RunContext context{.ranks = make_rank_context(config, plan.shards, world),
+  RunContext context{.ranks = make_rank_context(config, plan.shards, plan.expert_parts, world),
                      .config = config,
                      .plan = plan,
                      .paths = paths,

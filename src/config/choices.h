@@ -112,6 +112,16 @@ template <>
 inline constexpr Choice<Backend> kChoices<Backend>[] = {
     {"auto", Backend::kAuto}, {"mpi", Backend::kMpi}, {"nccl", Backend::kNccl}};
 
+// The experts of a block in a group of ranks.
+enum class Experts {
+  kAuto,        // divided where that is possible, and saves memory or traffic
+  kDivided,     // each rank holds and tunes its own part of them
+  kReplicated,  // each rank holds all of them
+};
+template <>
+inline constexpr Choice<Experts> kChoices<Experts>[] = {
+    {"auto", Experts::kAuto}, {"divided", Experts::kDivided}, {"replicated", Experts::kReplicated}};
+
 enum class GradientDtype {
   kFp32,
   kBf16,

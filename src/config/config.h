@@ -226,6 +226,7 @@ struct ParallelSection {
   std::int64_t shards = 0;
   std::int64_t stages = 0;
   std::int64_t threads = 0;
+  Experts experts = Experts::kAuto;
   Backend backend = Backend::kAuto;
   GradientDtype gradient_dtype = GradientDtype::kFp32;
 
@@ -238,6 +239,9 @@ struct ParallelSection {
       whole_from(0, kMaxCount));
     v("threads", threads, kKeepsResult, "threads per rank; 0: an equal share of the node's cores",
       whole_from(0, kMaxCount));
+    // The journal holds the number of parts, because the names of files follow from it.
+    v("experts", experts, kKeepsResult,
+      "the experts of a block: divided over the ranks of a group, or all of them on each rank", choice<Experts>());
     v("backend", backend, kKeepsResult, "the library that carries gradients and weights", choice<Backend>());
     v("gradient_dtype", gradient_dtype, kChangesResult,
       "type in which a group sums gradients; bf16 moves half the bytes; sign: a majority vote of signs, an experiment",

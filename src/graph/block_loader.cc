@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/activity.h"
+#include "model/load/stacked_rows.h"
 
 namespace roundtable {
 namespace {
@@ -21,20 +22,39 @@ void work_alone() {
 
 }  // namespace
 
-std::vector<ParameterSpec> BlockLoader::parameters(std::int64_t block) const {
-  std::vector<ParameterSpec> wanted;
-  for (const PlacedTensor& placed : model_.table(block).placed) {
-    wanted.push_back(placed.spec.below(model_.block_prefix(block)));
+// What all ranks have and what a rank's own experts have is read apart, and put back into the order of the table.
+BlockWeights BlockLoader::read(std::int64_t block, int root) const {
+  const KindTable& table = model_.table(block);
+  const std::size_t linears = table.linears.size();
+  std::vector<ParameterSpec> common, own;
+  std::vector<std::size_t> common_places, own_places;
+  for (std::size_t i = 0; i < table.placed.size(); ++i) {
+    const bool divided = i < linears && table.linears[i].expert >= 0 && part_.divides();
+    if (divided && !part_.holds(table.linears[i].expert, table.experts)) continue;
+    (divided ? own : common).push_back(table.placed[i].spec.below(model_.block_prefix(block)));
+    (divided ? own_places : common_places).push_back(i);
   }
-  return wanted;
+  std::vector<torch::Tensor> tensors(table.placed.size());
+  const auto place = [&](const std::vector<std::size_t>& places, const std::vector<torch::Tensor>& loaded) {
+    for (std::size_t i = 0; i < places.size(); ++i) tensors[places[i]] = loaded[i];
+  };
+  place(common_places, load_tensors(source_, common, comm_, root));
+  if (!own.empty()) place(own_places, load_tensors_apart(source_, own, *holders_, root / part_.parts, comm_));
+  BlockWeights weights;
+  weights.block = block;
+  const auto others = tensors.begin() + static_cast<std::ptrdiff_t>(linears);
+  weights.weights.assign(std::move_iterator(tensors.begin()), std::move_iterator(others));
+  weights.others.assign(std::move_iterator(others), std::move_iterator(tensors.end()));
+  stack_neighbours(weights.weights);
+  return weights;
 }
 
 void BlockLoader::load_ahead(std::int64_t block, int root) {
   drop();
-  loaded_ = std::async(std::launch::async, [this, root, wanted = parameters(block)] {
+  loaded_ = std::async(std::launch::async, [this, block, root] {
     const WatchedThread watched(Lane::kReader);
     work_alone();
-    return load_tensors(source_, wanted, comm_, root);
+    return read(block, root);
   });
   ahead_ = block;
 }
@@ -45,27 +65,21 @@ void BlockLoader::drop() {
 }
 
 BlockWeights BlockLoader::load(std::int64_t block, int root) {
-  std::vector<torch::Tensor> tensors;
-  if (ahead_ == block) {
-    const WaitsForOthers waits("the next block");  // the thread that loads it is watched itself
-    ahead_ = -1;
-    tensors = loaded_.get();
-  } else {
+  if (ahead_ != block) {
     drop();
-    tensors = load_tensors(source_, parameters(block), comm_, root);
+    return read(block, root);
   }
-  BlockWeights weights;
-  weights.block = block;
-  const auto others = tensors.begin() + std::ssize(model_.linears(block));
-  weights.weights.assign(tensors.begin(), others);
-  weights.others.assign(others, tensors.end());
-  return weights;
+  const WaitsForOthers waits("the next block");  // the thread that loads it is watched itself
+  ahead_ = -1;
+  return loaded_.get();
 }
 
 TensorsByName make_parameters(const GraphPart& part, const std::vector<PlacedTensor>& placed,
-                              const std::vector<torch::Tensor>& tensors, torch::Device device) {
+                              const std::vector<torch::Tensor>& tensors, torch::Device device,
+                              const std::set<std::string>& without) {
   TensorsByName parameters;
   for (const auto& [name, spec] : part.parameters) {
+    if (without.contains(name)) continue;
     parameters[name] = torch::empty(spec.shape, torch::TensorOptions().dtype(spec.dtype).device(device));
   }
   for (std::size_t i = 0; i < placed.size(); ++i) {
@@ -78,11 +92,15 @@ TensorsByName make_parameters(const GraphPart& part, const std::vector<PlacedTen
 Block BlockMaker::make(const BlockWeights& weights) {
   const std::size_t kind = model_.kind_of(weights.block);
   auto& made = kinds_[kind];
-  if (!made) made = std::make_shared<BlockKind>(model_.graphs(), kind, model_.constants(), device_);
-  std::vector<torch::Tensor> tensors = weights.weights;
-  tensors.insert(tensors.end(), weights.others.begin(), weights.others.end());
+  if (!made) {
+    made = std::make_shared<BlockKind>(model_.graphs(), kind, model_.constants(), device_,
+                                       model_.kind(kind).experts > 0 ? exchange_ : nullptr);
+  }
+  const KindTable& table = model_.table(weights.block);
+  const std::vector<PlacedTensor> others(table.placed.begin() + std::ssize(table.linears), table.placed.end());
   return Block(made, model_.entry(weights.block),
-               make_parameters(made->part(), model_.table(weights.block).placed, tensors, device_));
+               make_parameters(made->part(), others, weights.others, device_, made->made_of_layers()),
+               weights.weights);
 }
 
 }  // namespace roundtable

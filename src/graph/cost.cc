@@ -2,6 +2,7 @@
 #include "graph/cost.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <string_view>
 #include <variant>
@@ -15,6 +16,7 @@ namespace {
 
 constexpr std::string_view kAttention = "rt::attention";
 constexpr std::size_t kCausal = 6, kWindow = 7;  // of its arguments
+constexpr std::size_t kEnds = 3;                 // of those of rt::expert_linear
 constexpr double kNormsAndResidual = 2;          // hidden states that the backward pass of a block holds besides
 
 class Counter {
@@ -28,6 +30,7 @@ class Counter {
   KindCost count() {
     for (std::size_t i = 0; i < part_.nodes.size(); ++i) look_at(i, part_.nodes[i]);
     cost_.kept /= element() * seqlen_;
+    for (const auto& [ends, route] : routes_) cost_.routed += route.to + route.from;
     double hidden = 1;
     for (const std::int64_t size : model_.graphs().boundary.at("hidden").shape) hidden *= static_cast<double>(size);
     cost_.spare = 3 * largest_bytes_ / element() / seqlen_ + kNormsAndResidual * hidden / seqlen_;
@@ -42,6 +45,7 @@ class Counter {
     const auto product = products_.find(index);
     const double flops = static_cast<double>(node.flops) / seqlen_;
     if (product != products_.end()) {
+      if (product->second.form == ProductForm::kExperts) note_route(node, product->second, flops / 2);
       cost_.active += flops / 2;
       if (!differentiable) cost_.input_parameters += flops / 2;
     } else if (node.op == kAttention) {
@@ -58,6 +62,19 @@ class Counter {
     } else {
       cost_.kept += static_cast<double>(node.bytes);  // the input of a layer, which its weight's gradient needs
     }
+  }
+
+  // Rows go to the first product of a dispatch and come back behind the last (experts/divide.h). `active`: weights that a
+  // token meets.
+  void note_route(const GraphNode& node, const Product& product, double active) {
+    std::int64_t out = 0;
+    for (const MatrixPlace& matrix : product.matrices) out += matrix.expert == 0 ? matrix.rows : 0;
+    const std::vector<std::int64_t>& shape = part_.parameters.at(product.weight).shape;
+    const auto in = static_cast<double>(shape[1] * shape[2]) / static_cast<double>(out);
+    const double experts_of_a_token = active / (in * static_cast<double>(out));
+    Route& route = routes_[node.args.at(kEnds).value().value_or(-1)];
+    if (route.to == 0) route.to = experts_of_a_token * in;
+    route.from = experts_of_a_token * static_cast<double>(out);
   }
 
   bool depends_on_weights(const GraphNode& node) const {
@@ -81,12 +98,17 @@ class Counter {
     return std::min(1.0, (seen + kAttentionTileRows / 2.0) / seqlen_);
   }
 
+  struct Route {
+    double to = 0, from = 0;  // elements of a token
+  };
+
   const Model& model_;
   GraphPart part_;
   std::map<std::size_t, Product> products_;
   double seqlen_;
   KindCost cost_;
   double largest_bytes_ = 0;
+  std::map<std::int64_t, Route> routes_;  // by the value of their ends
   std::set<std::int64_t> with_gradient_;  // values that depend on a weight that is tuned
 };
 
@@ -98,6 +120,7 @@ KindCost count_kind(const Model& model, std::size_t kind) {
   for (const LinearSpec& linear : table.linears) {
     const auto weights = static_cast<double>(linear.out * linear.in);
     cost.parameters += weights;
+    if (linear.expert >= 0) cost.expert_parameters += weights;
     cost.largest = std::max(cost.largest, weights);
   }
   for (const ParameterSpec& other : table.others) cost.other_parameters += static_cast<double>(other.elements());

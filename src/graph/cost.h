@@ -10,6 +10,8 @@ namespace roundtable {
 // Of one token where nothing else is said. Bytes become elements of the graph's dtype.
 struct KindCost {
   double parameters = 0;        // weights of the layers that may be quantized, all experts
+  double expert_parameters = 0; // of these, those of experts
+  double routed = 0;            // elements that go to experts and come back, where the ranks of a group divide them
   double largest = 0;           // of one layer
   double active = 0;            // weights that a token meets: of all experts, those it is sent to
   double input_parameters = 0;  // of these, those of layers that read the block's input: no gradient goes through them

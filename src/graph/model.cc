@@ -80,6 +80,32 @@ bool is_taken_by_turns(const GraphPart& part, std::size_t product) {
   });
 }
 
+// KindTable::undivided of `experts` experts.
+std::string obstacle_to_dividing(const GraphPart& part, const std::map<std::size_t, Product>& products,
+                                 std::int64_t experts) {
+  constexpr const char* kNeverQuantized = "have a weight that is never quantized";
+  std::set<std::int64_t> dispatched;  // ends
+  for (const GraphNode& node : part.nodes) {
+    if (node.op == "rt::dispatch") dispatched.insert(node.out.at(1).value_or(-1));
+  }
+  for (std::size_t node = 0; node < part.nodes.size(); ++node) {
+    const auto product = products.find(node);
+    if (product == products.end()) {
+      if (part.nodes[node].op == "rt::expert_linear") return kNeverQuantized;
+      continue;
+    }
+    if (product->second.form == ProductForm::kBmm) return "are multiplied in one product (aten::bmm)";
+    if (product->second.form != ProductForm::kExperts) continue;
+    if (!dispatched.contains(part.nodes[node].args.at(3).value().value_or(-1))) return "are chosen without rt::dispatch";
+    const std::vector<MatrixPlace>& matrices = product->second.matrices;
+    const bool linear = std::all_of(matrices.begin(), matrices.end(),
+                                    [](const MatrixPlace& matrix) { return matrix.use == TensorUse::kLinear; });
+    if (!linear) return kNeverQuantized;
+    if (matrices.back().expert + 1 != experts) return "are of two kinds, of different numbers";
+  }
+  return "";
+}
+
 KindTable table_of(const GraphPart& part) {
   KindTable table;
   const std::map<std::string, PlacedTensor> matrices = matrices_by_name(part);
@@ -95,9 +121,11 @@ KindTable table_of(const GraphPart& part) {
       if (matrix.spec.stack) matrix.spec.stack->by_turns = by_turns;
       table.linears.push_back(linear_of(matrix.spec, batched ? place.expert : -1));
       table.linears.back().name = place.name;
+      table.experts = std::max(table.experts, table.linears.back().expert + 1);
       table.placed.push_back(std::move(matrix));
     }
   }
+  if (table.experts > 0) table.undivided = obstacle_to_dividing(part, products, table.experts);
   for (const DiskTensor& tensor : part.tensors) {
     if (tensor.use == TensorUse::kLinear) continue;
     table.others.push_back({tensor.disk, tensor.shape});

@@ -33,6 +33,9 @@ struct KindTable {
   std::set<std::string> by_rule;        // those of `fixed` that a rule may quantize: see Model::with_linears()
   std::vector<ParameterSpec> others;    // tensors that are no weight of `linears`; those of `fixed` are among them
   std::vector<PlacedTensor> placed;     // weights of `linears`, then `others`
+  std::int64_t experts = 0;             // of `linears` that belong to one; 0: none do
+  // Why the ranks of a group cannot divide them: "are multiplied in one product"; empty: they can.
+  std::string undivided;
 };
 
 // A handle: copies share what they refer to. Immutable but for untie_head(), so thread-safe.

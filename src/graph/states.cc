@@ -43,13 +43,46 @@ States States::to(torch::Device device) const {
   return there;
 }
 
-States run_block(const Block& block, const States& states, std::int64_t micro_batch) {
+namespace {
+
+// A pass of other ranks, in which this one has no samples.
+void take_part(const Block& block, const States& states) {
+  States any = states;
+  any.for_each([&](torch::Tensor& tensor) {
+    std::vector<std::int64_t> shape = tensor.sizes().vec();
+    shape.front() = 1;
+    tensor = torch::zeros(shape, tensor.options().device(block.device()));
+  });
+  block.forward_idle(any.hidden, any.side);
+}
+
+// Calls pass(first) for each micro-batch, and takes part in those of other ranks.
+template <class Pass>
+void for_passes(const Block& block, const States& states, std::int64_t width, std::int64_t most, const Pass& pass) {
+  const ExpertExchange* exchange = block.exchange();
+  const std::int64_t n = states.size();
+  for (std::int64_t first = 0; first < std::max(n, exchange == nullptr ? 0 : most); first += width) {
+    const int turns = exchange != nullptr && exchange->turns ? exchange->group.size() : 1;
+    for (int turn = 0; turn < turns; ++turn) {
+      if (first < n && (turns == 1 || turn == exchange->group.rank())) {
+        pass(first);
+      } else {
+        take_part(block, states);
+      }
+      note_progress();
+    }
+  }
+}
+
+}  // namespace
+
+States run_block(const Block& block, const States& states, std::int64_t micro_batch, std::int64_t most) {
   const torch::NoGradGuard no_gradients;
   const std::int64_t n = states.size();
   const std::int64_t width = micro_batch > 0 ? micro_batch : kDefaultMicroBatch;
   States out = states;
   out.hidden = torch::empty_like(states.hidden);
-  for (std::int64_t first = 0; first < n; first += width) {
+  for_passes(block, states, width, most, [&](std::int64_t first) {
     States part = states.narrow(first, std::min(width, n - first)).to(block.device());
     const torch::Tensor hidden = block.forward(part.hidden, part.side);
     out.hidden.narrow(0, first, hidden.size(0)).copy_(hidden);
@@ -57,8 +90,7 @@ States run_block(const Block& block, const States& states, std::int64_t micro_ba
       if (first == 0) out.side.carried[name] = torch::Tensor();
       put(out.side.carried[name], part.side.carried.at(name), first, n, states.hidden.device());
     }
-    note_progress();
-  }
+  });
   return out;
 }
 

@@ -84,7 +84,7 @@ record::Outside write_outside(const CheckpointSource& source, const Plan& plan, 
     views.push_back({spec.name, info.type, info.shape, data.back().data()});
   }
   for (const NamedTensor& named : packed) views.push_back(named.view());
-  const std::string file = shard_name(plan.model.n_blocks() + static_cast<std::int64_t>(index), plan.files());
+  const std::string file = plan.outside_file(index);
   const WrittenFile written = write_safetensors(directory + "/" + file, views, {{"format", "pt"}});
   return {file, written.digest};
 }

@@ -67,15 +67,18 @@ States ForwardPass::run_blocks(const TensorSource& source, States states, std::i
   // Readers take turns, so that no single rank's link to the file system carries the whole model.
   const auto reader = [&](std::int64_t block) { return static_cast<int>(block % ranks_.world.size()); };
   const std::unique_ptr<MpiCommunicator> loading = ranks_.world.duplicate();
-  BlockLoader loader(source, model_, *loading);
-  BlockMaker maker(model_, ranks_.device);
+  const std::unique_ptr<MpiCommunicator> holders = ranks_.world.split(ranks_.expert_part.part, ranks_.world.rank());
+  BlockLoader loader(source, model_, *loading, ranks_.expert_part, *holders);
+  BlockMaker maker(model_, ranks_.device, ranks_.exchange);
+  std::int64_t most = 0;  // samples of a rank
+  for (const std::int64_t size : ranks_.world.all_gather(states.size())) most = std::max(most, size);
   for (std::int64_t block = 0; block < last; ++block) {
     leave_if_asked(ranks_.world);
     enter_block(block);
     before_block(block, states);
     const BlockWeights weights = loader.load(block, reader(block));
     if (block + 1 < last) loader.load_ahead(block + 1, reader(block + 1));
-    states = run_block(maker.make(weights), states, width_);
+    states = run_block(maker.make(weights), states, width_, most);
     drop_unneeded(model_, block + 1, states);
   }
   enter_block(-1);

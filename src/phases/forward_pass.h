@@ -1,5 +1,6 @@
 // The forward pass: token rows run through a model block by block, all ranks together, each on its own rows. A block's
-// weights are read from the file system once for the whole job, and no rank holds more than one block.
+// weights are read from the file system once for the whole job, and no rank holds more than one block, or its part of
+// the experts of one.
 #pragma once
 
 #include <torch/types.h>

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <numeric>
 #include <set>
 
 #include "base/error.h"
@@ -18,6 +19,7 @@
 #include "io/json_file.h"
 #include "model/load/tensor_source.h"
 #include "plan/forecast.h"
+#include "plan/layout.h"
 
 namespace roundtable {
 
@@ -61,6 +63,41 @@ void check_shards(const Config& config, const Plan& plan) {
                     plan.shards, strata),
         "choose a divisor of it, or leave it at 0");
   }
+}
+
+// From 2 on.
+std::vector<std::int64_t> divisors_of(std::int64_t number) {
+  std::vector<std::int64_t> divisors;
+  for (std::int64_t i = 2; i <= number; ++i) {
+    if (number % i == 0) divisors.push_back(i);
+  }
+  return divisors;
+}
+
+// What to do where the shards do not divide the experts: numbers that divide the strata too, if there are any.
+std::string fix_of_shards(std::int64_t experts, std::int64_t strata) {
+  const std::string replicated = "set parallel.experts to replicated";
+  const std::vector<std::int64_t> both = divisors_of(std::gcd(experts, strata));
+  if (!both.empty()) return fmt::format("numbers that do: {}; or {}", fmt::join(both, ", "), replicated);
+  const std::vector<std::int64_t> some = divisors_of(experts);
+  if (some.empty()) return replicated;
+  return fmt::format("numbers that do: {}, each with a tuning.batch_size that it divides; or {}", fmt::join(some, ", "),
+                     replicated);
+}
+
+// A model without experts is no fault: warnings.h has it.
+void check_experts(const Config& config, const Plan& plan) {
+  const std::int64_t experts = experts_to_divide(plan.model);
+  if (config.parallel.experts != Experts::kDivided || experts == 0) return;
+  if (const std::string obstacle = obstacle_to_dividing(plan.model, plan.stacks_apart); !obstacle.empty()) {
+    throw bad_input("parallel.experts", fmt::format("'divided' is not possible: {}", obstacle),
+                    "leave it at auto, or set it to replicated");
+  }
+  if (experts % plan.shards == 0) return;
+  throw bad_input("parallel.shards",
+                  fmt::format("{} does not divide the {} experts of a block, which parallel.experts 'divided' needs",
+                              plan.shards, experts),
+                  fix_of_shards(experts, sharded_strata(config, plan.batch)));
 }
 
 // A vote (sign) is counted in a byte.
@@ -228,6 +265,7 @@ void check_settings(const Config& config, const Plan& plan) {
   check_reproducible(config);
   check_formats(config, plan);
   check_shards(config, plan);
+  check_experts(config, plan);
   check_memory(config, plan);
   check_votes(config, plan);
   check_stages(config, plan);

@@ -17,6 +17,7 @@ namespace roundtable {
 //   that are not summed in fp32;
 // - an output format cannot hold the schemes or the model;
 // - parallel.shards does not divide the ranks and the strata; no layout fits the memory of a described device;
+// - parallel.experts is 'divided' and the experts cannot be, or not by the ranks of a group;
 // - a group is too large for parallel.gradient_dtype: a vote (sign) is counted in a byte;
 // - there are more stages than blocks, fewer samples than a step takes, or a momentum that the optimizer has no use
 // for.

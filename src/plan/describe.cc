@@ -54,6 +54,22 @@ std::string place_of_boundaries(const Config& config, const Plan& plan) {
                      config.calibration.cache.empty() ? "" : ", where they stay for other runs");
 }
 
+// "4 of 8 per rank", or "4 to 8 of 8 to 16 per rank" where blocks differ.
+std::string experts_text(const Plan& plan) {
+  std::int64_t least = 0, most = 0;
+  for (std::int64_t block = 0; block < plan.model.n_blocks(); ++block) {
+    const std::int64_t experts = plan.model.table(block).experts;
+    if (experts == 0) continue;
+    least = least == 0 ? experts : std::min(least, experts);
+    most = std::max(most, experts);
+  }
+  const auto range = [](std::int64_t low, std::int64_t high) {
+    return low == high ? fmt::format("{}", low) : fmt::format("{} to {}", low, high);
+  };
+  return fmt::format("divided over the ranks of a group: {} of {} per rank",
+                     range(least / plan.expert_parts, most / plan.expert_parts), range(least, most));
+}
+
 // The number of stages changes the result, so whoever changes the number of ranks must know what it follows.
 std::string source_of_stages(const Config& config, const Plan& plan) {
   if (!config.tuning.use_quant_input || config.parallel.stages > 0) return "";
@@ -77,6 +93,7 @@ std::string describe(const Plan& plan, const Config& config) {
   if (plan.head) line("lm_head", scheme_text(*plan.head) + ", rounded to nearest");
   line("ranks", fmt::format("{} = {} groups x {} shards, {} per node", plan.world.ranks, plan.groups, plan.shards,
                             plan.world.ranks_a_node));
+  if (plan.expert_parts > 1) line("experts", experts_text(plan));
   line("stages", fmt::format("{} of up to {} blocks{}", plan.stages.size(), plan.stages.front().size(),
                              source_of_stages(config, plan)));
   line("steps", fmt::format("{} iterations per block, {} samples per step of {} tokens", config.tuning.iters,

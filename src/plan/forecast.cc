@@ -55,7 +55,7 @@ void for_each_number(BlockCost& a, const BlockCost& b, const Body& body) {
        {&BlockCost::groups, &BlockCost::packed_bytes}) body(a.*number, b.*number);
   for (double KindCost::*number :
        {&KindCost::parameters, &KindCost::largest, &KindCost::active, &KindCost::input_parameters,
-        &KindCost::other_flops, &KindCost::attention_flops, &KindCost::kept, &KindCost::spare,
+        &KindCost::expert_parameters, &KindCost::routed, &KindCost::other_flops, &KindCost::attention_flops, &KindCost::kept, &KindCost::spare,
         &KindCost::other_parameters}) body(a.*number, b.*number);
 }
 
@@ -102,6 +102,16 @@ struct Sizes {
   double in_pass;     // samples of a rank in a forward pass
   double table;       // bytes of what is outside the blocks: the embedding, and the head if it is not tied
 };
+
+// Weights of a block that a rank holds.
+double held_parameters(const BlockCost& block, const Layout& layout) {
+  return block.parameters - block.expert_parameters * (1 - 1.0 / layout.expert_parts);
+}
+
+// Weights of a block whose gradients a group sums: an expert's gradient is whole at the rank that holds it.
+double shared_parameters(const BlockCost& block, const Layout& layout) {
+  return layout.expert_parts > 1 ? block.parameters - block.expert_parameters : block.parameters;
+}
 
 double ceil_div(double a, double b) { return std::ceil(a / b); }
 
@@ -153,16 +163,20 @@ bool sums_in_host_memory(const Config& config) {
   RT_UNREACHABLE("a backend without a place of its sums");
 }
 
-// Bytes of gradients per rank and weight.
-double gradient_bytes(const Config& config, const Sizes& s, const Layout& layout) {
+// Bytes of the gradients of a block on a rank.
+double gradient_bytes(const Config& config, const BlockCost& block, const Sizes& s, const Layout& layout) {
+  const double held = held_parameters(block, layout);
   if (config.run.reproducible) {
-    return 4.0 * static_cast<double>(tree_arenas(static_cast<std::size_t>(s.in_step), layout.shards));
+    // Ranks that divide experts form the tree over the samples of all of them.
+    const double samples = s.in_step * (layout.expert_parts > 1 ? layout.shards : 1);
+    return held * 4.0 * static_cast<double>(tree_arenas(static_cast<std::size_t>(samples), layout.shards));
   }
-  if (layout.shards == 1) return 4;
+  if (layout.shards == 1) return held * 4;
   const ElementType type = gradient_type(config);
   const auto sent = static_cast<double>(size_of(type));
   // fp32 is sent from its place. MPI keeps what it receives in a second buffer until it is added.
-  return 4 + (type == ElementType::kF32 ? 0 : sent) + (sums_in_host_memory(config) ? sent : 0);
+  const double buffers = (type == ElementType::kF32 ? 0 : sent) + (sums_in_host_memory(config) ? sent : 0);
+  return held * 4 + shared_parameters(block, layout) * buffers;
 }
 
 std::vector<Forecast::Bytes> count_memory(const Config& config, const Model& m, const BlockCost& block,
@@ -176,19 +190,23 @@ std::vector<Forecast::Bytes> count_memory(const Config& config, const Model& m, 
                                                      static_cast<std::int64_t>(s.element)));
   const auto joint = static_cast<double>(std::min(config.tuning.n_blocks, m.n_blocks()));
   const auto bytes = [](double x) { return static_cast<std::int64_t>(x); };
+  const double held = held_parameters(block, layout);
+  const double groups = block.groups * held / std::max(1.0, block.parameters);
+  // Rows of tokens as they arrive, before they are put in the order of the experts.
+  const double arriving = layout.expert_parts > 1 ? block.routed : 0;
   return {
       {"program", kProgramBytes},
       // Original and fake-quantized weight.
-      {"weights of a block", bytes(joint * block.parameters * 2 * s.element)},
-      {"next block", bytes(m.n_blocks() > 1 ? block.parameters * 2 : 0)},  // read ahead, on one rank of a group
+      {"weights of a block", bytes(joint * held * 2 * s.element)},
+      {"next block", bytes(m.n_blocks() > 1 ? held * 2 : 0)},  // read ahead, on one rank of a group
       // v in fp32; the best iterate's integers; ranges, scales, zeros.
-      {"rounding", bytes(joint * (block.parameters * (4 + 1 + optimizer_bytes(config.tuning)) + block.groups * 24))},
+      {"rounding", bytes(joint * (held * (4 + 1 + optimizer_bytes(config.tuning)) + groups * 24))},
       // And a layer's product before it is added to its sum.
-      {"gradients", bytes(joint * block.parameters * gradient_bytes(config, s, layout) + block.largest * s.element)},
+      {"gradients", bytes(joint * gradient_bytes(config, block, s, layout) + block.largest * s.element)},
       // Float chain, quantized chain, target.
       {kSamples, bytes(3 * s.samples * s.state)},
       {kActivations,
-       bytes(kSlack * joint * (s.in_pass * seqlen * (block.kept + block.spare) * s.element + kept_scores))}};
+       bytes(kSlack * joint * (s.in_pass * seqlen * (block.kept + block.spare + arriving) * s.element + kept_scores))}};
 }
 
 // Collects a phase's terms: seconds by what limits them.
@@ -231,7 +249,7 @@ class Clockwork {
     Terms terms;
     const double blocks = static_cast<double>(m_.n_blocks());
     terms.add("file system", (blocks * block_.parameters * 2 + s_.table) / file_system());
-    if (layout_.ranks > 1) terms.add(wire_name(world()), (blocks * block_.parameters * s_.element) / wire(world()));
+    if (layout_.ranks > 1) terms.add(wire_name(world()), (blocks * held() * s_.element) / wire(world()));
     forward(terms, blocks * s_.tokens / layout_.ranks);
     terms.add("file system", s_.boundaries / file_system());
     return terms.phase("calibrate");
@@ -249,7 +267,7 @@ class Clockwork {
     terms.add("file system",
               blocks * layout_.groups() * (block_.parameters * 2 + 2 * block_.packed_bytes) / file_system());
     if (layout_.shards > 1) {
-      terms.add(wire_name(group()), blocks * block_.parameters * s_.element / wire(group()));
+      terms.add(wire_name(group()), blocks * shared_parameters(block_, layout_) * s_.element / wire(group()));
     }
     return terms.phase("tune");
   }
@@ -276,19 +294,32 @@ class Clockwork {
     const double steps = blocks * static_cast<double>(config_.tuning.iters);
     const double reduced = steps * reduced_bytes() * layout_.shards;
     const double weights = blocks * block_.parameters * 2;
-    return {{"all-reduce of gradients", bytes(reduced)},
-            {"broadcast of weights", bytes(weights * (layout_.ranks - 1) + weights * (layout_.shards - 1))},
+    const double shared = blocks * shared_parameters(block_, layout_) * 2;
+    // Of the experts, each part goes to the ranks of the other groups that hold it.
+    const double parted = (weights - shared) * (layout_.groups() - 1);
+    // Calibration, float chain and quantized chain forward; each step forward and back.
+    const double passed = 3 * blocks * s_.tokens + 2 * steps * s_.in_step * layout_.shards * seqlen();
+    std::vector<Forecast::Bytes> list = {
+            {"all-reduce of gradients", bytes(reduced)},
+            {"broadcast of weights", bytes(parted + shared * (layout_.ranks - 1) + shared * (layout_.shards - 1))},
             {"file system, read", bytes(2 * weights + s_.boundaries + 2 * blocks * block_.packed_bytes)},
             {"file system, written", bytes(s_.boundaries + blocks * block_.packed_bytes)}};
+    if (layout_.expert_parts > 1) list.insert(list.begin(), {"all-to-all of tokens", bytes(passed * routed_bytes())});
+    return list;
   }
 
  private:
   // What a rank sends in one reduction of the gradients: a ring's part, or the whole in each round of exchanges.
   double reduced_bytes() const {
-    if (config_.run.reproducible)
-      return block_.parameters * 4 * std::bit_width(static_cast<unsigned>(layout_.shards - 1));
-    return ring_bytes(block_.parameters * static_cast<double>(size_of(gradient_type(config_))), layout_.shards);
+    const double shared = shared_parameters(block_, layout_);
+    if (config_.run.reproducible) return shared * 4 * std::bit_width(static_cast<unsigned>(layout_.shards - 1));
+    return ring_bytes(shared * static_cast<double>(size_of(gradient_type(config_))), layout_.shards);
   }
+  // What leaves a rank for the experts of others, and comes back, of a token in one pass.
+  double routed_bytes() const {
+    return block_.routed * s_.element * (layout_.expert_parts - 1) / layout_.expert_parts;
+  }
+  double held() const { return held_parameters(block_, layout_); }
   double seqlen() const { return static_cast<double>(config_.calibration.seqlen); }
   double rate() const { return cluster_.matrix_rate * 1e12; }
   double file_system() const { return cluster_.file_system_bandwidth * kGiga; }
@@ -301,6 +332,12 @@ class Clockwork {
   void forward(Terms& terms, double tokens) const {
     terms.add("matrix products", tokens * (2 * block_.active + block_.other_flops + block_.attention_flops) / rate());
     terms.add("memory", tokens * 2 * (block_.kept + block_.spare) * s_.element / (cluster_.memory_bandwidth * kGiga));
+    exchange(terms, tokens);
+  }
+  // Rows of `tokens` tokens to the ranks that hold their experts, and back.
+  void exchange(Terms& terms, double tokens) const {
+    if (layout_.expert_parts == 1) return;
+    terms.add(fmt::format("all-to-all over {}", wire_name(group())), tokens * routed_bytes() / wire(group()));
   }
 
   // Steps: forward, gradient of each weight, gradient of each activation that asks for one; then the weights' passes:
@@ -310,11 +347,12 @@ class Clockwork {
     const double flops = 6 * block_.active - 2 * block_.input_parameters + 3 * (block_.attention_flops + block_.other_flops);
     terms.add("matrix products", tokens * flops / rate());
     const double activations = tokens * 5 * (block_.kept + block_.spare) * s_.element;
-    terms.add("memory", (activations + steps * 44 * block_.parameters) / (cluster_.memory_bandwidth * kGiga));
+    terms.add("memory", (activations + steps * 44 * held()) / (cluster_.memory_bandwidth * kGiga));
     if (layout_.shards > 1) {
       terms.add(fmt::format("all-reduce over {}", wire_name(group())),
                 steps * (reduced_bytes() / wire(group()) + cluster_.latency * 1e-6));
     }
+    exchange(terms, 2 * tokens);
   }
 
   const Config& config_;

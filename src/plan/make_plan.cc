@@ -37,8 +37,10 @@ std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
 
 // Ranks per group; by the cost model if the cluster is described.
 int decide_shards(const Config& config, const Plan& plan) {
-  if (config.cluster.nodes > 0) return choose_layout(config, plan.model, plan.schemes, plan.world).shards;
-  return choose_shards(config.parallel.shards, plan.world, sharded_strata(config, plan.batch));
+  if (config.cluster.nodes > 0) return choose_layout(config, plan.model, plan.schemes, plan.stacks_apart, plan.world).shards;
+  const std::int64_t experts = config.parallel.experts == Experts::kDivided ? experts_to_divide(plan.model) : 0;
+  return choose_shards(config.parallel.shards, plan.world,
+                       std::gcd(sharded_strata(config, plan.batch), experts));
 }
 
 // Bytes of an element of the model's own weights, by config.json.
@@ -64,25 +66,29 @@ std::uint64_t weight_bytes(const CheckpointFormat& format, const LinearSpec& lin
   return format.layer_bytes(linear, *scheme, element == 4 ? torch::kFloat32 : torch::kBFloat16);
 }
 
-// What each block takes in a format.
-std::vector<std::uint64_t> block_bytes(const Plan& plan, const CheckpointFormat& format, std::int64_t element) {
-  std::vector<std::uint64_t> blocks;
+// What each file of the blocks takes in a format, in their order.
+std::vector<std::uint64_t> bytes_of_block_files(const Plan& plan, const CheckpointFormat& format,
+                                                std::int64_t element) {
+  std::vector<std::uint64_t> files;
   for (std::int64_t block = 0; block < plan.model.n_blocks(); ++block) {
     const KindTable& table = plan.model.table(block);
     const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
-    std::uint64_t bytes = 0;
+    const int parts = plan.files_of_block(block);
+    const std::size_t first = files.size();
+    files.resize(first + static_cast<std::size_t>(parts));
     for (std::size_t i = 0; i < schemes.size(); ++i) {
-      bytes += weight_bytes(format, table.linears[i], schemes[i], element);
+      const LinearSpec& linear = table.linears[i];
+      const std::int64_t part = linear.expert < 0 ? 0 : linear.expert * parts / table.experts;
+      files[first + static_cast<std::size_t>(part)] += weight_bytes(format, linear, schemes[i], element);
     }
-    for (const ParameterSpec& other : table.others) bytes += bytes_of(other, element);
-    blocks.push_back(bytes);
+    for (const ParameterSpec& other : table.others) files[first] += bytes_of(other, element);
   }
-  return blocks;
+  return files;
 }
 
 // What a whole checkpoint takes.
 std::int64_t checkpoint_bytes(const Plan& plan, const CheckpointFormat& format, std::int64_t element) {
-  const std::vector<std::uint64_t> blocks = block_bytes(plan, format, element);
+  const std::vector<std::uint64_t> blocks = bytes_of_block_files(plan, format, element);
   std::uint64_t sum = std::accumulate(blocks.begin(), blocks.end(), std::uint64_t{0});
   for (const ParameterSpec& spec : plan.model.outside()) {
     sum += plan.head && spec.name == plan.model.head()->weight().name
@@ -122,12 +128,12 @@ void add_carried_over(const Config& config, Plan& plan, std::vector<ParameterSpe
   }
 }
 
-// Which files there will be. Groups write one file per block while they tune. If one would be too large, or a run
-// cannot resume from the first output format, the output is made from what the groups wrote, as convert does it.
+// Which files there will be. Groups write the files of each block while they tune it. If one would be too large, or a
+// run cannot resume from the first output format, the output is made from what the groups wrote, as convert does it.
 void decide_files(const Config& config, Plan& plan) {
   const std::int64_t limit = config.output.max_shard_size.bytes();
   const std::int64_t element = float_bytes(plan.model);
-  const std::vector<std::uint64_t> blocks = block_bytes(plan, *plan.tuned, element);
+  const std::vector<std::uint64_t> blocks = bytes_of_block_files(plan, *plan.tuned, element);
   const bool fits = *std::max_element(blocks.begin(), blocks.end()) <= static_cast<std::uint64_t>(limit);
   plan.tuned_in_place = fits && plan.tuned == plan.formats.front();
   std::vector<ParameterSpec> outside = plan.model.outside();
@@ -161,6 +167,7 @@ Plan decide(const Config& config, const Models& models, const World& world) {
   plan.stacks_apart = takes_stacks_apart(checkpoint_scheme(config, plan));
   plan.shards = decide_shards(config, plan);
   plan.groups = world.ranks / plan.shards;
+  plan.expert_parts = choose_expert_parts(config, plan.model, plan.shards, plan.stacks_apart, world);
   plan.joint_blocks = std::min(config.tuning.n_blocks, plan.model.n_blocks());
   plan.stages = decide_stages(config, plan);
   return plan;
@@ -180,6 +187,22 @@ Forecast forecast_of(const Config& config, const Plan& plan, std::int64_t held_o
 }
 
 }  // namespace
+
+std::int64_t Plan::files() const {
+  auto count = static_cast<std::int64_t>(outside_files.size());
+  for (std::int64_t block = 0; block < model.n_blocks(); ++block) count += files_of_block(block);
+  return count;
+}
+
+std::string Plan::block_file(std::int64_t block, int part) const {
+  std::int64_t index = part;
+  for (std::int64_t before = 0; before < block; ++before) index += files_of_block(before);
+  return shard_name(index, files());
+}
+
+std::string Plan::outside_file(std::size_t index) const {
+  return shard_name(files() - static_cast<std::int64_t>(outside_files.size() - index), files());
+}
 
 std::set<std::string> Plan::weight_files() const {
   std::set<std::string> names = {kIndexFile};

@@ -10,6 +10,7 @@
 #include "config/config.h"
 #include "export/format.h"
 #include "export/scale_check.h"
+#include "graph/expert_part.h"
 #include "graph/model.h"
 #include "plan/forecast.h"
 #include "plan/shape.h"
@@ -34,6 +35,7 @@ struct Plan {
   std::vector<ParameterSpec> carried_over;                // of these, what is no part of the text model
   int shards = 1;
   int groups = 1;
+  int expert_parts = 1;  // into which a group divides the experts of a block, one for each of its ranks; 1: it does not
   std::vector<Stage> stages;
   std::int64_t batch = 0;                  // strata: samples per step
   std::int64_t joint_blocks = 1;           // consecutive blocks of a stage that are tuned as one
@@ -46,10 +48,17 @@ struct Plan {
 
   Forecast forecast;
 
-  Layout layout() const { return {world.ranks, world.ranks_a_node, shards, static_cast<std::int64_t>(stages.size())}; }
-  // Files of the checkpoint that the groups write: one per block, and those of what no block holds.
-  std::int64_t files() const { return model.n_blocks() + static_cast<std::int64_t>(outside_files.size()); }
-  // Their names, and that of the index.
+  Layout layout() const { return {world.ranks, world.ranks_a_node, shards, static_cast<std::int64_t>(stages.size()), expert_parts}; }
+  // What the rank with shard `shard` of a group holds of the experts.
+  ExpertPart expert_part(int shard) const { return expert_parts > 1 ? ExpertPart{shard, expert_parts} : ExpertPart{}; }
+
+  // Files of the checkpoint that the groups write: those of each block, and those of what no block holds.
+  std::int64_t files() const;
+  // Of a block: one for each part of its experts. The first has all that is no expert's, too.
+  int files_of_block(std::int64_t block) const { return model.table(block).experts > 0 ? expert_parts : 1; }
+  std::string block_file(std::int64_t block, int part) const;
+  std::string outside_file(std::size_t index) const;
+  // Names of all files, and of the index.
   std::set<std::string> weight_files() const;
 };
 

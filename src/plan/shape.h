@@ -20,6 +20,7 @@ struct Stage {
 struct World {
   int ranks = 1;
   int ranks_a_node = 1;
+  int parts_on_record = 0;  // Plan::expert_parts of the start that began this run; 0: this one does
 };
 
 // The world divided into groups x shards, and the blocks into stages.
@@ -28,6 +29,7 @@ struct Layout {
   int ranks_a_node = 1;
   int shards = 1;
   std::int64_t stages = 1;
+  int expert_parts = 1;  // as in Plan
   int groups() const { return ranks / shards; }
 };
 

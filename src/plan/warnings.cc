@@ -13,6 +13,7 @@
 #include "export/registry.h"
 #include "io/checkpoint.h"
 #include "plan/layer_schemes.h"
+#include "plan/layout.h"
 
 namespace roundtable {
 namespace {
@@ -265,6 +266,13 @@ void warn_of_stages(const Config& config, const Plan& plan, std::vector<std::str
   }
 }
 
+void warn_of_division(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
+  if (config.parallel.experts != Experts::kDivided || plan.expert_parts > 1) return;
+  const bool experts = experts_to_divide(plan.model) > 0;
+  warnings.push_back(fmt::format("parallel.experts: 'divided' changes nothing: {}",
+                                 experts ? "a group is one rank" : "the model has no experts"));
+}
+
 void warn_of_length(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
   const std::int64_t most = plan.model.graphs().max_positions;
   if (most == 0 || config.calibration.seqlen <= most) return;
@@ -284,6 +292,7 @@ std::vector<std::string> warnings_of(const Config& config, const Plan& plan) {
   warn_of_fused_layers(config, plan, warnings);
   warn_of_kept(plan, warnings);
   warn_of_stages(config, plan, warnings);
+  warn_of_division(config, plan, warnings);
   warn_of_length(config, plan, warnings);
   return warnings;
 }

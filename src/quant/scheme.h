@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <tuple>
 
 #include "config/choices.h"
 
@@ -21,6 +22,14 @@ struct QuantScheme {
   int min_zero_point = 0;           // asymmetric only: the least zero point that the output format can hold
   WeightType type = WeightType::kInt;
   float global_scale = 0;           // kNvFp4 only: a stored scale's E4M3 float over the scale itself; 0: not yet known
+
+  bool operator==(const QuantScheme& other) const {
+    const auto all = [](const QuantScheme& s) {
+      return std::tie(s.bits, s.group_size, s.symmetric, s.full_range, s.fp16_scale, s.min_zero_point, s.type,
+                      s.global_scale);
+    };
+    return all(*this) == all(other);
+  }
 
   // Groups in a row of `columns` weights; the last one is shorter if group_size does not divide it.
   std::int64_t groups(std::int64_t columns) const {

@@ -61,7 +61,35 @@ std::string fix_of(const record::Run& run, const nlohmann::json& print, const st
   return fmt::format("set {} to {} as before, or {}", kFormats, fmt::join(known, ","), fix);
 }
 
+// Files are named by their number among all, and each rank of a group has tuned its own part.
+void refuse_other_parts(const record::Run& run, const Plan& plan, const RunPaths& paths) {
+  if (run.expert_parts == plan.expert_parts) return;
+  const auto text = [](std::int64_t parts) {
+    return parts == 1 ? std::string("not divided") : fmt::format("divided into {} parts", parts);
+  };
+  throw bad_input(
+      paths.output,
+      fmt::format("holds this run with its experts {}, and this start has them {}", text(run.expert_parts),
+                  text(plan.expert_parts)),
+      fmt::format("set {}, or choose another output.path",
+                  run.expert_parts == 1
+                      ? std::string("parallel.experts=replicated")
+                      : fmt::format("parallel.shards={} and parallel.experts=divided", run.expert_parts)));
+}
+
 }  // namespace
+
+int parts_on_record(const RunPaths& paths) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(paths.journal(), ignored)) return 0;
+  try {
+    const std::vector<Record> records = read_journal(paths.journal()).records;
+    const auto* run = last_record<record::Run>(records);
+    return run == nullptr ? 0 : static_cast<int>(run->expert_parts);
+  } catch (const Error&) {
+    return 0;
+  }
+}
 
 // A lock of the kernel, on the directory itself: two runs with different run directories may be given the same output.
 // A dead job leaves no lock behind.
@@ -98,11 +126,11 @@ RunState::RunState(const RunPaths& paths, const nlohmann::json& print, const Pla
 void RunState::claim(const nlohmann::json& print) {
   if (const auto* run = journal_->last<record::Run>()) {
     const std::string difference = fingerprint_difference(run->fingerprint, print);
-    if (difference.empty()) return;
+    if (difference.empty()) return refuse_other_parts(*run, plan_, paths_);
     throw bad_input(paths_.output, "holds another run, which differs in: " + difference,
                     fix_of(*run, print, difference, paths_));
   }
-  record::Run run{std::string(program_version()), print, {}, paths_.output};
+  record::Run run{std::string(program_version()), print, {}, paths_.output, plan_.expert_parts};
   for (const Stage& stage : plan_.stages) run.stages.push_back({stage.first, stage.last});
   journal_->append(run);
 }
@@ -124,7 +152,9 @@ void RunState::take_stock(const std::vector<std::string>& damaged) {
   damaged_ = {damaged.begin(), damaged.end()};
   find_finished_blocks();
   std::set<std::string> blocks;
-  for (const auto& [block, record] : blocks_on_record()) blocks.insert(paths_.tuned + "/" + record->file);
+  for (const auto& [block, record] : blocks_on_record()) {
+    for (const BlockFile& file : record->files) blocks.insert(paths_.tuned + "/" + file.name);
+  }
   for (const std::string& path : damaged_) {
     if (!blocks.contains(path)) log_warning(path + " is missing or was changed: it is made again");
   }
@@ -136,11 +166,14 @@ void RunState::find_finished_blocks() {
   for (const Stage& stage : plan_.stages) {
     std::int64_t block = stage.first;
     for (; block < stage.last && blocks.contains(block); ++block) {
-      const record::Block& record = *blocks.at(block);
-      if (!damaged_.contains(paths_.tuned + "/" + record.file)) continue;
+      const std::vector<BlockFile>& files = blocks.at(block)->files;
+      const auto damaged = std::find_if(files.begin(), files.end(), [&](const BlockFile& file) {
+        return damaged_.contains(paths_.tuned + "/" + file.name);
+      });
+      if (damaged == files.end()) continue;
       log_warning(
           fmt::format("{}/{} is missing or was changed: block {} and the blocks after it in its stage are tuned again",
-                      paths_.tuned, record.file, block));
+                      paths_.tuned, damaged->name, block));
       break;
     }
     // Blocks that are tuned together are done together or not at all.

@@ -16,12 +16,16 @@
 
 namespace roundtable {
 
+// World::parts_on_record by the run's journal; 0 where there is none that can be read, of which RunState tells.
+int parts_on_record(const RunPaths& paths);
+
 class RunState {
  public:
   // What is done is what the journal says, until take_stock().
   // Makes the directories, locks the output as long as this lives, opens the journal, compares `print` with the one in
   // it and removes temporary files of dead jobs. Throws Error (kBadInput), having changed nothing, when the output
-  // directory holds another run or somebody else's files, or another job is at work in it. `plan` must outlive this.
+  // directory holds another run or somebody else's files, or the same run with its experts in another number of parts,
+  // or another job is at work in it. `plan` must outlive this.
   RunState(const RunPaths& paths, const nlohmann::json& print, const Plan& plan);
   ~RunState();
   RunState(const RunState&) = delete;
@@ -48,8 +52,8 @@ class RunState {
   // Whether somebody has changed a file of the output since its last record.
   bool was_edited(const std::string& path) const;
 
-  // Per stage: the number of blocks at its start whose files are on disk as they were written. A block after a missing
-  // one does not count: it was tuned on an input that will be made again.
+  // Per stage: the number of blocks at its start whose files are all on disk as they were written. A block after a
+  // missing one does not count: it was tuned on an input that will be made again.
   const std::vector<std::int64_t>& finished() const { return finished_; }
   std::int64_t finished_blocks() const;
   // Blocks that the journal knows by now, those of this start too; of each the last record.

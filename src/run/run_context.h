@@ -9,13 +9,15 @@
 
 #include "comm/rank_grid.h"
 #include "config/config.h"
+#include "graph/expert_part.h"
+#include "graph/experts/exchange.h"
 #include "model/load/tensor_record.h"
 #include "plan/plan.h"
 #include "run/progress.h"
 #include "run/resume.h"
 #include "rundir/events.h"
 #include "rundir/paths.h"
-#include "tune/gradients/gradient_group.h"
+#include "model/group/tensor_group.h"
 
 namespace roundtable {
 
@@ -39,9 +41,11 @@ struct RankContext {
   torch::ScalarType dtype;  // of activations: bf16 with tuning.amp, else fp32
   std::unique_ptr<DeviceCommunicator>
       device_group;  // the same ranks as grid.group_comm(); null: blocks are on the host
+  ExpertPart expert_part{};  // what this rank holds of the experts of each block
+  std::shared_ptr<ExpertExchange> exchange;  // over the group; null: experts are not divided
 
   // The ranks that tune a block together.
-  GradientGroup gradient_group() { return {grid.group_comm(), device_group.get()}; }
+  TensorGroup tensor_group() { return {grid.group_comm(), device_group.get()}; }
   bool is_root() const { return world.rank() == 0; }
 };
 

@@ -44,9 +44,11 @@ std::vector<std::string> names_in(const std::string& folder, const std::string& 
 
 std::multimap<std::string, std::string> weight_files_on_record(const std::vector<Record>& records) {
   std::multimap<std::string, std::string> files;
-  const auto add = [&](const auto& record) { files.emplace(record.file, record.digest); };
-  for_each_record<record::Block>(records, add);
-  for_each_record<record::Outside>(records, add);
+  for_each_record<record::Block>(records, [&](const record::Block& block) {
+    for (const BlockFile& file : block.files) files.emplace(file.name, file.digest);
+  });
+  for_each_record<record::Outside>(
+      records, [&](const record::Outside& outside) { files.emplace(outside.file, outside.digest); });
   return files;
 }
 

@@ -76,8 +76,10 @@ struct RunPaths {
   }
   // The run's own, not a shared one.
   std::string boundary(std::int64_t first) const { return boundary_in(directory, first); }
-  std::string gradients(std::int64_t block) const {
-    return fmt::format("{}/gradients-{:05d}.safetensors", directory, block);
+  // `part`: of the ranks that divide the experts, each writes what it has.
+  std::string gradients(std::int64_t block, int part = 0) const {
+    return fmt::format("{}/gradients-{:05d}{}.safetensors", directory, block,
+                       part > 0 ? fmt::format("-part-{}", part) : "");
   }
 };
 

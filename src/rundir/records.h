@@ -57,15 +57,30 @@ struct ReductionTimes {
   }
 };
 
+// A file of a tuned block.
+struct BlockFile {
+  std::string name;    // in the checkpoint
+  std::string digest;  // of the whole file (base/hash.h)
+  std::uint64_t bytes = 0;
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("name", name);
+    f("digest", digest);
+    f("bytes", bytes);
+  }
+};
+
 namespace record {
 
-// A run begins. `stages` and `output` are for `status`; a restart compares the fingerprint.
+// A run begins. `stages` and `output` are for `status`; a restart compares the fingerprint and the number of parts.
 struct Run {
   static constexpr const char* kType = "run";
   std::string version;
   nlohmann::json fingerprint;
   std::vector<BlockRange> stages;
   std::string output;
+  std::int64_t expert_parts = 1;  // into which a group divides the experts of a block: each has a file of its own
 
   template <class Fields>
   void fields(Fields& f) {
@@ -73,6 +88,7 @@ struct Run {
     f("fingerprint", fingerprint);
     f("stages", stages);
     f("output", output);
+    f("expert_parts", expert_parts);
   }
 };
 
@@ -114,29 +130,25 @@ struct Boundary {
   }
 };
 
-// The file of a tuned block is on disk and was proven. A block that was tuned again has several records: the last one
-// counts.
+// The files of a tuned block are on disk and were proven: all of them, or there is no record. A block that was tuned
+// again has several records: the last one counts.
 struct Block {
   static constexpr const char* kType = "block";
   std::int64_t stage = 0;
   std::int64_t block = 0;
-  std::string file;    // name in the checkpoint
-  std::string digest;  // of the whole file (base/hash.h)
-  std::uint64_t bytes = 0;
+  std::vector<BlockFile> files;  // one for each part of the experts
   double first_loss = 0;
   double best_loss = 0;
   std::int64_t best_iteration = 0;
   double seconds = 0;       // of tuning
-  double save_seconds = 0;  // the file was written, brought to the disk, read back and compared
+  double save_seconds = 0;  // the files were written, brought to the disk, read back and compared
   std::vector<std::string> experts_without_tokens;
 
   template <class Fields>
   void fields(Fields& f) {
     f("stage", stage);
     f("block", block);
-    f("file", file);
-    f("digest", digest);
-    f("bytes", bytes);
+    f("files", files);
     f("first_loss", first_loss);
     f("best_loss", best_loss);
     f("best_iteration", best_iteration);
@@ -244,6 +256,7 @@ struct Start {
   int ranks = 0;
   int groups = 0;
   int shards = 0;
+  int expert_parts = 0;  // as in record::Run
   std::int64_t stages = 0;
   std::int64_t blocks = 0;           // of the model
   std::int64_t finished_blocks = 0;  // by earlier starts
@@ -257,6 +270,7 @@ struct Start {
     f("ranks", ranks);
     f("groups", groups);
     f("shards", shards);
+    f("expert_parts", expert_parts);
     f("stages", stages);
     f("blocks", blocks);
     f("finished_blocks", finished_blocks);

@@ -15,7 +15,7 @@
 namespace roundtable {
 
 BlockTuner::BlockTuner(const TuningUnit& unit, const BlockSamples& samples, const Sampler& sampler,
-                       const TuneSettings& settings, const GradientGroup& group,
+                       const TuneSettings& settings, const TensorGroup& group,
                        const TuneObserver& observer)
     : chain_(unit.blocks),
       samples_(samples),
@@ -24,6 +24,19 @@ BlockTuner::BlockTuner(const TuningUnit& unit, const BlockSamples& samples, cons
       observer_(observer),
       rows_(sampler, settings.iters, samples.range, samples.input.hidden.device()) {
   state_.emplace(chain_, unit, settings_, group_, samples_.importance);
+  if (chain_.exchange() == nullptr) return;
+  std::vector<std::int64_t> own;
+  for (std::int64_t i = 0; i < settings.iters; ++i) own.push_back(static_cast<std::int64_t>(rows_.count(i)));
+  rows_of_ranks_ = chain_.exchange()->group.all_gather(own);
+}
+
+// Of the rank that has the most samples in a step, where that matters.
+std::size_t BlockTuner::most_rows(std::int64_t iteration) const {
+  std::size_t most = rows_.count(iteration);
+  for (const std::vector<std::int64_t>& rank : rows_of_ranks_) {
+    most = std::max(most, static_cast<std::size_t>(rank[static_cast<std::size_t>(iteration)]));
+  }
+  return most;
 }
 
 TunedBlock BlockTuner::tune() {
@@ -65,16 +78,18 @@ torch::Tensor BlockTuner::sum_step(std::int64_t iteration) {
   const auto add = [&](std::size_t first, std::size_t last) {
     // Once per step, in the one reduction that there is: if any rank wants to leave, all leave.
     if (first == 0 && observer_.wants_to_leave && observer_.wants_to_leave()) state_->arena().vote_to_leave();
+    note_progress();
+    if (first == last) return run_no_rows();
     const torch::Tensor loss = run_rows(rows_.some(iteration, first, last));
     part = part.defined() ? part + loss : loss;
-    note_progress();
   };
   const std::size_t mine = rows_.count(iteration);
   if (settings_.reproducible) {
-    sum_gradients_by_tree(state_->arena(), mine, add, group_);
+    sum_gradients_by_tree(state_->arena(), mine, chain_.exchange() != nullptr, add, group_);
   } else {
+    const std::size_t most = most_rows(iteration);
     const auto width = static_cast<std::size_t>(settings_.micro_batch);
-    sum_gradients(state_->arena(), mine, width > 0 ? width : std::max<std::size_t>(1, mine), add, state_->sum());
+    sum_gradients(state_->arena(), mine, most, width > 0 ? width : std::max<std::size_t>(1, most), add, state_->sum());
   }
   return part;
 }
@@ -90,6 +105,12 @@ torch::Tensor BlockTuner::run_rows(const torch::Tensor& rows) {
   state_->arena().add_loss(error.loss);  // before the backward pass, in which the first bucket leaves
   output.backward(error.gradient);
   return error.loss;
+}
+
+// A pass for the samples of other ranks.
+void BlockTuner::run_no_rows() {
+  const torch::Tensor output = chain_.forward_idle(samples_.input.narrow(0, 1).to(chain_.blocks().front()->device()));
+  output.backward(torch::zeros_like(output));
 }
 
 void BlockTuner::keep_integers(std::int64_t iteration) {

@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "data/sampler.h"
-#include "tune/gradients/gradient_group.h"
+#include "model/group/tensor_group.h"
 #include "tune/steps.h"
 #include "tune/tuning_state.h"
 #include "tune/tuning_unit.h"
@@ -19,7 +19,7 @@ class BlockTuner {
  public:
   // `unit.blocks` and the communicators of `group` must outlive the tuner; everything else is copied. Tensors are
   // shared.
-  BlockTuner(const TuningUnit& unit, const BlockSamples& samples, const Sampler& sampler, const TuneSettings& settings, const GradientGroup& group, const TuneObserver& observer = {});
+  BlockTuner(const TuningUnit& unit, const BlockSamples& samples, const Sampler& sampler, const TuneSettings& settings, const TensorGroup& group, const TuneObserver& observer = {});
   BlockTuner(const BlockTuner&) = delete;
   BlockTuner& operator=(const BlockTuner&) = delete;
 
@@ -34,6 +34,8 @@ class BlockTuner {
   void run_iterations();
   torch::Tensor sum_step(std::int64_t iteration);
   torch::Tensor run_rows(const torch::Tensor& rows);
+  void run_no_rows();
+  std::size_t most_rows(std::int64_t iteration) const;
   void keep_integers(std::int64_t iteration);
   void learn(const std::optional<StepReport>& report);
   void note_loss(float loss);
@@ -45,9 +47,10 @@ class BlockTuner {
   BlockChain chain_;
   BlockSamples samples_;
   TuneSettings settings_;
-  GradientGroup group_;
+  TensorGroup group_;
   TuneObserver observer_;
   StepRows rows_;
+  std::vector<std::vector<std::int64_t>> rows_of_ranks_;  // [rank][step], where ranks divide experts
   std::optional<TuningState> state_;    // until the integers are final
   std::optional<StepReports> reports_;  // if there is anything to tune
   TunedBlock tuned_;

@@ -12,7 +12,7 @@
 
 #include "tune/gradients/bucketed_sum.h"
 #include "tune/gradients/gradient_arena.h"
-#include "tune/gradients/gradient_group.h"
+#include "model/group/tensor_group.h"
 #include "tune/tuning_unit.h"
 
 namespace roundtable {
@@ -24,6 +24,10 @@ class BlockChain {
 
   // The hidden states behind the last block. Differentiable. `states` is on the blocks' device.
   torch::Tensor forward(States states) const;
+  // The same with Block::forward_idle().
+  torch::Tensor forward_idle(States states) const;
+  // Of the first block whose experts ranks divide; null: there is none.
+  const ExpertExchange* exchange() const;
 
   const std::vector<Block*>& blocks() const { return blocks_; }
 
@@ -44,7 +48,7 @@ class BlockChain {
 class TuningState {
  public:
   // `chain` is of `unit.blocks`; it and `settings` must outlive this. `importance` as in BlockSamples.
-  TuningState(const BlockChain& chain, const TuningUnit& unit, const TuneSettings& settings, const GradientGroup& group,
+  TuningState(const BlockChain& chain, const TuningUnit& unit, const TuneSettings& settings, const TensorGroup& group,
               const std::vector<torch::Tensor>& importance);
   // The blocks' weights and layers know nothing of gradients any more.
   ~TuningState();
@@ -68,34 +72,57 @@ class TuningState {
   void keep_if_best();
   // Keeps them in any case.
   void keep();
-  std::vector<std::optional<QuantizedWeight>> take_best() { return std::move(best_); }
+  // Of each layer; nothing for those that stay as they are. Layers of one matrix share memory.
+  std::vector<std::optional<QuantizedWeight>> take_best();
 
   // What is in the arena, for an observer. Waits for a device.
   StepGradients gradients(std::int64_t iteration) const;
 
  private:
-  void share_global_scale(const std::vector<torch::Tensor>& quantized);
-  void take_gradients_of(std::size_t layer);
+  // Layers that are tuned alike and lie one behind the other in the arena, as one matrix with the rows of all: each
+  // kernel is called once for them, and not once for each of hundreds of experts.
+  struct Matrix {
+    std::size_t first = 0, last = 0;  // of the layers, by their places in the arena
+    QuantScheme scheme;
+    torch::Tensor original;  // [rows, in]
+    torch::Tensor weight;    // the same, fake-quantized: the layers' weights are its rows
+    torch::Tensor gradient;  // in the arena
+    RoundingParameters parameters;
+    std::unique_ptr<RoundingOptimizer> optimizer;
+    std::optional<QuantizedWeight> best;
+  };
 
-  // Calls body(i) for each layer that is quantized.
+  void order_layers();
+  bool is_summed(std::size_t layer) const;
+  bool share_global_scale(const std::vector<torch::Tensor>& original);
+  void make_matrices(const std::vector<torch::Tensor>& original);
+  bool are_alike(std::size_t a, std::size_t b, const std::vector<torch::Tensor>& original) const;
+  Matrix make_matrix(std::size_t first, std::size_t last, const std::vector<torch::Tensor>& original) const;
+  void search_scales_of(Matrix& matrix, const std::vector<torch::Tensor>& importance) const;
+  void give_weights(const Matrix& matrix);
+  std::vector<ArenaPart> parts_in_forward_order() const;
+
+  // Calls body(layer, first row, rows) for each layer of a matrix.
   template <class Body>
-  void for_each(const Body& body) const {
-    for (std::size_t i = 0; i < schemes_.size(); ++i) {
-      if (schemes_[i]) body(i);
+  void for_each_layer(const Matrix& matrix, const Body& body) const {
+    std::int64_t row = 0;
+    for (std::size_t place = matrix.first; place < matrix.last; ++place) {
+      const std::int64_t rows = arena_->gradient(place).size(0);
+      body(order_[place], row, rows);
+      row += rows;
     }
   }
 
   const BlockChain& chain_;
-  std::vector<torch::Tensor> original_;
   BlockSchemes schemes_;
   const TuneSettings& settings_;
-  std::vector<RoundingParameters> parameters_;
-  std::vector<std::unique_ptr<RoundingOptimizer>> optimizers_;
-  std::vector<std::size_t> place_;  // of a layer among those that are quantized: its place in the arena
+  std::vector<std::size_t> order_;  // the quantized layers as they lie in the arena: those of experts, then the others
+  std::vector<std::size_t> place_;  // of a layer in order_
+  std::vector<std::size_t> turn_;   // of a layer that the group sums among these in the forward pass
   std::optional<GradientArena> arena_;
   std::optional<BucketedSum> sum_;
   torch::Tensor least_loss_;  // one number, where the weights are
-  std::vector<std::optional<QuantizedWeight>> best_;
+  std::vector<Matrix> matrices_;
 };
 
 }  // namespace roundtable

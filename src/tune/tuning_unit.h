@@ -44,7 +44,8 @@ using BlockSchemes = std::vector<std::optional<QuantScheme>>;
 struct TuningUnit {
   std::vector<Block*> blocks;    // not owned; their linear weights are overwritten
   std::vector<torch::Tensor> original;  // the weights to quantize, [out, in] bf16 or fp32 on the blocks' device, block
-                                        // after block in the order of linears()
+                                        // after block in the order of linears(); undefined where another rank
+                                        // of the group holds the expert
   BlockSchemes schemes;                 // how, in the same order
 };
 

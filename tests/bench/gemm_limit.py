@@ -56,6 +56,9 @@ class Block:
     head_dim: int
     value_dim: int = 0  # of a value's head; 0: as wide as a key's
     reads_input: tuple = READ_THE_INPUT  # names of the layers that read the block's input
+    experts: int = 0
+    chosen: int = 0           # of them, by a token
+    expert_linears: tuple = ()  # (name, out, in) of one expert
 
 
 def read_block(model):
@@ -87,6 +90,11 @@ def linear_products(block, tokens):
         yield Product(1, out, tokens, into, "a", part=dw)
         if name not in block.reads_input:
             yield Product(1, tokens, out, into, part=dx)
+    rows = tokens * block.chosen // max(1, block.experts)  # of an expert, if all have as many
+    for _, out, into in block.expert_linears:
+        yield Product(block.experts, rows, into, out, "b", part=forward)
+        yield Product(block.experts, out, rows, into, "a", part=dw)
+        yield Product(block.experts, rows, out, into, part=dx)
 
 
 def attention_products(block, samples, seqlen):

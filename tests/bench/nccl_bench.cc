@@ -55,7 +55,7 @@ class Bench {
     std::int64_t weights = 0;
     for (int block = 0; block < options.blocks; ++block) {
       for (const std::int64_t layer : kLayers) {
-        starts_.push_back(weights);
+        layers_.push_back({weights, weights + layer});
         weights += layer;
       }
     }
@@ -81,10 +81,10 @@ class Bench {
   }
 
   nlohmann::json buckets(ElementType type) {
-    BucketedSum sum(arena_, starts_, type, {host_, nccl_.get()});
+    BucketedSum sum(arena_, layers_, type, {host_, nccl_.get()});
     return row("buckets", type, arena_.numel(), sum_factor(), [&] {
       sum.begin();
-      for (std::size_t layer = starts_.size(); layer-- > 0;) sum.whole(layer);
+      for (std::size_t layer = layers_.size(); layer-- > 0;) sum.whole(layer);
       sum.finish();
     });
   }
@@ -132,7 +132,7 @@ class Bench {
   HostCommunicator& host_;
   torch::Device device_;
   std::unique_ptr<DeviceCommunicator> nccl_;
-  std::vector<std::int64_t> starts_;
+  std::vector<ArenaPart> layers_;
   torch::Tensor arena_;
 };
 

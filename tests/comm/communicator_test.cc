@@ -54,6 +54,23 @@ TEST(Communicator, ExchangesBetweenTwo) {
   EXPECT_EQ(theirs, std::vector<std::int64_t>(mine.size(), peer));
 }
 
+// Rank r sends r + 1 numbers to rank 0, r + 2 to rank 1, and so on, but none to itself where it is the last.
+TEST(Communicator, SendsAllToAllInPartsOfAnySize) {
+  const int n = world().size(), mine = world().rank();
+  const auto count = [&](int from, int to) { return from == to && from == n - 1 && n > 1 ? 0 : 1000 * (from + to + 1); };
+  std::vector<std::int64_t> data, send, receive, wanted;
+  for (int peer = 0; peer < n; ++peer) {
+    send.push_back(count(mine, peer));
+    receive.push_back(count(peer, mine));
+    data.insert(data.end(), static_cast<std::size_t>(send.back()), 100 * mine + peer);
+    wanted.insert(wanted.end(), static_cast<std::size_t>(receive.back()), 100 * peer + mine);
+  }
+  std::vector<std::int64_t> theirs(wanted.size(), -1);
+  world().all_to_all(host_span(data), send, host_span(theirs), receive);
+  EXPECT_EQ(theirs, wanted);
+  EXPECT_THROW(world().all_to_all(host_span(data), send, host_span(theirs.data(), 1), receive), std::logic_error);
+}
+
 TEST(Communicator, CarriesValues) {
   const int n = world().size();
   for (int root = 0; root < n; ++root) EXPECT_EQ(world().broadcast_value(10 * world().rank(), root), 10 * root);

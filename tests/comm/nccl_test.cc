@@ -73,5 +73,22 @@ TEST_F(Nccl, ExchangesBetweenTwo) {
   EXPECT_TRUE((theirs == static_cast<float>(peer + 2)).all().item<bool>());
 }
 
+TEST_F(Nccl, SendsAllToAllInPartsOfAnySize) {
+  const int n = world().size(), mine = world().rank();
+  std::vector<std::int64_t> send, receive;
+  std::vector<torch::Tensor> data, wanted;
+  for (int peer = 0; peer < n; ++peer) {
+    send.push_back(1000 * (mine + peer));  // the first rank keeps nothing
+    receive.push_back(1000 * (peer + mine));
+    data.push_back(torch::full({send.back()}, 100.0 * mine + peer));
+    wanted.push_back(torch::full({receive.back()}, 100.0 * peer + mine + 1));
+  }
+  const torch::Tensor leaving = torch::cat(data).to(device_);
+  torch::Tensor theirs = torch::zeros(torch::cat(wanted).sizes(), device_);
+  nccl_->all_to_all(device_span(leaving), send, device_span(theirs), receive);
+  theirs.add_(1);  // behind it
+  EXPECT_TRUE(torch::equal(theirs.cpu(), torch::cat(wanted)));
+}
+
 }  // namespace
 }  // namespace roundtable

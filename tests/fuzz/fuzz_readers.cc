@@ -177,7 +177,7 @@ std::string mutate_safetensors(Mutator& mutator, const std::string& whole) {
 // A record with a checksum that fits its damaged text, or a damaged file.
 std::string mutate_journal(Mutator& mutator, const std::string& whole) {
   if (mutator.below(2) == 0) return mutator.bytes(whole);
-  const std::string text = mutator.bytes(R"({"type": "block", "block": 3, "file": "model-00001-of-00002.safetensors"})");
+  const std::string text = mutator.bytes(R"({"type": "block", "block": 3, "files": [{"name": "model-00001-of-00002.safetensors"}]})");
   const auto size = static_cast<std::uint32_t>(text.size());
   const std::uint32_t not_size = ~size;
   const std::uint64_t checksum = xxh3_64(text.data(), text.size());
@@ -301,7 +301,7 @@ class Fuzzer {
     {
       Journal journal(at("journal"));
       journal.append(record::Run{"1.0", {{"model", "abc"}}, {{0, 2}, {2, 4}}, "out"});
-      journal.append(record::Block{.block = 1, .file = "x", .digest = "y", .experts_without_tokens = {"experts.1"}});
+      journal.append(record::Block{.block = 1, .files = {{"x", "y", 9}}, .experts_without_tokens = {"experts.1"}});
     }
     add("journal", "journal", content_of(at("journal")), mutate_journal, [this] { Journal(at("journal")).last<record::Run>(); });
   }

@@ -26,10 +26,12 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <mutex>
 
 #include "base/error.h"
 #include "graph/block.h"
 #include "graph/format/read_manifest.h"
+#include "graph/model.h"
 #include "io/safetensors.h"
 
 namespace roundtable {
@@ -111,11 +113,23 @@ class PartCheck {
     SideTensors side{in.tokens, {}};
     for (const auto& [name, tensor] : in.carried) side.carried[entry.takes.at(name)] = tensor;
     const auto shared = std::make_shared<BlockKind>(manifest_, kind, constants_, torch::kCPU);
-    Block block(shared, entry, below(samples_, "parameters/"));
+    const TensorsByName parameters = below(samples_, "parameters/");
+    const Model model(manifest_, constants_, nlohmann::json::object());
+    const KindTable& table = model.kind(kind);
+    std::vector<Tensor> weights;
+    for (std::size_t i = 0; i < table.linears.size(); ++i) {
+      const PlacedTensor& placed = table.placed[i];
+      weights.push_back(parameters.at(placed.param).as_strided(placed.spec.shape, placed.stride, placed.offset));
+    }
+    Block block(shared, entry, parameters, weights);
     TensorsByName taken;
+    std::mutex mutex;
     for (Linear& linear : block.linears()) {
       linear.weight = leaf(linear.weight);
-      linear.take_gradient = [&taken, &linear](const Tensor& gradient) { taken[linear.name] = gradient.clone(); };
+      linear.take_gradient = [&taken, &mutex, &linear](const Tensor& gradient) {
+        const std::scoped_lock lock(mutex);
+        taken[linear.name] = gradient.clone();
+      };
     }
     const Tensor out = block.forward(in.hidden, side);
     TensorsByName carried;

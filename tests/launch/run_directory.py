@@ -24,8 +24,8 @@ def block_event(block, stage, group, end, iterations, seconds, layers):
     for name in layers:
         nearest = 0.002 * draw.uniform(0.5, 3)
         errors[name] = {"nearest": nearest, "tuned": nearest * draw.uniform(0.4, 0.9)}
-    return {"time": end, "event": "block", "stage": stage, "block": block, "group": group, "file": "model.safetensors",
-            "digest": "0", "bytes": 1, "first_loss": losses[0] if losses else 0, "best_loss": best,
+    return {"time": end, "event": "block", "stage": stage, "block": block, "group": group,
+            "files": [{"name": "model.safetensors", "digest": "0", "bytes": 1}], "first_loss": losses[0] if losses else 0, "best_loss": best,
             "best_iteration": losses.index(best) if losses else 0, "seconds": seconds, "losses": losses,
             "layer_errors": errors}
 
@@ -35,7 +35,7 @@ def make(path, blocks=30, groups=2, ranks=4, iterations=200, finished=True, paus
     path = pathlib.Path(path)
     path.mkdir(parents=True, exist_ok=True)
     time = 1.7e9
-    plan = {"ranks": ranks, "groups": groups, "shards": ranks // groups, "stages": groups, "blocks": blocks,
+    plan = {"ranks": ranks, "groups": groups, "shards": ranks // groups, "expert_parts": 1, "stages": groups, "blocks": blocks,
             "finished_blocks": 0, "warnings": [], "layers_in_16_bits": []}
     events = [{"time": time, "event": "start"} | plan,
               {"time": time + 30, "event": "phase", "phase": "calibrate", "seconds": 29.5}]

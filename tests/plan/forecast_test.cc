@@ -109,30 +109,53 @@ TEST(Forecast, TimeFollowsTheRateThatBoundsIt) {
   EXPECT_NE(make_forecast(c, m, schemes_of(m), {2, 1, 2, 1}, 0).phases[1].bound_by, "all-reduce over links");
 }
 
+// A Mixtral whose tokens choose 2 of 8 experts, 1024 wide and with 4096 inside.
+TEST(Forecast, DividedExpertsByHand) {
+  const Model m = testing::tiny_mixtral_model(
+      {.llama = {.hidden = 1024, .intermediate = 4096, .heads = 16, .kv_heads = 4, .head_dim = 64, .blocks = 2},
+       .experts = 8, .chosen = 2}, 16, torch::kBFloat16);
+  constexpr std::int64_t kAttention = 2 * 1024 * 1024 + 2 * 256 * 1024, kExperts = 8 * 3 * 1024 * 4096;
+  ASSERT_EQ(count_block_parameters(m, 0), kAttention + kExperts);
+  Config c = config_of(1, 4);
+  c.calibration.seqlen = 16;
+  const Forecast all = make_forecast(c, m, schemes_of(m), {4, 4, 4, 1, 1}, 0);
+  const Forecast one = make_forecast(c, m, schemes_of(m), {4, 4, 4, 1, 4}, 0);
+  EXPECT_EQ(item(all.memory, "weights of a block"), (kAttention + kExperts) * 4);
+  EXPECT_EQ(item(one.memory, "weights of a block"), (kAttention + kExperts / 4) * 4);
+  EXPECT_EQ(item(one.memory, "rounding"), (kAttention + kExperts / 4) * 5 + (kAttention + kExperts / 4) / 64 * 24);
+  // Gradients of attention alone are summed: a ring of four sends 3/4 twice.
+  EXPECT_EQ(item(one.traffic, "all-reduce of gradients"), 2 * 200 * (kAttention * 4 * 2 / 4 * 3) * 4);
+  // Two rows of 1024 go and come back, three of four to other ranks, in bf16: three forward passes over 128 * 16 tokens,
+  // and in each of 200 steps one forward and one back over 8 * 16.
+  constexpr std::int64_t kPasses = 3 * 128 * 16 + 2 * 200 * 8 * 16;
+  EXPECT_EQ(item(one.traffic, "all-to-all of tokens"), 2 * kPasses * (2 * 2 * 1024 * 2 / 4 * 3));
+  EXPECT_LT(phase(one, "tune"), phase(all, "tune"));
+}
+
 TEST(ChooseLayout, ManyGroupsWhereMemoryAllowsThemAndMoreShardsWhereNot) {
   const Model& m = smollm2();
   Config c = config_of(1, 4);
-  const Layout rich = choose_layout(c, m, schemes_of(m), {4, 4});
+  const Layout rich = choose_layout(c, m, schemes_of(m), true, {4, 4});
   EXPECT_EQ(rich.shards, 1);
   EXPECT_EQ(rich.stages, 4);
   const auto need = [&](int shards) {
     return static_cast<double>(make_forecast(c, m, schemes_of(m), {4, 4, shards, 4 / shards}, 0).memory_bytes()) / 1e9;
   };
   c.cluster.device_memory = (need(1) + need(2)) / 2;
-  EXPECT_EQ(choose_layout(c, m, schemes_of(m), {4, 4}).shards, 2);
+  EXPECT_EQ(choose_layout(c, m, schemes_of(m), true, {4, 4}).shards, 2);
   c.cluster.device_memory = need(4) / 2;
-  EXPECT_EQ(choose_layout(c, m, schemes_of(m), {4, 4}).shards, 4) << "the one that needs least";
+  EXPECT_EQ(choose_layout(c, m, schemes_of(m), true, {4, 4}).shards, 4) << "the one that needs least";
 }
 
 TEST(ChooseLayout, KeepsWhatIsSetAndTheLeastStage) {
   const Model& m = smollm2();
   Config c = config_of(8, 8);
   c.parallel.shards = 2;
-  const Layout layout = choose_layout(c, m, schemes_of(m), {64, 8});
+  const Layout layout = choose_layout(c, m, schemes_of(m), true, {64, 8});
   EXPECT_EQ(layout.shards, 2);
   EXPECT_EQ(layout.stages, 30 / kLeastStage);
   c.parallel.stages = 15;
-  EXPECT_EQ(choose_layout(c, m, schemes_of(m), {64, 8}).stages, 15);
+  EXPECT_EQ(choose_layout(c, m, schemes_of(m), true, {64, 8}).stages, 15);
 }
 
 }  // namespace

@@ -84,7 +84,7 @@ TEST_F(Places, WeightsThatAreNotTheRunsAreRefusedInItsOutput) {
     Journal journal(folder_.path() + "/out.run/journal");
     journal.append(record::Run{"1", {}, {}, config_.output.path});
     record::Block block;
-    block.file = "model-00001-of-00009.safetensors";
+    block.files = {{"model-00001-of-00009.safetensors", "", 0}};
     journal.append(block);
   }
   folder_.put("out/model-00001-of-00009.safetensors", "of another max_shard_size: the fingerprint differs");

@@ -120,7 +120,55 @@ TEST_F(Resume, TheLastRecordOfABlockCounts) {
   state_->journal().append(again);
   EXPECT_THAT(open().finished(), ElementsAre(1, 0));
   ASSERT_EQ(state_->tuned_files().size(), 1u);
-  EXPECT_EQ(state_->tuned_files()[0].digest, again.digest);
+  EXPECT_EQ(state_->tuned_files()[0].digest, again.files[0].digest);
+}
+
+TEST_F(Resume, ABlockIsDoneWithAllOfItsFiles) {
+  run_.plan.expert_parts = 2;
+  for (std::int64_t i = 0; i < 2; ++i) {
+    open();
+    record::Block block = run_.block(i, "first part");
+    const std::string name = block.files[0].name + "-second";
+    block.files.push_back({name, hash_file(run_.folder.put("out/" + name, "second part")), 11});
+    state_->journal().append(block);
+  }
+  EXPECT_THAT(open().finished(), ElementsAre(2, 0));
+  EXPECT_EQ(state_->tuned_files().size(), 4u);
+  for (const char* name : {"out/block-1", "out/block-1-second"}) {
+    const std::string content = content_of(run_.folder.path() + "/" + name);
+    run_.folder.put(name, "damaged");
+    EXPECT_THAT(open().finished(), ElementsAre(1, 0)) << name;
+    fs::remove(run_.folder.path() + "/" + name);
+    EXPECT_THAT(open().finished(), ElementsAre(1, 0)) << name;
+    run_.folder.put(name, content);
+    EXPECT_THAT(open().finished(), ElementsAre(2, 0)) << name;
+  }
+}
+
+TEST_F(Resume, AnotherNumberOfPartsIsRefusedWithTheSettingsThatFit) {
+  EXPECT_EQ(parts_on_record(run_.paths()), 0);
+  run_.plan.expert_parts = 4;
+  open();
+  EXPECT_EQ(parts_on_record(run_.paths()), 4);
+  state_.reset();
+  EXPECT_NO_THROW(open());
+  state_.reset();
+  for (const int parts : {1, 2}) {
+    run_.plan.expert_parts = parts;
+    EXPECT_BAD_INPUT(RunState(run_.paths(), {{"model", "a"}}, run_.plan),
+                     AllOf(HasSubstr("holds this run with its experts divided into 4 parts"),
+                           HasSubstr("set parallel.shards=4 and parallel.experts=divided, or choose another")));
+  }
+  // What differs in the fingerprint, too, is another run.
+  EXPECT_BAD_INPUT(RunState(run_.paths(), {{"model", "b"}}, run_.plan), HasSubstr("differs in: model"));
+  testing::RunFixture whole;
+  { const RunState begun(whole.paths(), {}, whole.plan); }
+  whole.plan.expert_parts = 2;
+  EXPECT_BAD_INPUT(RunState(whole.paths(), {}, whole.plan),
+                   AllOf(HasSubstr("with its experts not divided"), HasSubstr("set parallel.experts=replicated, or")));
+  // A journal that cannot be read tells no number.
+  run_.folder.put("out.run/journal", "no journal");
+  EXPECT_EQ(parts_on_record(run_.paths()), 0);
 }
 
 TEST_F(Resume, JointBlocksAreDoneTogetherOrNotAtAll) {

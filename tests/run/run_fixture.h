@@ -29,9 +29,7 @@ struct RunFixture {
     record::Block record;
     record.stage = index / 2;
     record.block = index;
-    record.file = name;
-    record.digest = hash_file(folder.put("out/" + name, content));
-    record.bytes = content.size();
+    record.files = {{name, hash_file(folder.put("out/" + name, content)), content.size()}};
     record.first_loss = 2;
     record.best_loss = 1;
     record.seconds = 3;

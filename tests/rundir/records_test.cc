@@ -38,9 +38,7 @@ TEST(Records, EachComesBackWithEveryField) {
 TEST(Records, ABlockAsItIsOnDisk) {
   const record::Block block{.stage = 1,
                             .block = 12,
-                            .file = "model-00013-of-00031.safetensors",
-                            .digest = "abc",
-                            .bytes = 4096,
+                            .files = {{"model-00013-of-00031.safetensors", "abc", 4096}},
                             .first_loss = 0.5,
                             .best_loss = 0.25,
                             .best_iteration = 49,
@@ -48,8 +46,8 @@ TEST(Records, ABlockAsItIsOnDisk) {
                             .save_seconds = 0.125,
                             .experts_without_tokens = {"mlp.experts.3"}};
   EXPECT_EQ(to_json(block).dump(),
-            R"({"best_iteration":49,"best_loss":0.25,"block":12,"bytes":4096,"digest":"abc",)"
-            R"("experts_without_tokens":["mlp.experts.3"],"file":"model-00013-of-00031.safetensors","first_loss":0.5,)"
+            R"({"best_iteration":49,"best_loss":0.25,"block":12,"experts_without_tokens":["mlp.experts.3"],)"
+            R"("files":[{"bytes":4096,"digest":"abc","name":"model-00013-of-00031.safetensors"}],"first_loss":0.5,)"
             R"("save_seconds":0.125,"seconds":3.5,"stage":1,"type":"block"})");
 }
 

@@ -159,6 +159,22 @@ TEST(BlockTuner, LateReportsStillEndTheSteps) {
   EXPECT_THROW(tune(problem, {.iters = 1, .late_reports = true}), BrokenLoss);
 }
 
+TEST(Importance, HasAPlaceForLayersThatAnotherRankHolds) {
+  const Model model = testing::tiny_mixtral_model();
+  const KindTable& table = model.table(0);
+  BlockWeights weights;
+  for (const LinearSpec& linear : table.linears) {
+    const bool held = ExpertPart{1, 2}.holds(linear.expert, table.experts);
+    weights.weights.push_back(held ? torch::ones({linear.out, linear.in}) : torch::Tensor());
+  }
+  for (const ParameterSpec& other : table.others) weights.others.push_back(torch::ones(other.shape));
+  Block block = BlockMaker(model, torch::kCPU).make(weights);
+  SelfCommunicator alone;
+  const std::vector<torch::Tensor> sums = Importance(block, table.linears).sum(alone);
+  ASSERT_EQ(sums.size(), table.linears.size());
+  for (std::size_t i = 0; i < sums.size(); ++i) EXPECT_EQ(sums[i].numel(), table.linears[i].in) << i;
+}
+
 TEST(BlockTuner, StartsFromSearchedScales) {
   const TinyProblem problem;
   const auto tuned = [&](bool search, std::int64_t iters) {
@@ -166,7 +182,7 @@ TEST(BlockTuner, StartsFromSearchedScales) {
     SelfCommunicator alone;
     BlockSamples samples = problem.samples({0, 8});
     if (search) {
-      const Importance inputs(block);
+      const Importance inputs(block, problem.model.linears(0));
       TinyProblem::run(block, problem.input);
       samples.importance = inputs.sum(alone);
     }

@@ -26,6 +26,7 @@ class PairCommunicator : public HostCommunicator {
   void broadcast(HostSpan, int) override {}
   void barrier() override {}
   void exchange(HostSpan, HostSpan, int) override {}
+  void all_to_all(HostSpan, const std::vector<std::int64_t>&, HostSpan, const std::vector<std::int64_t>&) override {}
 
  protected:
   void gather_bytes(const void*, std::int64_t, void*) override {}
@@ -67,14 +68,14 @@ class SlowCommunicator final : public PairCommunicator {
 };
 
 // Layers of 4, 2, 3 and 5 weights, and buckets of at least 5: {3}, {2, 1}, {0}.
-const std::vector<std::int64_t> kStarts{0, 4, 6, 9};
+const std::vector<ArenaPart> kLayers{{0, 4}, {4, 6}, {6, 9}, {9, 14}};
 constexpr std::int64_t kLength = 16;
 constexpr std::int64_t kFiveWeights = 20;
 
 TEST(Buckets, LeaveAsSoonAsTheirLayersAreWhole) {
   const torch::Tensor arena = torch::ones({kLength});
   NotingCommunicator pair(arena);
-  BucketedSum sum(arena, kStarts, ElementType::kF32, pair, kFiveWeights);
+  BucketedSum sum(arena, kLayers, ElementType::kF32, pair, kFiveWeights);
   for (int step = 0; step < 2; ++step) {
     pair.started.clear();
     sum.whole(3);  // an earlier micro-batch
@@ -96,7 +97,7 @@ TEST(Buckets, LeaveAsSoonAsTheirLayersAreWhole) {
 TEST(Buckets, KeepTheirOrder) {
   const torch::Tensor arena = torch::ones({kLength});
   NotingCommunicator pair(arena);
-  BucketedSum sum(arena, kStarts, ElementType::kF32, pair, kFiveWeights);
+  BucketedSum sum(arena, kLayers, ElementType::kF32, pair, kFiveWeights);
   sum.begin();
   for (const std::size_t layer : {0, 1, 2}) sum.whole(layer);
   EXPECT_THAT(pair.started, IsEmpty());
@@ -108,17 +109,62 @@ TEST(Buckets, KeepTheirOrder) {
 TEST(Buckets, TheTailStaysInFp32) {
   const torch::Tensor arena = torch::ones({kLength});
   NotingCommunicator pair(arena);
-  BucketedSum sum(arena, kStarts, ElementType::kBF16, pair, kFiveWeights);
+  BucketedSum sum(arena, kLayers, ElementType::kBF16, pair, kFiveWeights);
   sum.begin();
   sum.finish();
   EXPECT_THAT(pair.started, ElementsAre(std::pair(-1, 5), std::pair(14, 2), std::pair(-1, 5), std::pair(-1, 4)));
+}
+
+// As where layers of experts lie in front of the others (4, then 2), and come second of three in the forward pass.
+TEST(Buckets, FollowTheBackwardPassWhereverTheLayersLie) {
+  const torch::Tensor arena = torch::ones({kLength});
+  NotingCommunicator pair(arena);
+  BucketedSum sum(arena, {{6, 9}, {0, 4}, {4, 6}, {9, 14}}, ElementType::kF32, pair, 4 * kFiveWeights);
+  for (int step = 0; step < 2; ++step) {
+    pair.started.clear();
+    sum.begin();
+    sum.whole(3);
+    EXPECT_THAT(pair.started, ElementsAre(std::pair(9, 7)));  // with the tail
+    sum.whole(2);
+    EXPECT_THAT(pair.started, ElementsAre(std::pair(9, 7)));
+    sum.whole(1);
+    EXPECT_THAT(pair.started, ElementsAre(std::pair(9, 7), std::pair(0, 6)));
+    sum.whole(0);
+    EXPECT_THAT(pair.started, ElementsAre(std::pair(9, 7), std::pair(0, 6), std::pair(6, 3)));
+    sum.finish();
+  }
+  EXPECT_EQ(sum.figures().bytes, 2 * kLength * 4);
+}
+
+// What is not named is not summed; the tail is, once.
+TEST(Buckets, TheTailGoesByItselfWhereItIsNoNeighbour) {
+  const torch::Tensor arena = torch::ones({kLength});
+  NotingCommunicator pair(arena);
+  BucketedSum sum(arena, {{4, 6}, {0, 4}}, ElementType::kF32, pair, kFiveWeights);
+  sum.begin();
+  sum.whole(1);
+  EXPECT_THAT(pair.started, ElementsAre(std::pair(0, 4), std::pair(14, 2)));
+  sum.finish();
+  EXPECT_THAT(pair.started, ElementsAre(std::pair(0, 4), std::pair(14, 2), std::pair(4, 2)));
+}
+
+TEST(Buckets, MayHoldTheTailAlone) {
+  const torch::Tensor arena = torch::ones({kLength});
+  for (const ElementType type : {ElementType::kF32, ElementType::kBF16}) {
+    NotingCommunicator pair(arena);
+    BucketedSum sum(arena, {}, type, pair, kFiveWeights);
+    sum.begin();
+    sum.finish();
+    EXPECT_EQ(pair.started.back(), (std::pair<std::int64_t, std::int64_t>(14, 2)));
+    EXPECT_EQ(sum.figures().bytes, 8);
+  }
 }
 
 // A sum that is on its way while the rank works costs only what the rank waits for in the end.
 TEST(Buckets, WorkBesideASumIsNotWaiting) {
   const torch::Tensor arena = torch::ones({kLength});
   SlowCommunicator pair;
-  BucketedSum sum(arena, kStarts, ElementType::kF32, pair, kFiveWeights);
+  BucketedSum sum(arena, kLayers, ElementType::kF32, pair, kFiveWeights);
   constexpr auto kWork = std::chrono::milliseconds(30);
   sum.begin();
   std::this_thread::sleep_for(kWork);  // no sum is on its way yet
@@ -142,7 +188,7 @@ torch::Tensor arena_of(int rank) {
 
 torch::Tensor summed(ElementType transport) {
   torch::Tensor arena = arena_of(world().rank());
-  BucketedSum sum(arena, kStarts, transport, world(), kFiveWeights);
+  BucketedSum sum(arena, kLayers, transport, world(), kFiveWeights);
   sum.begin();
   for (const std::size_t layer : {3, 2, 1, 0}) sum.whole(layer);
   sum.finish();

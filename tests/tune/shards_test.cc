@@ -45,7 +45,7 @@ TEST(ImportanceShards, AreTheSumsOfSquaresOverAllRanksSamples) {
   Block block = problem.block();
   std::vector<torch::Tensor> sums;
   {
-    const Importance inputs(block);
+    const Importance inputs(block, problem.model.linears(0));
     run_block(block, problem.samples(range).input, 3);
     sums = inputs.sum(world());
   }

@@ -157,6 +157,33 @@ void MpiCommunicator::exchange(HostSpan mine, HostSpan theirs, int peer) {
   }
 }
 
+// By messages: MPI_Ialltoallv counts in int, and takes its turn among the other collectives.
+void MpiCommunicator::all_to_all(HostSpan mine, const std::vector<std::int64_t>& send, HostSpan theirs,
+                                 const std::vector<std::int64_t>& receive) {
+  constexpr int kTag = 1;
+  check_all_to_all(mine, send, theirs, receive, size_);
+  const auto element = static_cast<std::int64_t>(size_of(mine.type));
+  std::vector<MPI_Request> requests;
+  const auto for_pieces = [&](HostSpan span, const std::vector<std::int64_t>& counts, const auto& start) {
+    auto* at = static_cast<char*>(span.data);
+    for (int rank = 0; rank < size_; ++rank) {
+      const std::int64_t bytes = counts[static_cast<std::size_t>(rank)] * element;
+      for (std::int64_t done = 0; rank != rank_ && done < bytes; done += kPiece) {
+        start(at + done, static_cast<int>(std::min(kPiece, bytes - done)), rank);
+      }
+      at += bytes;
+    }
+  };
+  for_pieces(theirs, receive, [&](char* at, int bytes, int rank) {
+    check_mpi(MPI_Irecv(at, bytes, MPI_BYTE, rank, kTag, comm_, &requests.emplace_back()), "MPI_Irecv");
+  });
+  for_pieces(mine, send, [&](char* at, int bytes, int rank) {
+    check_mpi(MPI_Isend(at, bytes, MPI_BYTE, rank, kTag, comm_, &requests.emplace_back()), "MPI_Isend");
+  });
+  keep_own_part(mine, send, theirs, receive, rank_);
+  wait(requests.data(), static_cast<int>(requests.size()), "the exchange of tokens between ranks");
+}
+
 std::unique_ptr<MpiCommunicator> MpiCommunicator::split(int color, int key) const {
   const WaitsForOthers waits("MPI_Comm_split");
   MPI_Comm part;

@@ -29,6 +29,8 @@ class MpiCommunicator final : public HostCommunicator {
   void broadcast(HostSpan data, int root) override;
   void barrier() override;
   void exchange(HostSpan mine, HostSpan theirs, int peer) override;
+  void all_to_all(HostSpan mine, const std::vector<std::int64_t>& send, HostSpan theirs,
+                  const std::vector<std::int64_t>& receive) override;
 
   // Ranks of equal `color` form a new communicator, ordered by `key`. Collective.
   std::unique_ptr<MpiCommunicator> split(int color, int key) const;

@@ -117,6 +117,25 @@ class NcclCommunicator final : public DeviceCommunicator {
     poll();
   }
 
+  void all_to_all(DeviceSpan mine, const std::vector<std::int64_t>& send, DeviceSpan theirs,
+                  const std::vector<std::int64_t>& receive) override {
+    RT_CHECK(std::ssize(send) == size_ && std::ssize(receive) == size_ && mine.type == theirs.type);
+    const std::size_t element = size_of(mine.type);
+    auto* from = static_cast<char*>(mine.data);
+    auto* to = static_cast<char*>(theirs.data);
+    check_nccl(ncclGroupStart(), "ncclGroupStart");
+    for (int rank = 0; rank < size_; ++rank) {
+      const std::size_t out = static_cast<std::size_t>(send[static_cast<std::size_t>(rank)]) * element;
+      const std::size_t in = static_cast<std::size_t>(receive[static_cast<std::size_t>(rank)]) * element;
+      if (out > 0) check_nccl(ncclSend(from, out, ncclInt8, rank, comm_, stream_), "ncclSend");
+      if (in > 0) check_nccl(ncclRecv(to, in, ncclInt8, rank, comm_, stream_), "ncclRecv");
+      from += out;
+      to += in;
+    }
+    check_nccl(ncclGroupEnd(), "ncclGroupEnd");
+    poll();
+  }
+
  private:
   // A peer that died or a broken link shows as an asynchronous error, not as the result of a call.
   void poll() {

@@ -27,7 +27,9 @@ void register_operators() {
         .def("rope(Tensor x, Tensor cos, Tensor sin, int half, int dim) -> Tensor", &fused_rope)
         .def("swiglu(Tensor gate, Tensor up) -> Tensor", &fused_swiglu)
         .def("gelu(Tensor x) -> Tensor", &fused_gelu)
-        .def("geglu(Tensor gate, Tensor up) -> Tensor", &fused_geglu);
+        .def("geglu(Tensor gate, Tensor up) -> Tensor", &fused_geglu)
+        .def("to_owners(Tensor rows, Tensor ends) -> (Tensor, Tensor)", &rows_to_owners)
+        .def("from_owners(Tensor rows, Tensor ends) -> Tensor", &rows_from_owners);
     return made;
   }();
   (void)libraries;

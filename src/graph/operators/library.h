@@ -50,4 +50,9 @@ torch::Tensor fused_gelu(const torch::Tensor& x);
 // gelu(gate, "tanh") * up
 torch::Tensor fused_geglu(const torch::Tensor& gate, const torch::Tensor& up);
 
+// Rows to the ranks that hold their experts, with the ends of the rows there, and back (experts/divide.h). These are
+// what one rank alone does: nothing. Where ranks divide the experts, a block's ProductHooks do it.
+std::tuple<torch::Tensor, torch::Tensor> rows_to_owners(const torch::Tensor& rows, const torch::Tensor& ends);
+torch::Tensor rows_from_owners(const torch::Tensor& rows, const torch::Tensor& ends);
+
 }  // namespace roundtable

@@ -17,7 +17,6 @@
 namespace roundtable {
 namespace {
 
-constexpr const char* kDispatch = "rt::dispatch";
 constexpr std::size_t kEndsOfDispatch = 1;      // of its results
 constexpr std::size_t kEndsOfExpertLinear = 3;  // of its arguments
 
@@ -61,7 +60,9 @@ Program::Step Program::make_step(const GraphNode& node, std::size_t index, std::
     RT_CHECK(step.handle.has_value());
     const c10::FunctionSchema& schema = step.handle->schema();
     step.gives_list = gives_list(schema);
-    step.dispatches = node.op == kDispatch;
+    if (node.op == "rt::dispatch") step.experts = Step::Experts::kDispatch;
+    if (node.op == "fused::to_owners") step.experts = Step::Experts::kToOwners;
+    if (node.op == "fused::from_owners") step.experts = Step::Experts::kFromOwners;
     for (std::size_t i = 0; i < schema.arguments().size(); ++i) {
       step.operands.push_back(i < node.args.size()
                                   ? operand_of(node.args[i], schema.arguments()[i], types, device_, place)
@@ -188,9 +189,14 @@ void Program::run(const Step& step, Values& values, ProductHooks* hooks) const {
     const torch::Tensor ends = experts ? stack[kEndsOfExpertLinear].toTensor() : torch::Tensor();
     stack.clear();
     stack.emplace_back(hooks->multiply(*step.product, x, ends));
+  } else if (hooks != nullptr && step.experts == Step::Experts::kToOwners) {
+    const auto [rows, ends] = hooks->to_owners(stack[0].toTensor(), stack[1].toTensor());
+    stack = {rows, ends};
+  } else if (hooks != nullptr && step.experts == Step::Experts::kFromOwners) {
+    stack = {hooks->from_owners(stack[0].toTensor(), stack[1].toTensor())};
   } else {
     step.handle->callBoxed(stack);
-    if (step.dispatches && hooks != nullptr) hooks->dispatched(stack[kEndsOfDispatch].toTensor());
+    if (hooks != nullptr && step.experts == Step::Experts::kDispatch) hooks->dispatched(stack[kEndsOfDispatch].toTensor());
   }
   for (const std::int64_t value : step.dead) values[static_cast<std::size_t>(value)] = c10::IValue();
   set_results(step, stack, values);

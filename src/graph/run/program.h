@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "graph/format/manifest.h"
@@ -32,6 +33,10 @@ class ProductHooks {
   virtual torch::Tensor multiply(const Product& product, const torch::Tensor& x, const torch::Tensor& ends) = 0;
   // rt::dispatch gave these.
   virtual void dispatched(const torch::Tensor& ends) = 0;
+  // fused::to_owners: the rows there, and their ends. `ends` are those of a dispatch.
+  virtual std::pair<torch::Tensor, torch::Tensor> to_owners(const torch::Tensor& rows, const torch::Tensor& ends) = 0;
+  // fused::from_owners. `ends` are those that to_owners() gave.
+  virtual torch::Tensor from_owners(const torch::Tensor& rows, const torch::Tensor& ends) = 0;
 };
 
 class Program {
@@ -59,7 +64,7 @@ class Program {
     std::vector<std::int64_t> out{};  // -1: nobody takes it
     bool gives_list = false;
     bool no_grad = false;
-    bool dispatches = false;
+    enum class Experts : std::uint8_t { kNo, kDispatch, kToOwners, kFromOwners } experts = Experts::kNo;
     const Product* product = nullptr;
     std::vector<std::int64_t> dead{};  // values that nothing takes after this
   };

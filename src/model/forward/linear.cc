@@ -29,6 +29,7 @@ struct TakenLinear : public torch::autograd::Function<TakenLinear> {
     const torch::Tensor dy = grad_outputs[0].flatten(0, -2);      // [tokens, out]
     const auto* layer = reinterpret_cast<const Linear*>(context->saved_data["layer"].toInt());
     layer->take_gradient(torch::mm(dy.t(), x));
+    if (layer->gradient_taken) layer->gradient_taken();
     torch::Tensor dx;
     if (context->needs_input_grad(0)) dx = torch::mm(dy, saved[1]).view_as(saved[0]);
     return {dx, torch::Tensor(), torch::Tensor()};

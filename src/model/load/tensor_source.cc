@@ -22,21 +22,43 @@ std::string dtype_letters(const std::vector<torch::Tensor>& tensors) {
   return letters;
 }
 
-}  // namespace
-
-std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
-                                        HostCommunicator& comm, int root) {
+std::vector<torch::Tensor> read_all(const TensorSource& source, const std::vector<ParameterSpec>& wanted) {
   std::vector<torch::Tensor> tensors;
-  const std::string dtypes = run_on_root(comm, root, [&] {
-    for (const ParameterSpec& spec : wanted) tensors.push_back(source.read(spec));
-    return dtype_letters(tensors);
-  });
+  for (const ParameterSpec& spec : wanted) tensors.push_back(source.read(spec));
+  return tensors;
+}
+
+// Gives the root's tensors to the other ranks, which know their dtypes.
+void share(std::vector<torch::Tensor>& tensors, const std::vector<ParameterSpec>& wanted, const std::string& dtypes,
+           HostCommunicator& comm, int root) {
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     if (comm.rank() != root) {
       tensors.push_back(torch::empty(wanted[i].shape, dtypes[i] == 'b' ? torch::kBFloat16 : torch::kFloat32));
     }
     comm.broadcast(host_span(tensors[i]), root);
   }
+}
+
+}  // namespace
+
+std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
+                                        HostCommunicator& comm, int root) {
+  std::vector<torch::Tensor> tensors;
+  const std::string dtypes = run_on_root(comm, root, [&] {
+    tensors = read_all(source, wanted);
+    return dtype_letters(tensors);
+  });
+  share(tensors, wanted, dtypes, comm, root);
+  return tensors;
+}
+
+std::vector<torch::Tensor> load_tensors_apart(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
+                                              HostCommunicator& comm, int root, HostCommunicator& all) {
+  std::vector<torch::Tensor> tensors;
+  run_on_all(all, [&] {
+    if (comm.rank() == root) tensors = read_all(source, wanted);
+  });
+  share(tensors, wanted, broadcast_text(comm, dtype_letters(tensors), root), comm, root);
   return tensors;
 }
 

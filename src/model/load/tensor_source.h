@@ -91,4 +91,9 @@ class CheckpointSource : public TensorSource {
 std::vector<torch::Tensor> load_tensors(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
                                         HostCommunicator& comm, int root);
 
+// The same for ranks of `all` that want different tensors: those that want the same make up `comm`, and rank `root` of
+// it reads. Collective over `all`: an Error on any of them is thrown on all of them, as an AgreedError that names it.
+std::vector<torch::Tensor> load_tensors_apart(const TensorSource& source, const std::vector<ParameterSpec>& wanted,
+                                              HostCommunicator& comm, int root, HostCommunicator& all);
+
 }  // namespace roundtable

@@ -1,4 +1,4 @@
-// Writing, proving and reading a block's file.
+// Writing, proving and reading a block's files.
 #include "phases/tune/block_file.h"
 
 #include <torch/types.h>
@@ -10,20 +10,35 @@
 
 #include "base/error.h"
 #include "comm/agree.h"
-#include "export/checkpoint_files.h"
 #include "export/expert_layers.h"
+#include "io/json_fields.h"
 #include "io/safetensors.h"
 #include "model/load/tensor_span.h"
 
 namespace roundtable {
 namespace {
 
-std::string name_of_block(const Plan& plan, std::int64_t block) { return shard_name(block, plan.files()); }
+// Whether a layer of a block's table belongs into the file of a part.
+bool is_in_file(const LinearSpec& linear, const KindTable& table, const ExpertPart& part) {
+  return linear.expert < 0 ? part.part == 0 : part.holds(linear.expert, table.experts);
+}
 
 WrittenFile write_tensors(const std::string& path, const std::vector<NamedTensor>& tensors) {
   std::vector<TensorView> views;
   for (const NamedTensor& named : tensors) views.push_back(named.view());
   return write_safetensors(path, views, {{"format", "pt"}});  // transformers asks for this entry
+}
+
+// Of all parts of a block, by the names that they are written under, within the block.
+std::set<std::string> quantized_layers(const Plan& plan, std::int64_t block) {
+  const std::vector<LinearSpec>& linears = plan.model.linears(block);
+  const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
+  std::set<std::string> names;
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    if (!schemes[i]) continue;
+    for (const LayerPart& part : parts_of(linears[i])) names.insert(part.linear.name);
+  }
+  return names;
 }
 
 // The bias of a quantized layer has the type that the format gives it.
@@ -73,40 +88,44 @@ void add_other(const Plan& plan, const std::string& prefix, const std::set<std::
 
 }  // namespace
 
-BlockFile write_block_file(const std::string& checkpoint, const Plan& plan, std::int64_t block,
+BlockFile write_block_file(const std::string& checkpoint, const Plan& plan, std::int64_t block, const ExpertPart& part,
                            const BlockWeights& weights, const TunedBlock& tuned) {
   const std::string& prefix = plan.model.block_prefix(block);
   const KindTable& table = plan.model.table(block);
   std::vector<NamedTensor> tensors;
   FloatWeights floats(tensors, plan.stacks_apart);
-  std::set<std::string> quantized;
   for (std::size_t i = 0; i < table.linears.size(); ++i) {
+    if (!is_in_file(table.linears[i], table, part)) continue;
     const LinearSpec linear = table.linears[i].below(prefix);
     const torch::Tensor& weight = weights.weights[i];
+    RT_CHECK(weight.defined());
+    RT_CHECK(plan.stacks_apart || !linear.stack || !part.divides());
     if (!tuned.weights[i]) {
       floats.add(linear, weight);
       continue;
     }
-    for (const LayerPart& part : parts_of(table.linears[i])) quantized.insert(part.linear.name);
     for (NamedTensor& tensor : pack_parts(*plan.tuned, linear, *tuned.weights[i], weight.scalar_type())) {
       tensors.push_back(std::move(tensor));
     }
   }
-  for (std::size_t i = 0; i < table.others.size(); ++i) {
-    add_other(plan, prefix, quantized, table.others[i], weights.others[i], tensors);
+  if (part.part == 0) {
+    const std::set<std::string> quantized = quantized_layers(plan, block);
+    for (std::size_t i = 0; i < table.others.size(); ++i) {
+      add_other(plan, prefix, quantized, table.others[i], weights.others[i], tensors);
+    }
   }
-  const std::string file = name_of_block(plan, block);
+  const std::string file = plan.block_file(block, part.part);
   const WrittenFile written = write_tensors(checkpoint + "/" + file, tensors);
   return {file, written.digest, written.bytes};
 }
 
-void prove_block_file(const std::string& checkpoint, const Plan& plan, std::int64_t block, const TunedBlock& tuned,
-                      const Block& quantized) {
-  const SafetensorsFile file(checkpoint + "/" + name_of_block(plan, block));
-  const std::vector<LinearSpec>& linears = plan.model.linears(block);
-  for (std::size_t i = 0; i < linears.size(); ++i) {
-    if (!tuned.weights[i]) continue;
-    const LinearSpec linear = linears[i].below(plan.model.block_prefix(block));
+void prove_block_file(const std::string& checkpoint, const Plan& plan, std::int64_t block, const ExpertPart& part,
+                      const TunedBlock& tuned, const Block& quantized) {
+  const SafetensorsFile file(checkpoint + "/" + plan.block_file(block, part.part));
+  const KindTable& table = plan.model.table(block);
+  for (std::size_t i = 0; i < table.linears.size(); ++i) {
+    if (!tuned.weights[i] || !is_in_file(table.linears[i], table, part)) continue;
+    const LinearSpec linear = table.linears[i].below(plan.model.block_prefix(block));
     const QuantizedWeight& written = *tuned.weights[i];
     const QuantizedWeight read = unpack_parts(*plan.tuned, reader_of(file), linear, written.scheme);
     const torch::Tensor& weight = quantized.linears()[i].weight;
@@ -120,16 +139,26 @@ void prove_block_file(const std::string& checkpoint, const Plan& plan, std::int6
   }
 }
 
+std::vector<BlockFile> gather_block_files(const std::optional<BlockFile>& mine, HostCommunicator& group) {
+  std::vector<BlockFile> files;
+  for (const std::string& text : all_gather_text(group, mine ? json_of(*mine).dump() : "")) {
+    if (!text.empty()) files.push_back(read_fields<BlockFile>(nlohmann::json::parse(text), "a block's file"));
+  }
+  return files;
+}
+
 std::vector<std::optional<QuantizedWeight>> read_block_file(const std::string& checkpoint, const Plan& plan,
                                                             std::int64_t block, HostCommunicator& comm) {
-  const std::vector<LinearSpec>& linears = plan.model.linears(block);
+  const KindTable& table = plan.model.table(block);
+  const std::vector<LinearSpec>& linears = table.linears;
   const BlockSchemes& schemes = plan.schemes[static_cast<std::size_t>(block)];
+  const ExpertPart part = plan.files_of_block(block) > 1 ? plan.expert_part(comm.rank()) : ExpertPart{};
   std::vector<std::optional<QuantizedWeight>> weights(linears.size());
   run_on_all(comm, [&] {
-    if (comm.rank() != 0) return;
-    const SafetensorsFile file(checkpoint + "/" + name_of_block(plan, block));
+    if (comm.rank() != part.part) return;
+    const SafetensorsFile file(checkpoint + "/" + plan.block_file(block, part.part));
     for (std::size_t i = 0; i < linears.size(); ++i) {
-      if (!schemes[i]) continue;
+      if (!schemes[i] || !is_in_file(linears[i], table, part)) continue;
       weights[i] =
           unpack_parts(*plan.tuned, reader_of(file), linears[i].below(plan.model.block_prefix(block)), *schemes[i]);
     }
@@ -139,7 +168,7 @@ std::vector<std::optional<QuantizedWeight>> read_block_file(const std::string& c
     comm.broadcast(host_span(tensor), 0);
   };
   for (std::size_t i = 0; i < linears.size(); ++i) {
-    if (!schemes[i]) continue;
+    if (!schemes[i] || (part.divides() && linears[i].expert >= 0)) continue;
     if (!weights[i]) weights[i].emplace();
     const std::int64_t groups = schemes[i]->groups(linears[i].in);
     if (comm.rank() != 0) weights[i]->scheme = *schemes[i];

@@ -8,9 +8,7 @@ message::BlockDone to_message(const BlockReport& report) {
   message::BlockDone message;
   message.record = {.stage = report.stage,
                     .block = report.block,
-                    .file = report.file.name,
-                    .digest = report.file.digest,
-                    .bytes = report.file.bytes,
+                    .files = report.files,
                     .first_loss = tuned.first_loss(),
                     .best_loss = tuned.best_loss(),
                     .best_iteration = tuned.best_iteration,

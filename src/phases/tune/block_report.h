@@ -15,12 +15,12 @@ namespace roundtable {
 struct BlockReport {
   std::int64_t stage = 0;
   std::int64_t block = 0;
-  const BlockFile& file;
+  const std::vector<BlockFile>& files;
   const TunedBlock& tuned;
   std::vector<std::string> idle_experts;  // within the block; no token of the tuning steps reached them
   std::vector<LayerError> errors;
   double seconds = 0;       // of tuning
-  double save_seconds = 0;  // of writing, bringing to the disk, reading back and comparing
+  double save_seconds = 0;  // of writing, bringing to the disk, reading back and comparing, of all files
 };
 
 message::BlockDone to_message(const BlockReport& report);

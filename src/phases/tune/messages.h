@@ -43,7 +43,7 @@ struct Progress {
   }
 };
 
-// The file of a block is on disk and was proven.
+// The files of a block are on disk and were proven.
 struct BlockDone {
   static constexpr const char* kType = "block";
   record::Block record;

@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "base/activity.h"
 #include "base/clock.h"
@@ -13,6 +14,7 @@
 #include "comm/agree.h"
 #include "data/sampler.h"
 #include "graph/block_loader.h"
+#include "model/load/stacked_rows.h"
 #include "model/load/tensor_span.h"
 #include "phases/boundary/boundary_states.h"
 #include "phases/tune/block_file.h"
@@ -26,6 +28,15 @@
 namespace roundtable {
 namespace {
 
+std::int64_t most_samples_of_a_shard(const RunContext& context) {
+  std::int64_t most = 0;
+  for (int shard = 0; shard < context.plan.shards; ++shard) {
+    most = std::max(most, shard_samples(context.config.calibration.n_samples, context.plan.batch, context.plan.shards,
+                                        shard).size());
+  }
+  return most;
+}
+
 // One group's walk through the blocks of one stage.
 class StageWorker {
  public:
@@ -35,11 +46,12 @@ class StageWorker {
         stage_(stage),
         range_(shard_samples(context.config.calibration.n_samples, context.plan.batch, context.plan.shards,
                              context.ranks.grid.shard())),
+        most_samples_(most_samples_of_a_shard(context)),
         micro_batch_(micro_batch_of(context.config, context.plan.shards)),
         source_(context.config.model.path, context.tensors),
         loading_(context.ranks.grid.group_comm().duplicate()),
-        loader_(source_, context.plan.model, *loading_),
-        maker_(context.plan.model, context.ranks.device),
+        loader_(source_, context.plan.model, *loading_, context.ranks.expert_part, alone_),
+        maker_(context.plan.model, context.ranks.device, context.ranks.exchange),
         scale_check_(scale_check(context.config, context.plan)) {}
 
   // `finished` blocks at the start are replayed from their files: forward only.
@@ -104,8 +116,8 @@ class StageWorker {
       weights.push_back(loader_.load(block, 0));
       if (block + 1 < context_.plan.stages[static_cast<std::size_t>(stage_)].last) loader_.load_ahead(block + 1, 0);
       worked.push_back(maker_.make(weights.back()));
-      target = finished ? run_block(worked.back(), target, micro_batch_)
-                        : run_float(worked.back(), target, importance);
+      target = finished ? run_block(worked.back(), target, micro_batch_, most_samples_)
+                        : run_float(worked.back(), context_.plan.model.linears(block), target, importance);
     }
     if (finished) {
       for (std::int64_t i = 0; i < unit.size(); ++i) set_weights(worked[static_cast<std::size_t>(i)], unit.first + i);
@@ -117,7 +129,7 @@ class StageWorker {
     drop_unneeded(context_.plan.model, unit.last, target);
     if (context_.config.tuning.use_quant_input) {
       for (const Block& block : worked)
-        quantized_chain_ = run_block(block, quantized_chain_, micro_batch_);
+        quantized_chain_ = run_block(block, quantized_chain_, micro_batch_, most_samples_);
     }
     drop_unneeded(context_.plan.model, unit.last, quantized_chain_);
     float_chain_ = target;
@@ -125,11 +137,12 @@ class StageWorker {
 
   // The float block's output for `hidden`; where scales are to be searched, what enters its layers is weighed
   // meanwhile.
-  States run_float(Block& block, const States& states, std::vector<torch::Tensor>& importance) {
+  States run_float(Block& block, const std::vector<LinearSpec>& linears, const States& states,
+                   std::vector<torch::Tensor>& importance) {
     if (context_.config.tuning.init_scale != InitScale::kSearch)
-      return run_block(block, states, micro_batch_);
-    const Importance inputs(block);
-    States out = run_block(block, states, micro_batch_);
+      return run_block(block, states, micro_batch_, most_samples_);
+    const Importance inputs(block, linears);
+    States out = run_block(block, states, micro_batch_, most_samples_);
     for (torch::Tensor& layer : inputs.sum(context_.ranks.grid.group_comm())) importance.push_back(std::move(layer));
     return out;
   }
@@ -162,8 +175,9 @@ class StageWorker {
     for (std::size_t i = 0; i < worked.size(); ++i) {
       worked[i].clear_expert_tokens();
       blocks.blocks.push_back(&worked[i]);
-      for (const torch::Tensor& weight : weights[i].weights)
-        blocks.original.push_back(weight.to(context_.ranks.device));
+      for (torch::Tensor& weight : on_device(weights[i].weights, context_.ranks.device)) {
+        blocks.original.push_back(std::move(weight));
+      }
       const BlockSchemes& own = schemes_of(unit.first + static_cast<std::int64_t>(i));
       blocks.schemes.insert(blocks.schemes.end(), own.begin(), own.end());
     }
@@ -171,7 +185,7 @@ class StageWorker {
     const Sampler sampler(config.tuning.sampler, config.calibration.n_samples, context_.plan.batch,
                           static_cast<std::uint64_t>(config.tuning.seed), unit.first);
     return BlockTuner(blocks, samples, sampler, tune_settings(config, context_.plan.shards),
-                      context_.ranks.gradient_group(), observer(unit.first))
+                      context_.ranks.tensor_group(), observer(unit.first))
         .tune();
   }
 
@@ -181,33 +195,42 @@ class StageWorker {
     auto weight = weights.begin();
     for (std::int64_t block = unit.first; block < unit.last; ++block) {
       for (const LinearSpec& linear : context_.plan.model.linears(block)) {
-        scale_check_(context_.plan.model.block_prefix(block) + linear.weight().name, *weight++);
+        const torch::Tensor& held = *weight++;
+        if (held.defined()) scale_check_(context_.plan.model.block_prefix(block) + linear.weight().name, held);
       }
     }
   }
 
-  // Writes the block's file, proves it and reports it. `sample` is run through the block: its output is left there.
+  // Each rank writes the file of its part of the block and proves it; then the leading rank reports all of them: a
+  // block is done with all of its files, or not at all. `sample` is run through the block: its output is left there.
   void finish_block(std::int64_t block, const BlockWeights& weights, Block& worked, const TunedBlock& tuned,
                     States& sample, double seconds) {
     std::vector<std::string> idle = idle_experts(block, worked);
     std::vector<LayerError> errors = layer_errors(worked, weights.weights, schemes_of(block), sample,
                                                   context_.ranks.grid.group_comm());
-    BlockFile file;
+    std::optional<BlockFile> mine;
     const Stopwatch saving;
     run_on_all(context_.ranks.grid.group_comm(), [&] {
-      if (!context_.ranks.grid.leads_group()) return;
-      file = write_block_file(context_.paths.tuned, context_.plan, block, weights, tuned);
-      prove_block_file(context_.paths.tuned, context_.plan, block, tuned, worked);
+      const ExpertPart part = part_to_write(block);
+      if (part.part != context_.ranks.grid.shard()) return;
+      mine = write_block_file(context_.paths.tuned, context_.plan, block, part, weights, tuned);
+      prove_block_file(context_.paths.tuned, context_.plan, block, part, tuned, worked);
     });
+    const std::vector<BlockFile> files = gather_block_files(mine, context_.ranks.grid.group_comm());
     if (!context_.ranks.grid.leads_group()) return;
     tell_coordinator(mailbox_, to_message({.stage = stage_,
                                            .block = block,
-                                           .file = file,
+                                           .files = files,
                                            .tuned = tuned,
                                            .idle_experts = std::move(idle),
                                            .errors = std::move(errors),
                                            .seconds = seconds,
                                            .save_seconds = saving.seconds()}));
+  }
+
+  // A block that is not divided is the leading rank's to write.
+  ExpertPart part_to_write(std::int64_t block) const {
+    return context_.plan.files_of_block(block) > 1 ? context_.ranks.expert_part : ExpertPart{};
   }
 
   const BlockSchemes& schemes_of(std::int64_t block) const {
@@ -242,13 +265,15 @@ class StageWorker {
   TuneObserver observer(std::int64_t block) {
     TuneObserver observer;
     observer.wants_to_leave = [this] { return asked_to_leave(); };
-    if (!context_.ranks.grid.leads_group()) return observer;
+    const ExpertPart& part = context_.ranks.expert_part;
     const bool first_of_stage = block == context_.plan.stages[static_cast<std::size_t>(stage_)].first;
-    if (context_.config.run.save_gradients && first_of_stage) {
-      observer.on_gradients = [this, block](const StepGradients& step) {
-        if (step.iteration == 0) write_gradients(context_.paths.gradients(block), step);
+    if (context_.config.run.save_gradients && first_of_stage &&
+        (context_.ranks.grid.leads_group() || part.divides())) {
+      observer.on_gradients = [this, block, part](const StepGradients& step) {
+        if (step.iteration == 0) write_gradients(context_.paths.gradients(block, part.part), step);
       };
     }
+    if (!context_.ranks.grid.leads_group()) return observer;
     observer.on_iteration = [this, block](std::int64_t iteration, float first, float best) {
       if (since_report_.seconds() < 0.5) return;
       since_report_ = Stopwatch();
@@ -262,9 +287,11 @@ class StageWorker {
   Mailbox& mailbox_;
   std::int64_t stage_;
   SampleRange range_;
+  std::int64_t most_samples_;  // of a rank of the group
   std::int64_t micro_batch_;
   CheckpointSource source_;
   std::unique_ptr<MpiCommunicator> loading_;  // a block is broadcast while another is tuned
+  SelfCommunicator alone_;                    // no other rank of the group holds the same part of the experts
   BlockLoader loader_;
   BlockMaker maker_;
   ScaleCheck scale_check_;

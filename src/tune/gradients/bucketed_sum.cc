@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "tune/gradients/gradient_arena.h"
 
 namespace roundtable {
 namespace {
@@ -19,19 +18,21 @@ torch::Tensor packed(const torch::Tensor& gradients, ElementType transport) {
 
 }  // namespace
 
-BucketedSum::BucketedSum(torch::Tensor arena, std::vector<std::int64_t> starts, ElementType transport,
-                         GradientGroup group, std::int64_t bucket_bytes)
-    : arena_(std::move(arena)), transport_(transport), group_(group), bucket_of_(starts.size()) {
+BucketedSum::BucketedSum(torch::Tensor arena, const std::vector<ArenaPart>& layers, ElementType transport,
+                         TensorGroup group, std::int64_t bucket_bytes)
+    : arena_(std::move(arena)), transport_(transport), group_(group), bucket_of_(layers.size()) {
   RT_CHECK(transport != ElementType::kI8 || group.size() <= 127);
-  std::int64_t end = arena_.numel() - kTail;
-  for (std::size_t i = starts.size(); i-- > 0;) {
-    if (buckets_.empty() || (buckets_.back().end - buckets_.back().begin) * 4 >= bucket_bytes) {
-      buckets_.emplace_back().end = end;
+  for (std::size_t i = layers.size(); i-- > 0;) {
+    if (buckets_.empty() || buckets_.back().begin != layers[i].end ||
+        (buckets_.back().end - buckets_.back().begin) * 4 >= bucket_bytes) {
+      buckets_.emplace_back().end = layers[i].end;
     }
-    buckets_.back().begin = end = starts[i];
+    buckets_.back().begin = layers[i].begin;
     ++buckets_.back().layers;
     bucket_of_[i] = buckets_.size() - 1;
   }
+  const std::int64_t tail = arena_.numel() - kTail;
+  if (buckets_.empty()) buckets_.push_back({.begin = tail, .end = tail});  // the tail alone
   for (Bucket& bucket : buckets_) bucket.missing = bucket.layers;
 }
 
@@ -75,11 +76,12 @@ void BucketedSum::start_next() {
   if (!under_way_) since_start_ = Stopwatch();
   under_way_ = true;
   const bool first = started_++ == 0;
-  // In fp32 the tail is the end of the first bucket; another type would round it.
-  const bool with_tail = first && transport_ == ElementType::kF32;
+  // In fp32 the tail is the end of the first bucket, if it lies there; another type would round it.
+  const std::int64_t tail = arena_.numel() - kTail;
+  const bool with_tail = first && bucket.end == tail && transport_ == ElementType::kF32;
   bucket.sent = packed(part(bucket.begin, bucket.end + (with_tail ? kTail : 0)), transport_);
   bucket.sum = start(bucket.sent);
-  if (first && !with_tail) tail_ = start(part(bucket.end, arena_.numel()));
+  if (first && !with_tail) tail_ = start(part(tail, arena_.numel()));
 }
 
 std::unique_ptr<PendingSum> BucketedSum::start(const torch::Tensor& data) {

@@ -10,7 +10,8 @@
 
 #include "base/clock.h"
 #include "base/element_type.h"
-#include "tune/gradients/gradient_group.h"
+#include "model/group/tensor_group.h"
+#include "tune/gradients/gradient_arena.h"
 
 namespace roundtable {
 
@@ -25,18 +26,21 @@ struct ReductionFigures {
   double seconds_waiting = 0;    // of these: with nothing else to do
 };
 
-// A backward pass fills an arena from its end to its start: the last layer's gradient is complete first.
+// A backward pass completes the last layer's gradient first. Where the layers lie in the arena in the order of the
+// forward pass, it is filled from its end to its start:
 //
 //   arena    | layer 0 | layer 1 | ...           | layer k | tail |     all fp32
 //   buckets  |        last       | ...   |         first          |     at least kBucketBytes each
 //
-// The tail, two numbers that are complete before that pass begins, travels with the first bucket, and always in fp32.
+// Where they lie in another order, a bucket also ends where its layers do not lie one behind the other. The tail, two
+// numbers that are complete before that pass begins, travels with the first bucket, or right after it where it is not
+// its neighbour, and always in fp32.
 class BucketedSum {
  public:
-  // `starts`: where each layer's gradient begins in `arena` [n], in order; the last ends two before the arena's end.
+  // `layers`: the parts of `arena` [n] that are summed, in the order of the forward pass; the tail is the arena's end.
   // `transport`: the type that is sent. kF32; kBF16, rounded; kI8, the sign alone, so that the sum is a majority vote
   // (an experiment; up to 127 ranks).
-  BucketedSum(torch::Tensor arena, std::vector<std::int64_t> starts, ElementType transport, GradientGroup group,
+  BucketedSum(torch::Tensor arena, const std::vector<ArenaPart>& layers, ElementType transport, TensorGroup group,
               std::int64_t bucket_bytes = kBucketBytes);
   ~BucketedSum();
   BucketedSum(const BucketedSum&) = delete;
@@ -72,7 +76,7 @@ class BucketedSum {
 
   torch::Tensor arena_;
   ElementType transport_;
-  GradientGroup group_;
+  TensorGroup group_;
   std::vector<Bucket> buckets_;         // in the order in which they are sent
   std::vector<std::size_t> bucket_of_;  // of each layer
   std::unique_ptr<PendingSum> tail_;    // where it goes by itself

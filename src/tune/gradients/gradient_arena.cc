@@ -5,16 +5,23 @@
 
 namespace roundtable {
 
-GradientArena::GradientArena(const std::vector<torch::Tensor>& weights) : taken_(weights.size()) {
+GradientArena::GradientArena(const std::vector<torch::Tensor>& weights, torch::Device device, std::size_t alone)
+    : taken_(weights.size()) {
   std::int64_t end = 0;
   for (const torch::Tensor& weight : weights) {
-    starts_.push_back(end);
+    parts_.push_back({end, end + weight.numel()});
     end += weight.numel();
   }
-  whole_ = torch::zeros({end + kTail}, weights.front().options().dtype(torch::kFloat32));
+  whole_ = torch::zeros({end + kTail}, torch::dtype(torch::kFloat32).device(device));
+  if (alone > 0) reduced_from_ = parts_[alone - 1].end;
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    gradients_.push_back(whole_.narrow(0, starts_[i], weights[i].numel()).view_as(weights[i]));
+    gradients_.push_back(whole_.narrow(0, parts_[i].begin, weights[i].numel()).view_as(weights[i]));
   }
+}
+
+torch::Tensor GradientArena::stacked_gradients(std::size_t first, std::size_t last) const {
+  const std::int64_t begin = parts_[first].begin;
+  return whole_.narrow(0, begin, parts_[last - 1].end - begin).view({-1, gradients_[first].size(1)});
 }
 
 void GradientArena::clear() {

@@ -26,24 +26,32 @@ void sum_subtree(GradientArena& arena, std::size_t first, std::size_t last, cons
 
 }  // namespace
 
-void sum_gradients(GradientArena& arena, std::size_t samples, std::size_t width, const AddSamples& add,
+void sum_gradients(GradientArena& arena, std::size_t samples, std::size_t most, std::size_t width, const AddSamples& add,
                    BucketedSum& sum) {
   arena.clear();
-  for (std::size_t first = 0; first < samples; first += width) {
-    const std::size_t last = std::min(samples, first + width);
-    if (last == samples) sum.begin();
-    add(first, last);
+  for (std::size_t first = 0; first < most; first += width) {
+    if (first + width >= most) sum.begin();
+    add(std::min(samples, first), std::min(samples, first + width));
   }
   arena.settle();
   sum.finish();
 }
 
-void sum_gradients_by_tree(GradientArena& arena, std::size_t samples, const AddSamples& add,
-                           const GradientGroup& group) {
+void sum_gradients_by_tree(GradientArena& arena, std::size_t samples, bool turns, const AddSamples& add,
+                           const TensorGroup& group) {
   RT_CHECK(samples > 0 && std::has_single_bit(static_cast<unsigned>(group.size())));
-  sum_subtree(arena, 0, samples, add);
+  if (turns) {
+    // What a rank adds for the samples of others is zero but for its experts: each layer's sum is the same tree.
+    const std::size_t before = samples * static_cast<std::size_t>(group.rank());
+    sum_subtree(arena, 0, samples * static_cast<std::size_t>(group.size()), [&](std::size_t first, std::size_t) {
+      const bool mine = first >= before && first < before + samples;
+      add(mine ? first - before : 0, mine ? first - before + 1 : 0);
+    });
+  } else {
+    sum_subtree(arena, 0, samples, add);
+  }
   if (group.size() == 1) return;
-  torch::Tensor& mine = arena.whole();
+  torch::Tensor mine = arena.reduced();
   torch::Tensor other = torch::empty_like(mine);
   for (int distance = 1; distance < group.size(); distance *= 2) {
     group.exchange(mine, other, group.rank() ^ distance);

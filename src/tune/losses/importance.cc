@@ -6,14 +6,16 @@
 #include <cstdint>
 #include <numeric>
 
+#include "base/error.h"
 #include "model/load/tensor_span.h"
 
 namespace roundtable {
 
-Importance::Importance(Block& block) : block_(block) {
-  for (const Linear& linear : block.linears()) widths_.push_back(linear.weight.size(1));
+Importance::Importance(Block& block, const std::vector<LinearSpec>& linears) : block_(block) {
+  RT_CHECK(linears.size() == block.linears().size());
+  for (const LinearSpec& linear : linears) widths_.push_back(linear.in);
   const std::int64_t total = std::accumulate(widths_.begin(), widths_.end(), std::int64_t{0});
-  sums_ = torch::zeros({total}, block.linears().front().weight.options().dtype(torch::kFloat64));
+  sums_ = torch::zeros({total}, torch::TensorOptions().dtype(torch::kFloat64).device(block.device()));
   layers_ = sums_.split_with_sizes(widths_);
   block.set_observer([this](const Linear& linear, const torch::Tensor& x, const torch::Tensor&) {
     add(static_cast<std::size_t>(&linear - block_.linears().data()), x);

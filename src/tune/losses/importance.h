@@ -8,6 +8,7 @@
 
 #include "comm/communicator.h"
 #include "graph/block.h"
+#include "model/load/parameter.h"
 
 namespace roundtable {
 
@@ -16,14 +17,15 @@ namespace roundtable {
 // diagonal of the layer's Hessian in GPTQ (arXiv 2210.17323). The block must outlive it, and stay where it is.
 class Importance {
  public:
-  explicit Importance(Block& block);
+  // `linears` are those of the block's table: layers that another rank holds have a width, too.
+  Importance(Block& block, const std::vector<LinearSpec>& linears);
   ~Importance() { block_.set_observer({}); }
   Importance(const Importance&) = delete;
   Importance& operator=(const Importance&) = delete;
 
   // The sums over the ranks of the group, one [in] fp32 per layer, on the block's device, in the order of linears(); 0
-  // for an expert that no token reached. Call once, after the last pass. Collective over `group`; blocks: the sums
-  // travel in host memory, wherever the block is.
+  // for an expert that no token reached. A layer that one rank alone holds has that rank's sums. Call once, after the
+  // last pass. Collective over `group`; blocks: the sums travel in host memory, wherever the block is.
   std::vector<torch::Tensor> sum(HostCommunicator& group) const;
 
  private:

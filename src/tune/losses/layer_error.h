@@ -21,7 +21,7 @@ struct LayerError {
 
 // Runs `block`, whose weights are the quantized ones, over `sample` and leaves its output there.
 // `original` and `schemes` as in TuningUnit, on any device. Layers in 16 bits, and experts that no token reaches, have
-// no entry.
+// no entry. Of a layer that one rank alone holds, that rank sees all inputs, and all ranks return its errors.
 //
 // Collective over `group`: sums over the samples of all its ranks. Blocks; the sums travel in host memory.
 std::vector<LayerError> layer_errors(Block& block, const std::vector<torch::Tensor>& original,

@@ -31,9 +31,9 @@ class BlockFileTest : public ::testing::Test {
     tuned_ =
         BlockTuner(problem_.unit(block_), problem_.samples({0, 8}), sampler, {.iters = 2}, alone_)
             .tune();
-    file_ = write_block_file(folder_.path(), plan_, 0, problem_.weights, tuned_);
+    file_ = write_block_file(folder_.path(), plan_, 0, {}, problem_.weights, tuned_);
   }
-  void prove() { prove_block_file(folder_.path(), plan_, 0, tuned_, block_); }
+  void prove() { prove_block_file(folder_.path(), plan_, 0, {}, tuned_, block_); }
 
   testing::TinyProblem problem_{QuantScheme{4, 32, true, true, true, 1}};
   Block block_ = problem_.block();

@@ -84,9 +84,7 @@ TEST_F(CoordinatorTest, HandsOutTheLongestStageFirstAndRecordsWhatIsDone) {
   message::BlockDone done;
   done.record = {.stage = 1,
                  .block = 1,
-                 .file = "f",
-                 .digest = "d",
-                 .bytes = 9,
+                 .files = {{"f", "d", 9}},
                  .first_loss = 2,
                  .best_loss = 1,
                  .best_iteration = 3,

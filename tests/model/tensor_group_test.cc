@@ -1,6 +1,6 @@
 // Which communicator of a group carries a tensor: that of the memory where the tensor is. No GPU is needed: the tensor
 // on a device is one in name, and nobody looks into it.
-#include "tune/gradients/gradient_group.h"
+#include "model/group/tensor_group.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -34,8 +34,15 @@ class Host final : public HostCommunicator {
   void broadcast(HostSpan, int) override {}
   void barrier() override {}
   void exchange(HostSpan mine, HostSpan theirs, int) override { exchanges = {mine.data, theirs.data}; }
+  void all_to_all(HostSpan mine, const std::vector<std::int64_t>& send, HostSpan theirs,
+                  const std::vector<std::int64_t>& receive) override {
+    exchanges = {mine.data, theirs.data};
+    sent = send;
+    received = receive;
+  }
 
   std::vector<void*> sums, exchanges;
+  std::vector<std::int64_t> sent, received;
 
  protected:
   void gather_bytes(const void*, std::int64_t, void*) override {}
@@ -50,6 +57,10 @@ class Device final : public DeviceCommunicator {
     return std::make_unique<Done>();
   }
   void exchange(DeviceSpan mine, DeviceSpan theirs, int) override { exchanges = {mine.data, theirs.data}; }
+  void all_to_all(DeviceSpan mine, const std::vector<std::int64_t>&, DeviceSpan theirs,
+                  const std::vector<std::int64_t>&) override {
+    exchanges = {mine.data, theirs.data};
+  }
 
   std::vector<void*> sums, exchanges;
 };
@@ -72,7 +83,7 @@ class Groups : public ::testing::Test {
 };
 
 TEST_F(Groups, ATensorGoesByItsMemory) {
-  const GradientGroup group(host_, &device_);
+  const TensorGroup group(host_, &device_);
   EXPECT_EQ(group.rank(), 1);
   EXPECT_EQ(group.size(), 2);
   group.sum(on_host_);
@@ -85,8 +96,20 @@ TEST_F(Groups, ATensorGoesByItsMemory) {
   EXPECT_THAT(device_.exchanges, ElementsAre(there_.data(), there_too_.data()));
 }
 
+TEST_F(Groups, RowsGoToAllRanks) {
+  const TensorGroup group(host_, &device_);
+  const torch::Tensor mine = torch::zeros({3, 5}), theirs = torch::zeros({4, 5});
+  group.all_to_all(mine, {1, 2}, theirs, {4, 0});
+  EXPECT_THAT(host_.exchanges, ElementsAre(mine.data_ptr(), theirs.data_ptr()));
+  EXPECT_THAT(host_.sent, ElementsAre(5, 10));
+  EXPECT_THAT(host_.received, ElementsAre(20, 0));
+  group.all_to_all(on_device_, {4, 0}, on_device_too_, {1, 3});
+  EXPECT_THAT(device_.exchanges, ElementsAre(there_.data(), there_too_.data()));
+  EXPECT_EQ(group.all_gather({7, 8}).at(1), (std::vector<std::int64_t>{7, 8}));
+}
+
 TEST_F(Groups, AGroupOfTheHostTakesNoTensorOnADevice) {
-  const GradientGroup group(host_);
+  const TensorGroup group(host_);
   EXPECT_THROW(group.sum(on_device_), std::logic_error);
   EXPECT_THROW(group.exchange(on_device_, on_device_too_, 0), std::logic_error);
   EXPECT_THROW(group.exchange(on_host_, on_device_, 0), std::logic_error);

@@ -1,9 +1,11 @@
-// The ranks that tune a block together, as gradients see them: over the host or over devices, by where a tensor is.
+// The ranks that work on a block together, as tensors see them: over the host or over devices, by where a tensor is.
 #pragma once
 
 #include <torch/types.h>
 
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "comm/communicator.h"
 
@@ -14,12 +16,12 @@ namespace roundtable {
 // host's calls block until the result is in the tensor; a device's calls only enqueue, and kernels that are launched
 // later on LibTorch's stream see the result. A tensor on a device in a group of several ranks that has no communicator
 // for devices is a bug of ours, and a fault.
-class GradientGroup {
+class TensorGroup {
  public:
   // The group of blocks on the host. Implicit: such a group is its communicator, and nothing more.
-  GradientGroup(HostCommunicator& host) : host_(&host) {}
+  TensorGroup(HostCommunicator& host) : host_(&host) {}
   // The same ranks with their blocks on devices; null: on the host.
-  GradientGroup(HostCommunicator& host, DeviceCommunicator* device) : host_(&host), device_(device) {}
+  TensorGroup(HostCommunicator& host, DeviceCommunicator* device) : host_(&host), device_(device) {}
 
   int rank() const { return host_->rank(); }
   int size() const { return host_->size(); }
@@ -33,6 +35,14 @@ class GradientGroup {
   // Sends `mine` to rank `peer` and receives `theirs` from it, of one shape and type and both in one memory. Collective
   // over the two ranks, which name each other.
   void exchange(const torch::Tensor& mine, const torch::Tensor& theirs, int peer) const;
+
+  // Rows of `mine` [n, ...] to all ranks: rank r gets the next send[r] of them. Rows of all ranks, of the same shape and
+  // type, to `theirs`: the next receive[r] are those of rank r. Collective.
+  void all_to_all(const torch::Tensor& mine, const std::vector<std::int64_t>& send, const torch::Tensor& theirs,
+                  const std::vector<std::int64_t>& receive) const;
+
+  // The lists of all ranks in rank order, which are of one length. Host memory. Collective.
+  std::vector<std::vector<std::int64_t>> all_gather(const std::vector<std::int64_t>& mine) const;
 
  private:
   DeviceCommunicator& device() const;

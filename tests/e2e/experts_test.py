@@ -1,0 +1,96 @@
+"""Experts divided over the ranks of a group, from end to end: the bytes of a run that divides nothing, kills between the
+files of a block's parts, traffic, evaluation, and what is refused."""
+
+import re
+import unittest
+
+import torch
+from safetensors.torch import load_file
+
+import program
+import tiny_model
+import unpacked
+
+BAD_INPUT = 2
+EXPERTS = 8
+
+
+class DividedExpertsTest(program.Case):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.inputs = tiny_model.make_inputs(cls.folder, family="qwen3_moe", num_experts=EXPERTS, num_hidden_layers=2)
+        cls.config = program.write_config(cls.folder / "config.yaml", cls.inputs | {
+            "tuning.iters": 10, "parallel.stages": 1, "run.eval_tokens": str(cls.folder / "tokens.safetensors")})
+
+    def command(self, name, *settings):
+        return program.quantize_command(self.config, self.folder / name, *settings)
+
+    def blocks(self, name):
+        return {e["block"]: e for e in program.events(self.folder / f"{name}.run", "block")}
+
+    def expect_equal_tensors(self, name, wanted):
+        found, tensors = unpacked.load_all(self.folder / name), unpacked.load_all(self.folder / wanted)
+        self.assertEqual(set(found), set(tensors))
+        for key, tensor in tensors.items():
+            self.assertTrue(torch.equal(found[key], tensor), key)
+
+    def test_a_reproducible_run_has_the_same_bytes_on_any_number_of_ranks(self):
+        for ranks in (1, 2, 4):
+            self.succeed(self.command(f"same-{ranks}", "run.reproducible=true", f"parallel.shards={ranks}",
+                                      f"parallel.experts={'divided' if ranks > 1 else 'replicated'}"), ranks)
+        for ranks in (2, 4):
+            parts = [p.name for p in sorted((self.folder / f"same-{ranks}").glob("model-*.safetensors"))]
+            self.assertEqual(len(parts), 2 * ranks + 1, parts)
+            self.expect_equal_tensors(f"same-{ranks}", "same-1")
+            for block, event in self.blocks("same-1").items():
+                self.assertEqual(self.blocks(f"same-{ranks}")[block]["losses"], event["losses"])
+        # Another job on one rank reads the files of all parts.
+        evaluation = program.write_config(self.folder / "eval.yaml", self.inputs | {
+            "model.path": str(self.folder / "same-4"), "run.eval_tokens": str(self.folder / "tokens.safetensors")})
+        self.succeed(["eval", evaluation])
+
+    def test_gradients_losses_and_traffic_are_those_of_replicated_experts_or_less(self):
+        for experts in ("divided", "replicated"):
+            self.succeed(self.command(experts, "parallel.shards=2", f"parallel.experts={experts}",
+                                      "run.save_gradients=true", "tuning.amp=false"), 2)
+        first, other = self.blocks("divided")[0], self.blocks("replicated")[0]
+        self.assertAlmostEqual(first["losses"][0] / other["losses"][0], 1, delta=1e-5)
+        self.assertLess(first["reduction"]["bytes"], other["reduction"]["bytes"] / 2)
+        wanted = load_file(self.folder / "replicated.run" / "gradients-00000.safetensors")
+        parts = [load_file(self.folder / "divided.run" / f"gradients-00000{part}.safetensors") for part in ("", "-part-1")]
+        self.assertEqual(set(parts[0]) | set(parts[1]), set(wanted))
+        self.assertEqual({n for n in parts[1] if ".experts." in n}, {n for n in wanted if re.search(r"experts\.[4-7]\.", n)})
+        for part in parts:
+            for name, gradient in part.items():
+                self.assertLess(((gradient - wanted[name]).norm() / wanted[name].norm()).item(), 1e-5, name)
+
+    def test_a_kill_between_the_parts_of_a_block(self):
+        """The second part is slow in coming to the disk: when the first is there, the job is killed."""
+        settings = ("parallel.shards=2", "parallel.experts=divided", "run.reproducible=true")
+        self.succeed(self.command("peace", *settings), 2)
+        output = self.folder / "killed"
+        job = program.start(self.command("killed", *settings), 2, self.folder / "killed.log",
+                            **program.fault("1:fsync:1+:hang:/killed"))
+        try:
+            program.wait_for(lambda: list(output.glob("model-00001-*.safetensors")), job)
+        finally:
+            program.kill(job)
+        self.assertEqual(self.blocks("killed"), {})
+        self.assertFalse(list(output.glob("model-00002-*.safetensors")))
+        self.succeed(self.command("killed", *settings), 2)
+        self.assertEqual(program.digests(output), program.digests(self.folder / "peace"))
+        # A part that is lost later is made again with its block.
+        (output / sorted(p.name for p in output.glob("model-*.safetensors"))[1]).unlink()
+        self.succeed(self.command("killed", *settings), 2)
+        self.assertEqual(program.digests(output), program.digests(self.folder / "peace"))
+        # The names of the files follow from the number of parts.
+        self.fail_with(self.command("killed", "parallel.shards=4", *settings[1:]), 4, BAD_INPUT, "parallel.shards=2")
+
+    def test_shards_that_do_not_divide_the_experts(self):
+        self.fail_with(self.command("three", "parallel.shards=3", "parallel.experts=divided", "tuning.batch_size=3"), 3,
+                       BAD_INPUT, "parallel.shards", "8 experts")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,168 @@
+// Tuning a block whose experts are divided over the ranks of a group, at any number of ranks: gradients and losses of
+// one rank that holds them all, and with run.reproducible its bits.
+#include <gtest/gtest.h>
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include <cmath>
+#include <map>
+#include <memory>
+
+#include "graph/expert_part.h"
+#include "model/load/tensor_span.h"
+#include "tests/graph/tiny_models.h"
+#include "tests/mpi_main.h"
+#include "tests/tune/tuner_fixture.h"
+#include "tune/block_tuner.h"
+#include "tune/losses/importance.h"
+
+namespace roundtable {
+namespace {
+
+using testing::world;
+
+constexpr std::int64_t kExperts = 8, kSamples = 8, kBatch = 4;
+
+// A small random Mixtral block with samples, the same on every rank.
+struct Problem {
+  Model model = testing::tiny_mixtral_model({.llama = {}, .experts = kExperts});
+  BlockWeights weights;
+  torch::Tensor input, target;
+
+  Problem() {
+    torch::manual_seed(12);
+    for (const LinearSpec& linear : model.linears(0)) {
+      weights.weights.push_back(torch::randn({linear.out, linear.in}) / std::sqrt(static_cast<double>(linear.in)));
+    }
+    for (const ParameterSpec& other : model.table(0).others) {
+      weights.others.push_back(other.shape.size() == 1 ? torch::ones(other.shape) : torch::randn(other.shape));
+    }
+    input = torch::randn({kSamples, model.seqlen(), 64});
+    target = run_block(BlockMaker(model, torch::kCPU).make(weights), {input, {}}, 1).hidden;
+  }
+
+  // What the rank with `part` holds.
+  BlockWeights held(const ExpertPart& part) const {
+    BlockWeights own = weights;
+    for (std::size_t i = 0; i < own.weights.size(); ++i) {
+      if (!part.holds(model.linears(0)[i].expert, kExperts)) own.weights[i] = torch::Tensor();
+    }
+    return own;
+  }
+};
+
+struct Run {
+  std::map<std::string, torch::Tensor> gradients;  // of the first step
+  float first_loss = 0;
+  TunedBlock tuned;
+  std::vector<torch::Tensor> importance;
+  States output;
+};
+
+// Tunes with the samples of this rank of `group`.
+Run tune(const Problem& problem, HostCommunicator& group, bool divided, TuneSettings settings,
+         SamplerKind kind = SamplerKind::kStrata) {
+  const ExpertPart part = divided ? ExpertPart{group.rank(), group.size()} : ExpertPart{};
+  auto exchange = divided ? std::make_shared<ExpertExchange>(ExpertExchange{group, settings.reproducible}) : nullptr;
+  const BlockWeights weights = problem.held(part);
+  Block block = BlockMaker(problem.model, torch::kCPU, exchange).make(weights);
+  const SampleRange range = shard_samples(kSamples, kBatch, group.size(), group.rank());
+  const States input{problem.input.narrow(0, range.begin, range.size()), {}};
+  Run run;
+  {
+    const Importance inputs(block, problem.model.linears(0));
+    run_block(block, input, 1, range.size());
+    run.importance = inputs.sum(group);
+  }
+  BlockSchemes schemes(weights.weights.size(), QuantScheme{3, 32, true, true, true, 1});
+  TuneObserver observer;
+  observer.on_gradients = [&](const StepGradients& step) {
+    if (step.iteration != 0) return;
+    run.first_loss = step.loss;
+    for (std::size_t i = 0; i < step.names.size(); ++i) run.gradients[step.names[i]] = step.gradients[i].clone();
+  };
+  run.tuned = BlockTuner({{&block}, weights.weights, schemes},
+                         {input, problem.target.narrow(0, range.begin, range.size()), range},
+                         Sampler(kind, kSamples, kBatch, 42, 0), settings, group, observer)
+                  .tune();
+  run.output = run_block(block, input, 1, range.size());
+  return run;
+}
+
+TuneSettings steps(std::int64_t iters) { return {.iters = iters, .bucket_bytes = 1024}; }
+
+class Divided : public ::testing::TestWithParam<SamplerKind> {};
+
+TEST_P(Divided, GradientsAndTheFirstLossAreThoseOfOneRank) {
+  const Problem problem;
+  SelfCommunicator alone;
+  const Run one = tune(problem, alone, false, steps(6), GetParam());
+  const Run all = tune(problem, world(), true, steps(6), GetParam());
+  EXPECT_NEAR(all.first_loss, one.first_loss, 1e-5 * one.first_loss);
+  const ExpertPart part{world().rank(), world().size()};
+  std::size_t compared = 0;
+  for (const LinearSpec& linear : problem.model.linears(0)) {
+    const bool held = part.holds(linear.expert, kExperts);
+    EXPECT_EQ(all.gradients.contains(linear.name), held) << linear.name;
+    if (!held) continue;
+    ++compared;
+    const torch::Tensor& wanted = one.gradients.at(linear.name);
+    EXPECT_TRUE(torch::allclose(all.gradients.at(linear.name), wanted, 1e-5,
+                                1e-5 * wanted.abs().max().item<double>())) << linear.name;
+  }
+  EXPECT_EQ(compared, 4 + 3 * static_cast<std::size_t>(kExperts / world().size()));
+  // Later losses differ: a sign step turns what one sum rounds differently into a whole step.
+  ASSERT_EQ(all.tuned.losses.size(), one.tuned.losses.size());
+  for (std::size_t i = 1; i < 6; ++i) EXPECT_NEAR(all.tuned.losses[i], one.tuned.losses[i], 0.05 * one.tuned.losses[i]);
+}
+
+INSTANTIATE_TEST_SUITE_P(Samplers, Divided, ::testing::Values(SamplerKind::kStrata, SamplerKind::kRand));
+
+TEST(DividedTuning, MicroBatchesAreAsManyOnEachRank) {
+  const Problem problem;
+  TuneSettings settings = steps(3);
+  settings.micro_batch = 1;
+  SelfCommunicator alone;
+  const Run one = tune(problem, alone, false, settings, SamplerKind::kRand);
+  const Run all = tune(problem, world(), true, settings, SamplerKind::kRand);
+  EXPECT_NEAR(all.first_loss, one.first_loss, 1e-5 * one.first_loss);
+}
+
+TEST(DividedTuning, AReproducibleRunHasTheBitsOfOneRank) {
+  const Problem problem;
+  TuneSettings settings = steps(6);
+  settings.reproducible = true;
+  SelfCommunicator alone;
+  const Run one = tune(problem, alone, false, settings);
+  const Run all = tune(problem, world(), true, settings);
+  EXPECT_EQ(all.tuned.losses, one.tuned.losses);
+  EXPECT_EQ(all.tuned.best_iteration, one.tuned.best_iteration);
+  const ExpertPart part{world().rank(), world().size()};
+  for (std::size_t i = 0; i < problem.model.linears(0).size(); ++i) {
+    const LinearSpec& linear = problem.model.linears(0)[i];
+    ASSERT_EQ(all.tuned.weights[i].has_value(), part.holds(linear.expert, kExperts)) << linear.name;
+    if (!all.tuned.weights[i]) continue;
+    EXPECT_TRUE(torch::equal(all.gradients.at(linear.name), one.gradients.at(linear.name))) << linear.name;
+    EXPECT_TRUE(torch::equal(all.tuned.weights[i]->q, one.tuned.weights[i]->q)) << linear.name;
+    EXPECT_TRUE(torch::equal(all.tuned.weights[i]->scale, one.tuned.weights[i]->scale)) << linear.name;
+  }
+  const SampleRange range = shard_samples(kSamples, kBatch, world().size(), world().rank());
+  EXPECT_TRUE(torch::equal(all.output.hidden, one.output.hidden.narrow(0, range.begin, range.size())));
+}
+
+// The experts' owners see the tokens of all ranks.
+TEST(DividedTuning, ImportanceIsThatOfOneRank) {
+  const Problem problem;
+  SelfCommunicator alone;
+  const Run one = tune(problem, alone, false, steps(0));
+  const Run all = tune(problem, world(), true, steps(0));
+  const ExpertPart part{world().rank(), world().size()};
+  for (std::size_t i = 0; i < problem.model.linears(0).size(); ++i) {
+    const LinearSpec& linear = problem.model.linears(0)[i];
+    if (!part.holds(linear.expert, kExperts)) continue;
+    EXPECT_TRUE(torch::allclose(all.importance[i], one.importance[i], 1e-4)) << linear.name;
+  }
+}
+
+}  // namespace
+}  // namespace roundtable
