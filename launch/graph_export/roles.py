@@ -2,8 +2,9 @@
 
 Every linear layer of a block is quantized but for three groups. Routers are found in the graph: their output reaches the
 choice of experts before any other product. Linear layers that do not reach their product as they are (a weight that is
-split or turned first), or have two products (zaya), cannot be tuned. The rest are the names in KEPT. Parts for vision and
-for the prediction of more tokens are in no graph; they are copied as they are."""
+split or turned first), or have two products (zaya), cannot be tuned. The rest are the names in KEPT, which a rule of
+quantization.weight_config for them alone quantizes. Parts for vision and for the prediction of more tokens are in no
+graph; they are copied as they are."""
 
 import re
 from collections import namedtuple

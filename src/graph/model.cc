@@ -133,6 +133,9 @@ KindTable table_of(const GraphPart& part) {
     if (is_linear(tensor) && tensor.shape.size() == 2) {
       table.fixed.push_back(linear_of(matrix_of(tensor, 0).spec, -1));
       table.fixed.back().name = layer_name(tensor.disk);
+      if (tensor.use == TensorUse::kKept && !tensor.in_out && may_be_linear(part, tensor)) {
+        table.by_rule.insert(table.fixed.back().name);
+      }
     }
   }
   return table;
@@ -258,6 +261,23 @@ Model Model::with_stored_head() const {
   const std::shared_ptr<Data> data = describe(std::move(manifest), constants(), config());
   data->stored_head = true;
   data->digest = digest() + ", stored head";
+  model.data_ = data;
+  return model;
+}
+
+Model Model::with_linears(const std::vector<std::set<std::string>>& layers) const {
+  GraphManifest manifest = graphs();
+  for (std::size_t i = 0; i < manifest.kinds.size(); ++i) {
+    for (DiskTensor& tensor : manifest.kinds[i].tensors) {
+      if (!layers[i].contains(layer_name(tensor.disk))) continue;
+      RT_CHECK(kind(i).by_rule.contains(layer_name(tensor.disk)));
+      tensor.use = TensorUse::kLinear;
+    }
+  }
+  Model model;
+  const std::shared_ptr<Data> data = describe(std::move(manifest), constants(), config());
+  data->stored_head = stored_head();
+  data->digest = digest();
   model.data_ = data;
   return model;
 }

@@ -29,7 +29,8 @@ struct PlacedTensor {
 // What a kind of block is made of. Names are those below the block's.
 struct KindTable {
   std::vector<LinearSpec> linears;      // that are quantized unless the config says otherwise; as Block::linears()
-  std::vector<LinearSpec> fixed;        // linear layers that never are, such as routers
+  std::vector<LinearSpec> fixed;        // linear layers that are not, such as routers
+  std::set<std::string> by_rule;        // those of `fixed` that a rule may quantize: see Model::with_linears()
   std::vector<ParameterSpec> others;    // tensors that are no weight of `linears`; those of `fixed` are among them
   std::vector<PlacedTensor> placed;     // weights of `linears`, then `others`
   std::int64_t experts = 0;             // of `linears` that belong to one; 0: none do
@@ -100,6 +101,9 @@ class Model {
   // The same model with the head that the checkpoint has in its own right. For a model with a tied_head().
   Model with_stored_head() const;
   bool stored_head() const { return data_->stored_head; }
+
+  // The same model in which some layers of KindTable::by_rule are `linears`: layers[kind], names below the block's.
+  Model with_linears(const std::vector<std::set<std::string>>& layers) const;
 
  private:
   struct Data {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -58,9 +59,68 @@ const Claim* deciding(std::vector<Claim>& claims, const std::string& layer) {
   return found;
 }
 
-void refuse_idle(const std::vector<Claim>& claims, const Model& model) {
+bool matches_any(const Claim& claim, const std::vector<LinearSpec>& layers, const std::string& prefix) {
+  return std::any_of(layers.begin(), layers.end(),
+                     [&](const LinearSpec& layer) { return claim.pattern.matches(prefix + layer.name); });
+}
+
+// Whether some block has a layer that the claim matches: of `linears`, or of `fixed`.
+bool matches_any(const Claim& claim, const Model& model, std::vector<LinearSpec> KindTable::*layers) {
+  for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
+    if (matches_any(claim, model.table(block).*layers, model.block_prefix(block))) return true;
+  }
+  return false;
+}
+
+// The rules that ask for layers which are kept in 16 bits by default, and for no other layers.
+std::vector<const Claim*> rules_for_kept(const std::vector<Claim>& rules, const Model& model) {
+  std::vector<const Claim*> found;
+  for (const Claim& rule : rules) {
+    if (rule.rule.keeps_float() || rule.pattern.is_exactly(model.head_layer())) continue;
+    if (!matches_any(rule, model, &KindTable::linears)) found.push_back(&rule);
+  }
+  return found;
+}
+
+bool asks_for(const std::vector<const Claim*>& rules, const std::string& layer) {
+  return std::any_of(rules.begin(), rules.end(), [&](const Claim* rule) { return rule->pattern.matches(layer); });
+}
+
+Model with_kept_linears(const Model& model, const std::vector<const Claim*>& rules) {
+  std::vector<std::set<std::string>> layers(model.kinds());
+  bool any = false;
+  for (std::int64_t block = 0; block < model.n_blocks() && !rules.empty(); ++block) {
+    for (const std::string& name : model.table(block).by_rule) {
+      if (!asks_for(rules, model.block_prefix(block) + name)) continue;
+      layers[model.kind_of(block)].insert(name);
+      any = true;
+    }
+  }
+  return any ? model.with_linears(layers) : model;
+}
+
+// The first layer that is never quantized, and that the claim matches; by its name below the block's.
+std::optional<std::string> fixed_match(const Claim& claim, const Model& model) {
+  for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
+    for (const LinearSpec& linear : model.table(block).fixed) {
+      if (claim.pattern.matches(model.block_prefix(block) + linear.name)) return linear.name;
+    }
+  }
+  return std::nullopt;
+}
+
+// To keep a layer in 16 bits that stays so anyway may be said of every model.
+void refuse_idle(const std::vector<Claim>& claims, const Model& model, bool keep_float) {
   for (const Claim& claim : claims) {
     if (claim.layers > 0) continue;
+    if (const auto fixed = fixed_match(claim, model)) {
+      if (keep_float || claim.rule.keeps_float()) continue;
+      throw bad_input(claim.place,
+                      fmt::format("matches only layers that are never quantized, such as {}: they choose experts, or do "
+                                  "not multiply by their weight as it is",
+                                  *fixed),
+                      "remove the rule");
+    }
     std::vector<std::string> names;
     for (const LinearSpec& linear : model.linears(model.n_blocks() - 1)) names.push_back(linear.name);
     constexpr std::size_t kShown = 8;
@@ -218,18 +278,25 @@ QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats
   return scheme;
 }
 
-LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& model, const Formats& formats) {
+LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& float_model, const Formats& formats) {
   const QuantScheme common = scheme_of(section, formats);
   check_float4("quantization.data_type", common);
   std::vector<Claim> rules = claims_of(section.weight_config);
   std::vector<Claim> ignored = claims_of(section.ignore_layers);
+  const std::vector<const Claim*> for_kept = rules_for_kept(rules, float_model);
   LayerSchemes out;
+  out.model = with_kept_linears(float_model, for_kept);
+  const Model& model = out.model;
   Reasons reasons;
   bool any = false;
   for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
     BlockSchemes& schemes = out.blocks.emplace_back();
     for (const LinearSpec& linear : model.linears(block)) {
       const std::string layer = model.block_prefix(block) + linear.name;
+      if (float_model.table(block).by_rule.contains(linear.name) && !asks_for(for_kept, layer)) {
+        schemes.push_back(std::nullopt);
+        continue;
+      }
       const Claim* rule = deciding(rules, layer);
       const Claim* skip = deciding(ignored, layer);
       const QuantScheme scheme = rule ? changed(common, rule->rule) : common;
@@ -245,12 +312,13 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& mo
       schemes.push_back(reason ? std::nullopt : std::optional<QuantScheme>(scheme));
       if (reason) reasons.add(linear, schemes.size() - 1, *reason, block);
       any = any || !reason;
+      if (!reason && float_model.table(block).by_rule.contains(linear.name)) out.by_rule.insert(linear.name);
     }
   }
   std::vector<std::string> head_reasons;
   out.head = head_scheme(section, model, formats, rules, ignored, head_reasons);
-  refuse_idle(rules, model);
-  refuse_idle(ignored, model);
+  refuse_idle(rules, float_model, /*keep_float=*/false);
+  refuse_idle(ignored, float_model, /*keep_float=*/true);
   out.float_reasons = reasons.lines(model.n_blocks());
   out.float_reasons.insert(out.float_reasons.end(), head_reasons.begin(), head_reasons.end());
   if (!any) refuse_float_model(out.float_reasons, common);

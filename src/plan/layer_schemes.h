@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,8 +16,10 @@
 namespace roundtable {
 
 struct LayerSchemes {
+  Model model;                             // whose linears these are, with those that only a rule quantizes
   std::vector<BlockSchemes> blocks;        // [block], each in the order of Model::linears()
   std::optional<QuantScheme> head;         // of lm_head; empty where it stays in 16 bits
+  std::set<std::string> by_rule;           // names of quantized layers that are kept in 16 bits by default
   std::vector<std::string> float_reasons;  // "mlp.down_proj stays in 16 bits: ...", "... (blocks 0, 4-7) ..."
 };
 
@@ -27,10 +30,11 @@ using Formats = std::vector<const CheckpointFormat*>;
 QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats);
 
 // Precedence: 1. ignore_layers, 2. a weight_config rule with the exact layer name, 3. the last weight_config pattern
-// that matches. lm_head is quantized if quant_lm_head asks for it or a rule has its exact name. A layer that one of the
-// formats cannot hold stays in 16 bits in all of them. Throws Error (kBadInput) for a rule that matches no layer, for a
-// tied head that is to be quantized, and where no layer at all would be.
-LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& model, const Formats& formats);
+// that matches. lm_head is quantized if quant_lm_head asks for it or a rule has its exact name. A layer that is kept in
+// 16 bits by default (KindTable::by_rule) is quantized if a rule matches it that matches no other layers than such ones.
+// A layer that one of the formats cannot hold stays in 16 bits in all of them. Throws Error (kBadInput) for a rule that
+// matches no layer that it can change, for a tied head that is to be quantized, and where no layer at all would be.
+LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& float_model, const Formats& formats);
 
 // "all blocks", "block 3", "blocks 0, 4-7", of sorted blocks.
 std::string blocks_text(const std::vector<std::int64_t>& blocks, std::int64_t n_blocks);

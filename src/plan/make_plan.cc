@@ -159,8 +159,10 @@ Plan decide(const Config& config, const Models& models, const World& world) {
   for (const std::string& name : config.output.formats) plan.formats.push_back(&format_named(name, "output.formats"));
   plan.tuned = &tuned_format(plan.formats, scheme_of(config.quantization, plan.formats).type);
   LayerSchemes schemes = resolve_schemes(config.quantization, plan.model, plan.formats);
+  plan.model = schemes.model;
   plan.schemes = std::move(schemes.blocks);
   plan.head = schemes.head;
+  plan.by_rule = std::move(schemes.by_rule);
   plan.float_reasons = std::move(schemes.float_reasons);
   plan.stacks_apart = takes_stacks_apart(checkpoint_scheme(config, plan));
   plan.shards = decide_shards(config, plan);

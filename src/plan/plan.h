@@ -42,6 +42,7 @@ struct Plan {
   std::vector<BlockSchemes> schemes;       // [block], by linear layer
   std::optional<QuantScheme> head;         // of lm_head, where it is quantized
   bool stacks_apart = false;               // experts that the model holds as one tensor are written one by one
+  std::set<std::string> by_rule;           // as in LayerSchemes
   std::vector<std::string> float_reasons;  // "mlp.down_proj stays in 16 bits: ..."
   std::vector<std::string> warnings;
 

@@ -224,6 +224,14 @@ void warn_of_fused_layers(const Config& config, const Plan& plan, std::vector<st
   }
 }
 
+void warn_of_kept(const Plan& plan, std::vector<std::string>& warnings) {
+  if (plan.by_rule.empty()) return;
+  warnings.push_back(fmt::format(
+      "quantization.weight_config quantizes {}: engines keep such layers in 16 bits, so check that yours reads them "
+      "quantized (KEPT in launch/graph_export/roles.py names the engines)",
+      fmt::join(plan.by_rule, ", ")));
+}
+
 // From stages of so many blocks on, no loss is seen (src/phases/README.md, "Groups, shards and stages").
 constexpr std::int64_t kCleanStage = 8;
 
@@ -282,6 +290,7 @@ std::vector<std::string> warnings_of(const Config& config, const Plan& plan) {
   warn_of_experts(plan, warnings);
   warn_of_head(config, plan, warnings);
   warn_of_fused_layers(config, plan, warnings);
+  warn_of_kept(plan, warnings);
   warn_of_stages(config, plan, warnings);
   warn_of_division(config, plan, warnings);
   warn_of_length(config, plan, warnings);

@@ -3,9 +3,9 @@
 `launch/bench.sh --families` starts this script.
 
   tests/bench/families.py --out FILE [--families gemma3,qwen3,phi3,gpt2,deepseek_v3] [--iters 40] [--repeats 2]
-                          [--blocks 3] [--ranks 2] [--tools ours,peer] [--json]
+                          [--blocks 3] [--ranks 1] [--tools ours,peer] [--json]
 
-W4 in groups of 64, steps of 4 samples of 256 tokens, on two threads in all: `--ranks 2` of one thread, or 1 of two.
+W4 in groups of 64, steps of 4 samples of 256 tokens, on two threads in all: one rank, or `--ranks 2` of one thread each.
 In a round each family is measured in turn: Roundtable, auto-round, and then the products of a step alone
 (gemm_limit.py), in as many processes. Ratios are those of one round; the table has their medians. `ours / products` and
 `auto-round / products` say how far a tool is from one that spends no time on anything but products. The first block

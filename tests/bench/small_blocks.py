@@ -145,7 +145,8 @@ def read_arguments(bench, description):
     parser.add_argument("--iters", type=whole_from(1), default=40, help="steps per block")
     parser.add_argument("--repeats", type=whole_from(1), default=2, help="rounds")
     parser.add_argument("--blocks", type=whole_from(2), default=3, help="of each model")
-    parser.add_argument("--ranks", type=int, choices=[1, 2], default=2, help="of Roundtable")
+    parser.add_argument("--ranks", type=int, choices=[1, 2], default=1,
+                        help="of Roundtable, on two threads in all; with 2 a step also sums gradients")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, all other text on stderr")
     return parser.parse_args()
 

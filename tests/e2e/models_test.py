@@ -70,7 +70,8 @@ MODELS = {
         **dict.fromkeys(("mixtral", "minimax_m2"), ATTENTION | mixtral("block_sparse_moe.experts")),
         "qwen3_moe": LLAMA | gated("mlp.experts"),
         "glm4_moe": ATTENTION | DEEPSEEK_EXPERTS,
-        **dict.fromkeys(("deepseek_v3", "deepseek_v32"), DEEPSEEK_ATTENTION | DEEPSEEK_EXPERTS),
+        "deepseek_v3": DEEPSEEK_ATTENTION | DEEPSEEK_EXPERTS,
+        "deepseek_v32": DEEPSEEK_ATTENTION | DEEPSEEK_EXPERTS | names("self_attn.indexer", "wq_b"),
         "gpt_oss": ATTENTION | gated("mlp.experts"),
         "llama4": ATTENTION | gated("feed_forward", "feed_forward.shared_expert", "feed_forward.experts"),
     },
@@ -88,6 +89,9 @@ MODELS = {
         "gemma4_text@large": LLAMA | gated("experts"),
     },
 }
+
+# Rules for single layers: an indexer is kept in 16 bits unless a rule asks for it.
+RULES = {"deepseek_v32": {"indexer.wq_b": {"bits": 4}}}
 
 
 def relative(a, b):
@@ -157,7 +161,7 @@ class ModelCase(program.Case):
         config = program.write_config(self.folder / "quantize.yaml", self.settings() | {
             "calibration.tokens": str(self.tokens), "calibration.n_samples": ROWS, "calibration.seqlen": SEQLEN,
             "quantization.group_size": 16, "tuning.iters": 5, "tuning.lr": 0.02, "tuning.batch_size": 4, "parallel.shards": 2,
-            "parallel.stages": 2})
+            "parallel.stages": 2} | ({"quantization.weight_config": self.rules} if self.rules else {}))
         command = program.quantize_command(config, output)
         if kill:
             log = self.folder / "killed.log"
@@ -197,11 +201,19 @@ class ModelCase(program.Case):
         self.assertLess(error, BOUND, "logits of the quantized model")
         return len(layers), error
 
+    def check_conversion(self, output):
+        """A conversion finds the layers that a rule had quantized."""
+        floats = self.folder / f"{output.name}-qdq"
+        self.succeed(["convert", output, "--format", "qdq", "--output", floats])
+        tensors = unpacked.load_all(floats)
+        for layer, weight in unpacked.load_all(self.folder / f"{output.name}-plain").items():
+            self.assertTrue(torch.equal(weight.to(tensors[layer].dtype), tensors[layer]), layer)
+
     def hold(self, name, wanted):
         marks = [processor_time()]
         self.path, self.graph = self.folder / name, self.folder / f"{name}-graph"
         model = self.make(name)
-        self.model_type = model.config.model_type
+        self.model_type, self.rules = model.config.model_type, RULES.get(name)
         marks.append(processor_time())
         export_model(str(self.path), str(self.graph), SEQLEN, "float32")
         marks.append(processor_time())
@@ -213,6 +225,8 @@ class ModelCase(program.Case):
         self.check_proof(peace, model.config.get_text_config().num_hidden_layers)
         marks.append(processor_time())
         count, quantized_error = self.check_quantized(peace, wanted)
+        if self.rules:
+            self.check_conversion(peace)
         marks.append(processor_time())
         self.quantize(killed, kill=True)
         self.assertEqual(program.digests(killed), program.digests(peace))

@@ -49,6 +49,33 @@ void expect_layers_of_the_block(const Model& model) {
   }
 }
 
+// k_proj is kept by default, and o_proj too, which a second node takes: no product of ours can have its gradient.
+TEST(Model, AKeptLayerBecomesALinearOneWhereItsProductAllows) {
+  GraphFiles files = llama_model({.blocks = 2}, 16, torch::kFloat32);
+  json& kind = files.model["kinds"][0];
+  json o_proj;
+  for (json& tensor : kind["tensors"]) {
+    const bool kept = tensor["disk"] == "self_attn.k_proj.weight" || tensor["disk"] == "self_attn.o_proj.weight";
+    if (kept) tensor["use"] = "kept";
+  }
+  for (const json& input : kind["inputs"]) {
+    if (input.value("name", "") == "self_attn.o_proj.weight") o_proj = {{"v", input["value"]}};
+  }
+  kind["nodes"].push_back({{"op", "aten::neg"}, {"args", json::array({o_proj})}, {"out", json::array({kind["values"]})},
+                           {"bytes", 0}, {"flops", 0}});
+  kind["values"] = kind["values"].get<int>() + 1;
+  files.model["operators"]["aten::neg"] = schema_text("aten::neg");
+  const Model model = model_from(files);
+  EXPECT_THAT(names(model.table(0).fixed), ElementsAre("self_attn.k_proj", "self_attn.o_proj"));
+  EXPECT_THAT(model.table(0).by_rule, ElementsAre("self_attn.k_proj"));
+  EXPECT_EQ(model.linears(0).size(), 5u);
+  const Model more = model.with_linears({{"self_attn.k_proj"}});
+  EXPECT_THAT(names(more.linears(1)), ElementsAre("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                                                  "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"));
+  EXPECT_THAT(names(more.table(0).fixed), ElementsAre("self_attn.o_proj"));
+  expect_layers_of_the_block(more);
+}
+
 TEST(Model, ALlamasTablesAreWhatItsCheckpointHolds) {
   const Model model = tiny_llama_model({.blocks = 3});
   EXPECT_EQ(model.n_blocks(), 3);

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "export/registry.h"
 #include "tests/graph/tiny_models.h"
@@ -120,6 +122,59 @@ TEST(LayerSchemes, FloatsOfFourBitsHaveOneLayout) {
   EXPECT_THAT(line(floats),
               HasSubstr("quantization.data_type: weights of data_type nv_fp are sym, of 4 bits, in groups of 16; "
                         "set bits: 4, group_size: 16 and scheme: sym"));
+}
+
+// A Llama of three blocks whose k_proj is kept in 16 bits by default, and whose v_proj chooses experts.
+Model with_kept_layer() {
+  const testing::TinyLlama llama{.blocks = 3};
+  testing::GraphFiles files = testing::llama_model(llama, 16, torch::kFloat32);
+  for (auto& tensor : files.model["kinds"][0]["tensors"]) {
+    if (tensor["disk"] == "self_attn.k_proj.weight") tensor["use"] = "kept";
+    if (tensor["disk"] == "self_attn.v_proj.weight") tensor["use"] = "router";
+  }
+  return testing::model_from(files, testing::llama_config(llama));
+}
+
+// "k_proj of block 1: 8 bits, sym, groups of 32"; nothing where no block has it among its linears.
+std::vector<std::string> kept_layers(const WeightRules& rules, const std::vector<std::string>& ignored = {}) {
+  const LayerSchemes schemes = resolve_schemes(section(rules, ignored), with_kept_layer(),
+                                               {&format_named("auto_round:auto_gptq", "")});
+  std::vector<std::string> found;
+  for (std::size_t block = 0; block < 3; ++block) {
+    const auto& linears = schemes.model.linears(static_cast<std::int64_t>(block));
+    EXPECT_EQ(schemes.blocks[block].size(), linears.size());
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      if (linears[i].name != "self_attn.k_proj") continue;
+      found.push_back(schemes.blocks[block][i] ? scheme_text(*schemes.blocks[block][i]) : "16");
+    }
+  }
+  EXPECT_EQ(schemes.by_rule.size(), std::any_of(found.begin(), found.end(), [](auto& f) { return f != "16"; }));
+  return found;
+}
+
+TEST(LayerSchemes, AKeptLayerIsQuantizedByARuleForItAlone) {
+  const std::string eight = "8 bits, sym, groups of 32";
+  EXPECT_THAT(kept_layers({}), ElementsAre());
+  EXPECT_THAT(kept_layers({{"k_proj", 8, {}, {}, {}}}), ElementsAre(eight, eight, eight));
+  EXPECT_THAT(kept_layers({{"layers.1.self_attn.k_proj", 8, {}, {}, {}}}), ElementsAre("16", eight, "16"));
+  // A rule that is for other layers too does not ask for it.
+  EXPECT_THAT(kept_layers({{"[kq]_proj", 8, {}, {}, {}}}), ElementsAre());
+  EXPECT_THAT(kept_layers({{"layers.0.self_attn.k_proj", 4, {}, {}, {}}, {"self_attn", {}, 64, {}, {}}}),
+              ElementsAre("4 bits, sym, groups of 64", "16", "16"));
+  // To leave it as it is may always be said.
+  EXPECT_THAT(kept_layers({{"k_proj", 16, {}, {}, {}}}, {"k_proj", "v_proj"}), ElementsAre());
+  EXPECT_THAT(kept_layers({{"k_proj", 8, {}, {}, {}}}, {"layers.2"}), ElementsAre(eight, eight, "16"));
+}
+
+TEST(LayerSchemes, ARuleForARouterIsRefused) {
+  try {
+    kept_layers({{"v_proj", 8, {}, {}, {}}});
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kBadInput);
+    EXPECT_THAT(error.what(), HasSubstr("quantization.weight_config 'v_proj': matches only layers that are never "
+                                        "quantized, such as self_attn.v_proj"));
+  }
 }
 
 TEST(LayerSchemes, ARuleThatMatchesNothingIsRefused) {

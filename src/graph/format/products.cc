@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/error.h"
 #include "base/text.h"
 
 namespace roundtable {
@@ -219,5 +220,16 @@ std::string matrix_name(const std::string& disk, std::optional<std::int64_t> exp
 }
 
 std::map<std::size_t, Product> products_of(const GraphPart& part) { return Finder(part).find(); }
+
+bool may_be_linear(const GraphPart& part, const DiskTensor& tensor) {
+  GraphPart other = part;
+  other.tensors[static_cast<std::size_t>(&tensor - part.tensors.data())].use = TensorUse::kLinear;
+  try {
+    products_of(other);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
 
 }  // namespace roundtable

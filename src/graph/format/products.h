@@ -47,4 +47,7 @@ struct Product {
 // than FORMAT.md says.
 std::map<std::size_t, Product> products_of(const GraphPart& part);
 
+// Whether products_of() would take `tensor`, an entry of the part's table, if it were `linear`.
+bool may_be_linear(const GraphPart& part, const DiskTensor& tensor);
+
 }  // namespace roundtable
