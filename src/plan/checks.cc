@@ -122,10 +122,13 @@ void check_memory(const Config& config, const Plan& plan) {
   if (needed <= capacity) return;
   const std::string problem = fmt::format("{} are too little: the smallest layout needs {} per rank",
                                           human_bytes(capacity), human_bytes(needed));
-  if (of_block > capacity) {  // every rank holds the whole block
+  if (of_block > capacity) {
+    const bool more = plan.expert_parts == 1 && experts_to_divide(plan.model) > 0;
     throw bad_input("cluster.device_memory",
                     fmt::format("{}, {} of it for one block and its tuning", problem, human_bytes(of_block)),
-                    "take devices with more memory: more ranks and smaller batches do not change this part");
+                    more ? "set parallel.experts: divided, with parallel.shards that divide the experts; or take devices "
+                           "with more memory"
+                         : "take devices with more memory: more ranks and smaller batches do not change this part");
   }
   throw bad_input("cluster.device_memory", problem,
                   "lower tuning.micro_batch or calibration.n_samples, or use more ranks");

@@ -15,11 +15,11 @@ MODELS = ROOT / "tests" / "data" / "models"
 
 # recipe -> (model, cluster). The cluster is that of the recipe's first lines.
 RECIPES = {
-    "deepseek-v3-w4g128": ("deepseek-v3", "b300-8x4"),
-    "glm-4.5-w4g128": ("glm-4.5", "h200-8x4"),
+    "deepseek-v3-w4g128": ("deepseek-v3", "h100-8"),
+    "glm-4.5-w4g128": ("glm-4.5", "h100-8"),
     "gpt-oss-120b-w4g64": ("gpt-oss-120b", "h100-8"),
     "gpt2-w4g128": ("gpt2", "cpu-2-cores"),
-    "kimi-k2.5-w3g128": ("kimi-k2.5", "b300-8x4"),
+    "kimi-k2.5-w3g128": ("kimi-k2.5", "h100-8"),
     "llama-3.1-70b-w4g128": ("llama-3.1-70b", "h100-8x8"),
     "llama-3.1-8b-w4g128": ("llama-3.1-8b", "h100-1"),
     "llama-4-scout-w4g128": ("llama-4-scout", "h100-8"),
@@ -32,7 +32,7 @@ RECIPES = {
     "smollm2-135m-w4g64": ("smollm2-135m", "cpu-2-cores"),
 }
 
-# One block of these with all of its experts is larger than the devices of a cluster; what plan says of it.
+# One block of these with all of its experts on each rank is larger than the devices of a cluster; what plan says of it.
 TOO_LARGE = {
     "deepseek-v3-w4g128": ("h200-8x4", "the smallest layout needs 18"),
     "kimi-k2.5-w3g128": ("h200-8x4", "the smallest layout needs 26"),
@@ -88,6 +88,7 @@ class RecipesTest(program.Case):
                                        "--set", f"model.path={MODELS / model}"])
                 plan = result.json
                 self.assertEqual(plan["layers_in_16_bits"], [])
+                self.assertLess(plan["bytes_a_rank"], 80e9)
                 self.assertGreater(plan["seconds"]["tune"], 0)
                 self.check_size(plan, recipe, model)
 
@@ -96,9 +97,10 @@ class RecipesTest(program.Case):
             with self.subTest(recipe):
                 self.fail_with(["plan", ROOT / "configs" / f"{recipe}.yaml",
                                 "--cluster", ROOT / "configs" / "clusters" / f"{cluster}.yaml",
-                                "--set", f"model.path={MODELS / RECIPES[recipe][0]}"], 1, 2,
+                                "--set", f"model.path={MODELS / RECIPES[recipe][0]}",
+                                "--set", "parallel.experts=replicated"], 1, 2,
                                "cluster.device_memory: 141.00 GB are too little", problem,
-                               "of it for one block and its tuning", "take devices with more memory")
+                               "of it for one block and its tuning", "set parallel.experts: divided")
 
     def test_the_largest_models_are_forecast_from_config_json_alone(self):
         """By the recipe of another model: only the path is changed. Both fit into devices of 80 GB."""
