@@ -5,8 +5,8 @@
                            [--tools ours,peer] [--json]
 
 Blocks as Qwen3-MoE has them: hidden size 512, experts of width 256, of which a token chooses 8. W4 in groups of 64,
-steps of 8 samples of 512 tokens, on two threads in all: one rank, or `--ranks 2` of one thread each. In a round each number of
-experts is measured in turn, as in families.py. The products alone give each expert as many tokens as the others; a
+steps of 8 samples of 512 tokens, on two threads in all: one rank, or `--ranks 2` of one thread each. In a round each
+number of experts is measured in turn, as in families.py. The products alone give each expert as many tokens as the others; a
 router's own products do not count. Run it in the environment of launch/setup.sh --peer, on an idle machine. The last
 line of stdout is a JSON object, which is written to --out too: as that of families.py, with `experts` in the place of
 `family`.

@@ -50,6 +50,29 @@ class MemoryTest(Case):
                 print(f"{ranks} ranks: plan says {planned / 1e6:.0f} MB, the peak is {peak / 1e6:.0f} MB", file=sys.stderr)
                 self.assertLess(abs(peak / planned - 1), 0.15)
 
+    def test_the_peak_falls_with_the_ranks_that_divide_experts(self):
+        """Of blocks of 76 million weights, nearly all of them in 24 experts."""
+        model = make_model(self.folder / "experts", family="qwen3_moe", dtype=torch.bfloat16, num_hidden_layers=2,
+                           hidden_size=1024, moe_intermediate_size=1024, num_experts=24, num_attention_heads=8,
+                           num_key_value_heads=2, head_dim=64)
+        tokens = self.folder / "experts.safetensors"
+        make_tokens(tokens, rows=8, seqlen=64)
+        config = write_config(self.folder / "experts.yaml", {
+            "model.path": str(model), "calibration.tokens": str(tokens), "calibration.n_samples": 8,
+            "calibration.seqlen": 64, "quantization.group_size": 64, "tuning.iters": 2, "tuning.batch_size": 8,
+            "parallel.threads": 1, "parallel.stages": 1, "output.path": str(self.folder / "out-experts")})
+        peaks = {}
+        for ranks in (1, 2, 4):
+            with self.subTest(ranks=ranks):
+                settings = [config, "--set", f"parallel.shards={ranks}", "--set",
+                            f"output.path={self.folder / f'out-experts-{ranks}'}", "--json"]
+                planned = self.succeed(["plan", *settings], ranks).json["bytes_a_rank"]
+                peaks[ranks] = max(self.succeed(["quantize", *settings], ranks).json["peak_bytes"]["tune"])
+                print(f"{ranks} ranks divide experts: plan says {planned / 1e6:.0f} MB, the peak is "
+                      f"{peaks[ranks] / 1e6:.0f} MB", file=sys.stderr)
+                self.assertLess(abs(peaks[ranks] / planned - 1), 0.15)
+        self.assertLess(peaks[4], peaks[1] / 2)
+
     def test_more_blocks_take_no_more_memory(self):
         for ranks in (1, 2):
             with self.subTest(ranks=ranks):
