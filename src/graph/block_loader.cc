@@ -5,6 +5,7 @@
 #include <omp.h>
 #include <torch/types.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/activity.h"
@@ -20,32 +21,57 @@ void work_alone() {
   omp_set_num_threads(1);
 }
 
+// So many tensors are read before they go to their places: memory holds no more of a block twice.
+constexpr std::size_t kAtOnce = 16;
+
+// Rows of the layer at places[first] and of those that follow it and have as many columns.
+std::int64_t rows_of_neighbours(const KindTable& table, const std::vector<std::size_t>& places, std::size_t first) {
+  const std::int64_t columns = table.linears[places[first]].in;
+  std::int64_t rows = 0;
+  for (std::size_t i = first; i < places.size() && places[i] < table.linears.size(); ++i) {
+    if (table.linears[places[i]].in != columns) break;
+    rows += table.linears[places[i]].out;
+  }
+  return rows;
+}
+
 }  // namespace
 
 // What all ranks have and what a rank's own experts have is read apart, and put back into the order of the table.
 BlockWeights BlockLoader::read(std::int64_t block, int root) const {
   const KindTable& table = model_.table(block);
   const std::size_t linears = table.linears.size();
-  std::vector<ParameterSpec> common, own;
-  std::vector<std::size_t> common_places, own_places;
+  std::vector<std::size_t> common, own;
   for (std::size_t i = 0; i < table.placed.size(); ++i) {
     const bool divided = i < linears && table.linears[i].expert >= 0 && part_.divides();
     if (divided && !part_.holds(table.linears[i].expert, table.experts)) continue;
-    (divided ? own : common).push_back(table.placed[i].spec.below(model_.block_prefix(block)));
-    (divided ? own_places : common_places).push_back(i);
+    (divided ? own : common).push_back(i);
   }
   std::vector<torch::Tensor> tensors(table.placed.size());
-  const auto place = [&](const std::vector<std::size_t>& places, const std::vector<torch::Tensor>& loaded) {
-    for (std::size_t i = 0; i < places.size(); ++i) tensors[places[i]] = loaded[i];
+  const auto load_into_places = [&](const std::vector<std::size_t>& places, const auto& load) {
+    StackBuilder stack;
+    for (std::size_t first = 0; first < places.size(); first += kAtOnce) {
+      const std::size_t last = std::min(places.size(), first + kAtOnce);
+      std::vector<ParameterSpec> wanted;
+      for (std::size_t i = first; i < last; ++i) {
+        wanted.push_back(table.placed[places[i]].spec.below(model_.block_prefix(block)));
+      }
+      std::vector<torch::Tensor> loaded = load(wanted);
+      for (std::size_t i = first; i < last; ++i) {
+        torch::Tensor tensor = std::move(loaded[i - first]);
+        tensors[places[i]] = places[i] < linears ? stack.add(tensor, rows_of_neighbours(table, places, i)) : tensor;
+      }
+    }
   };
-  place(common_places, load_tensors(source_, common, comm_, root));
-  if (!own.empty()) place(own_places, load_tensors_apart(source_, own, *holders_, root / part_.parts, comm_));
+  load_into_places(common, [&](const auto& wanted) { return load_tensors(source_, wanted, comm_, root); });
+  load_into_places(own, [&](const auto& wanted) {
+    return load_tensors_apart(source_, wanted, *holders_, root / part_.parts, comm_);
+  });
   BlockWeights weights;
   weights.block = block;
   const auto others = tensors.begin() + static_cast<std::ptrdiff_t>(linears);
-  weights.weights.assign(std::move_iterator(tensors.begin()), std::move_iterator(others));
-  weights.others.assign(std::move_iterator(others), std::move_iterator(tensors.end()));
-  stack_neighbours(weights.weights);
+  weights.weights.assign(tensors.begin(), others);
+  weights.others.assign(others, tensors.end());
   return weights;
 }
 

@@ -25,7 +25,7 @@ namespace roundtable {
 struct BlockWeights {
   std::int64_t block = 0;              // its place in the model
   std::vector<torch::Tensor> weights;  // of `linears`, [out, in] each, bf16 or fp32; neighbours of one width and dtype
-                                        // lie below each other (stack_neighbours); undefined: another rank holds it
+                                        // lie below each other (StackBuilder); undefined: another rank holds it
   std::vector<torch::Tensor> others;   // as on disk, fp16 widened to fp32
 };
 

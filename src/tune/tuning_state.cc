@@ -63,7 +63,9 @@ TuningState::TuningState(const BlockChain& chain, const TuningUnit& unit, const 
   sum_.emplace(arena_->whole(), parts_in_forward_order(), settings.gradient_type, group, settings.bucket_bytes);
   least_loss_ = torch::full({}, std::numeric_limits<float>::infinity(), arena_->whole().options());
   make_matrices(unit.original);
+  give_up_weights();
   for (Matrix& matrix : matrices_) {
+    matrix.weight = torch::empty(matrix.original.sizes(), matrix.original.options().dtype(matrix.dtype));
     if (!importance.empty()) search_scales_of(matrix, importance);
     give_weights(matrix);
   }
@@ -156,14 +158,16 @@ TuningState::Matrix TuningState::make_matrix(std::size_t first, std::size_t last
   for (std::size_t place = first; place < last; ++place) parts.push_back(original[order_[place]]);
   Matrix matrix{.first = first, .last = last, .scheme = *schemes_[order_[first]], .original = stacked(parts)};
   matrix.gradient = arena_->stacked_gradients(first, last);
-  // A weight of its own: the block may share its tensor with the original one. Before it is made the others go, so that
-  // a device never holds both.
-  const torch::TensorOptions options = chain_.linear(order_[first]).weight.options();
-  for (std::size_t place = first; place < last; ++place) chain_.linear(order_[place]).weight = torch::Tensor();
-  matrix.weight = torch::empty(matrix.original.sizes(), options);
+  matrix.dtype = chain_.linear(order_[first]).weight.scalar_type();
   matrix.parameters = make_rounding_parameters(matrix.original, matrix.scheme);
   matrix.optimizer = make_optimizer(settings_.optimizer, settings_.momentum);
   return matrix;
+}
+
+// A layer gets a weight of its own, since the block may share its tensor with the original one. Before these are made the
+// others go, all of them, for many share one memory: there are never both.
+void TuningState::give_up_weights() {
+  for (const std::size_t layer : order_) chain_.linear(layer).weight = torch::Tensor();
 }
 
 // Layer by layer: each has its own importance.

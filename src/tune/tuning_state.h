@@ -84,7 +84,8 @@ class TuningState {
   struct Matrix {
     std::size_t first = 0, last = 0;  // of the layers, by their places in the arena
     QuantScheme scheme;
-    torch::Tensor original;  // [rows, in]
+    torch::ScalarType dtype = torch::kFloat32;  // of the blocks' weights
+    torch::Tensor original;                     // [rows, in]
     torch::Tensor weight;    // the same, fake-quantized: the layers' weights are its rows
     torch::Tensor gradient;  // in the arena
     RoundingParameters parameters;
@@ -98,6 +99,7 @@ class TuningState {
   void make_matrices(const std::vector<torch::Tensor>& original);
   bool are_alike(std::size_t a, std::size_t b, const std::vector<torch::Tensor>& original) const;
   Matrix make_matrix(std::size_t first, std::size_t last, const std::vector<torch::Tensor>& original) const;
+  void give_up_weights();
   void search_scales_of(Matrix& matrix, const std::vector<torch::Tensor>& importance) const;
   void give_weights(const Matrix& matrix);
   std::vector<ArenaPart> parts_in_forward_order() const;

@@ -189,7 +189,7 @@ TEST_P(GroupedLinear, IsLibTorchsGroupedProduct) {
   const Gradients expected = gradients_of(plain());
   std::vector<Tensor> weights;
   for (Linear& layer : layers_) weights.push_back(layer.weight.detach());
-  stack_neighbours(weights);
+  weights = stacked_copies(weights, torch::kCPU, std::vector<torch::ScalarType>(weights.size(), weights[0].scalar_type()));
   std::map<std::string, Tensor> taken;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     layers_[i].weight = weights[i].requires_grad_();

@@ -27,13 +27,27 @@ bool share_memory(const Tensor& a, const Tensor& b) { return a.storage().is_alia
 TEST(StackedRows, NeighboursOfOneWidthAndDtypeShareMemory) {
   std::vector<Tensor> matrices = some_matrices();
   const std::vector<Tensor> before = copies_of(matrices);
-  stack_neighbours(matrices);
+  StackBuilder stack;
+  const std::vector<std::int64_t> rows{5, 3, 8, 3, 2};  // the shapes alone were known
+  for (std::size_t i = 0; i < rows.size(); ++i) matrices[i] = stack.add(matrices[i], rows[i]);
   for (std::size_t i = 0; i < matrices.size(); ++i) EXPECT_TRUE(torch::equal(matrices[i], before[i])) << i;
   EXPECT_TRUE(share_memory(matrices[0], matrices[1]));
   EXPECT_FALSE(share_memory(matrices[1], matrices[2]));  // another width
   EXPECT_FALSE(share_memory(matrices[2], matrices[3]));  // another dtype
   EXPECT_TRUE(share_memory(matrices[3], matrices[4]));
   EXPECT_FALSE(share_memory(matrices[4], matrices[5]));  // no matrix
+}
+
+TEST(StackedRows, CopiesDoSoInTheirOwnDtypesAndLeaveGaps) {
+  std::vector<Tensor> matrices = some_matrices();
+  matrices.resize(5);
+  matrices.insert(matrices.begin() + 1, Tensor());
+  const auto dtype = torch::kBFloat16;
+  const std::vector<Tensor> copies = stacked_copies(matrices, torch::kCPU, {dtype, dtype, dtype, dtype, dtype, dtype});
+  EXPECT_FALSE(copies[1].defined());
+  EXPECT_FALSE(share_memory(copies[0], copies[2]));  // what is between them is elsewhere
+  EXPECT_TRUE(share_memory(copies[4], copies[5]));
+  for (const std::size_t i : {0, 2, 3, 4, 5}) EXPECT_TRUE(torch::equal(copies[i], matrices[i].to(dtype))) << i;
 }
 
 TEST(StackedRows, AreOneMatrixWithoutACopy) {
@@ -43,7 +57,7 @@ TEST(StackedRows, AreOneMatrixWithoutACopy) {
   const Tensor copied = stacked(matrices);
   EXPECT_TRUE(torch::equal(copied, expected));
   EXPECT_FALSE(share_memory(copied, matrices[0]));
-  stack_neighbours(matrices);
+  matrices = stacked_copies(matrices, torch::kCPU, {torch::kFloat32, torch::kFloat32});
   const Tensor whole = stacked(matrices);
   EXPECT_TRUE(torch::equal(whole, expected));
   EXPECT_TRUE(share_memory(whole, matrices[0]));

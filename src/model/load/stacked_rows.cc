@@ -49,12 +49,19 @@ bool lies_below(const torch::Tensor& upper, const torch::Tensor& lower) {
 
 }  // namespace
 
-void stack_neighbours(std::vector<torch::Tensor>& matrices) {
-  for (std::size_t first = 0; first < matrices.size();) {
-    const std::size_t end = end_of_run(matrices, first);
-    if (end > first + 1) stack_run(matrices, first, end, matrices[first].options());
-    first = end;
+torch::Tensor StackBuilder::add(const torch::Tensor& matrix, std::int64_t rows) {
+  const bool fits = run_.defined() && run_.size(1) == matrix.size(1) && run_.scalar_type() == matrix.scalar_type() &&
+                    row_ + matrix.size(0) <= run_.size(0);
+  if (!fits) {
+    run_ = torch::Tensor();
+    if (rows == matrix.size(0)) return matrix;
+    run_ = torch::empty({rows, matrix.size(1)}, matrix.options());
+    row_ = 0;
   }
+  const torch::Tensor place = run_.narrow(0, row_, matrix.size(0));
+  place.copy_(matrix);
+  row_ += matrix.size(0);
+  return place;
 }
 
 bool are_stacked(const std::vector<torch::Tensor>& matrices) {

@@ -3,14 +3,21 @@
 
 #include <torch/types.h>
 
+#include <cstdint>
 #include <vector>
 
 namespace roundtable {
 
-// Puts neighbours that have the same number of columns and the same dtype below each other: each becomes some rows of
-// one tensor [rows of all, columns], which lives as long as one of them. What a tensor was before is freed as soon as
-// it is copied. Tensors that are no matrices stay as they are.
-void stack_neighbours(std::vector<torch::Tensor>& matrices);
+// Puts matrices below each other as they come, so that none is in memory twice for longer than it takes.
+class StackBuilder {
+ public:
+  // `matrix`, or a copy of it below the one before. `rows`: of it and of those to come that have as many columns.
+  torch::Tensor add(const torch::Tensor& matrix, std::int64_t rows);
+
+ private:
+  torch::Tensor run_;  // [rows of neighbours, columns]
+  std::int64_t row_ = 0;
+};
 
 // Whether these contiguous matrices have one width, dtype and device and lie one below the other.
 bool are_stacked(const std::vector<torch::Tensor>& matrices);
