@@ -169,7 +169,9 @@ class Trial {
                                              context_.ranks.expert_part, alone)
                                      .load(0, 0);
     Block block = BlockMaker(context_.plan.model, context_.ranks.device, context_.ranks.exchange).make(weights);
-    const torch::Tensor target = run_block(block, states, settings.micro_batch, states.size()).hidden;
+    std::int64_t most = 0;  // samples of a rank
+    for (const std::int64_t size : context_.ranks.world.all_gather(states.size())) most = std::max(most, size);
+    const torch::Tensor target = run_block(block, states, settings.micro_batch, most).hidden;
     const std::vector<torch::Tensor> original = on_device(weights.weights, context_.ranks.device);
     const Sampler sampler(context_.config.tuning.sampler, c.n_samples, context_.plan.batch,
                           static_cast<std::uint64_t>(context_.config.tuning.seed), 0);
@@ -186,9 +188,10 @@ class Trial {
           .tune();
     };
     // Alone first: what this rank computes, without waiting for its group, whose order of sums it need not keep then.
+    // Where ranks divide experts, none can work alone.
     TuneSettings by_itself = settings;
     by_itself.reproducible = false;
-    time(by_itself, alone, own);
+    time(by_itself, context_.ranks.exchange ? context_.ranks.tensor_group() : TensorGroup(alone), own);
     time(settings, context_.ranks.tensor_group(), step);
     enter_block(-1);
     return {{"first_seconds", context_.ranks.world.all_gather(own[0])},
@@ -198,9 +201,18 @@ class Trial {
             {"hosts", all_gather_text(context_.ranks.world, host_name())}};
   }
 
+  // Of the first block: an expert's gradient is not summed where ranks divide the experts.
+  std::int64_t summed_parameters() const {
+    std::int64_t count = 1;
+    for (const LinearSpec& linear : context_.plan.model.linears(0)) {
+      if (linear.expert < 0 || context_.plan.expert_parts == 1) count += linear.out * linear.in;
+    }
+    return count;
+  }
+
   // The gradients of a block over a group; the best of three.
   json reduce() {
-    const std::int64_t count = count_block_parameters(context_.plan.model, 0);
+    const std::int64_t count = summed_parameters();
     torch::Tensor arena =
         torch::zeros({count}, torch::TensorOptions().dtype(torch::kFloat32).device(context_.ranks.device));
     double best = 1e300;

@@ -107,7 +107,8 @@ class Block::Products : public ProductHooks {
     const std::vector<std::int64_t> none(static_cast<std::size_t>(ends.size(0)));
     const std::vector<std::int64_t>& here = idle_ ? none : on_host(ends, ends.size(0), rows.size(0));
     Away away{std::make_shared<ExpertRoute>(exchange->group, here, rows.device(), exchange->figures), {}, rows.size(0)};
-    away.rows = away.route->to_owners(idle_ ? rows.narrow(0, 0, 0) : rows);
+    // Rows behind the last expert's are nobody's, and stay.
+    away.rows = away.route->to_owners(rows.narrow(0, 0, here.empty() ? 0 : here.back()));
     last_ends_ = away.route->ends();
     host_ = away.route->host_ends();
     away_.push_back(away);

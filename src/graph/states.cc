@@ -5,6 +5,8 @@
 #include <torch/utils.h>
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
 #include "base/activity.h"
 
@@ -45,33 +47,36 @@ States States::to(torch::Device device) const {
 
 namespace {
 
-// A pass of other ranks, in which this one has no samples.
-void take_part(const Block& block, const States& states) {
+// A pass of other ranks, in which this one has no samples. What came of it is of no sample.
+States take_part(const Block& block, const States& states) {
   States any = states;
   any.for_each([&](torch::Tensor& tensor) {
     std::vector<std::int64_t> shape = tensor.sizes().vec();
     shape.front() = 1;
     tensor = torch::zeros(shape, tensor.options().device(block.device()));
   });
-  block.forward_idle(any.hidden, any.side);
+  any.hidden = block.forward_idle(any.hidden, any.side);
+  return any.narrow(0, 0);
 }
 
-// Calls pass(first) for each micro-batch, and takes part in those of other ranks.
+// Calls pass(first) for each micro-batch, and takes part in those of other ranks. Returns what came of the last of these.
 template <class Pass>
-void for_passes(const Block& block, const States& states, std::int64_t width, std::int64_t most, const Pass& pass) {
+States for_passes(const Block& block, const States& states, std::int64_t width, std::int64_t most, const Pass& pass) {
   const ExpertExchange* exchange = block.exchange();
   const std::int64_t n = states.size();
+  States nothing = states;
   for (std::int64_t first = 0; first < std::max(n, exchange == nullptr ? 0 : most); first += width) {
     const int turns = exchange != nullptr && exchange->turns ? exchange->group.size() : 1;
     for (int turn = 0; turn < turns; ++turn) {
       if (first < n && (turns == 1 || turn == exchange->group.rank())) {
         pass(first);
       } else {
-        take_part(block, states);
+        nothing = take_part(block, states);
       }
       note_progress();
     }
   }
+  return nothing;
 }
 
 }  // namespace
@@ -82,7 +87,7 @@ States run_block(const Block& block, const States& states, std::int64_t micro_ba
   const std::int64_t width = micro_batch > 0 ? micro_batch : kDefaultMicroBatch;
   States out = states;
   out.hidden = torch::empty_like(states.hidden);
-  for_passes(block, states, width, most, [&](std::int64_t first) {
+  const States nothing = for_passes(block, states, width, most, [&](std::int64_t first) {
     States part = states.narrow(first, std::min(width, n - first)).to(block.device());
     const torch::Tensor hidden = block.forward(part.hidden, part.side);
     out.hidden.narrow(0, first, hidden.size(0)).copy_(hidden);
@@ -91,6 +96,10 @@ States run_block(const Block& block, const States& states, std::int64_t micro_ba
       put(out.side.carried[name], part.side.carried.at(name), first, n, states.hidden.device());
     }
   });
+  for (const std::string& name : n == 0 ? block.gives() : std::vector<std::string>()) {
+    const auto found = nothing.side.carried.find(name);
+    if (found != nothing.side.carried.end()) out.side.carried[name] = found->second.to(states.hidden.device());
+  }
   return out;
 }
 

@@ -123,7 +123,8 @@ void check_memory(const Config& config, const Plan& plan) {
   const std::string problem = fmt::format("{} are too little: the smallest layout needs {} per rank",
                                           human_bytes(capacity), human_bytes(needed));
   if (of_block > capacity) {
-    const bool more = plan.expert_parts == 1 && experts_to_divide(plan.model) > 0;
+    const bool more = plan.expert_parts == 1 && experts_to_divide(plan.model) > 0 &&
+                      obstacle_to_dividing(plan.model, plan.stacks_apart).empty();
     throw bad_input("cluster.device_memory",
                     fmt::format("{}, {} of it for one block and its tuning", problem, human_bytes(of_block)),
                     more ? "set parallel.experts: divided, with parallel.shards that divide the experts; or take devices "

@@ -35,8 +35,14 @@ std::vector<Stage> decide_stages(const Config& config, const Plan& plan) {
   return stages;
 }
 
-// Ranks per group; by the cost model if the cluster is described.
+// Ranks per group; by the cost model if the cluster is described. A run whose experts an earlier start has divided keeps
+// to its parts where that is possible, because its files are named by them.
 int decide_shards(const Config& config, const Plan& plan) {
+  const int parts = plan.world.parts_on_record;
+  if (config.parallel.shards == 0 && config.parallel.experts != Experts::kReplicated && parts > 1 &&
+      plan.world.ranks % parts == 0 && sharded_strata(config, plan.batch) % parts == 0) {
+    return parts;
+  }
   if (config.cluster.nodes > 0) return choose_layout(config, plan.model, plan.schemes, plan.stacks_apart, plan.world).shards;
   const std::int64_t experts = config.parallel.experts == Experts::kDivided ? experts_to_divide(plan.model) : 0;
   return choose_shards(config.parallel.shards, plan.world,

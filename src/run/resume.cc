@@ -74,7 +74,8 @@ void refuse_other_parts(const record::Run& run, const Plan& plan, const RunPaths
       fmt::format("set {}, or choose another output.path",
                   run.expert_parts == 1
                       ? std::string("parallel.experts=replicated")
-                      : fmt::format("parallel.shards={} and parallel.experts=divided", run.expert_parts)));
+                      : fmt::format("parallel.shards={} and parallel.experts=divided on a multiple of {} ranks",
+                                    run.expert_parts, run.expert_parts)));
 }
 
 }  // namespace

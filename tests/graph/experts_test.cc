@@ -241,6 +241,30 @@ TEST(DividedBlock, ARankWithoutSamplesTakesPart) {
   }
 }
 
+// As in LongCat-Flash: a token's choice may be behind the last expert, and then nobody takes its row. What comes back for
+// it is zeros, and its gradient is zeros, too.
+TEST(DividedBlock, RowsThatNoExpertTakes) {
+  GraphFiles files = mixtral_model({.llama = {}, .experts = kExperts}, 16, torch::kFloat32);
+  json& kind = files.model["kinds"][0];
+  json moved = json::array();
+  for (json& node : kind["nodes"]) {
+    if (node["op"] == "rt::dispatch") {
+      // index + 1: the choice of the last expert is nobody's
+      const int value = kind["values"].get<int>();
+      kind["values"] = value + 1;
+      moved.push_back({{"op", "aten::add.Tensor"}, {"args", json::array({node["args"][1], 1})},
+                       {"out", json::array({value})}, {"bytes", 0}, {"flops", 0}});
+      node["args"][1] = {{"v", value}};
+    }
+    moved.push_back(node);
+  }
+  kind["nodes"] = moved;
+  files.model["operators"]["aten::add.Tensor"] = schema_text("aten::add.Tensor");
+  Problem problem;
+  problem.model = model_from(files);
+  expect_the_same(problem);
+}
+
 // Only one rank tunes its experts: the others take part in the backward pass all the same.
 TEST(DividedBlock, RanksThatTuneNothingTakePartInTheBackwardPass) {
   const Problem problem;

@@ -48,6 +48,10 @@ TEST(StackedRows, CopiesDoSoInTheirOwnDtypesAndLeaveGaps) {
   EXPECT_FALSE(share_memory(copies[0], copies[2]));  // what is between them is elsewhere
   EXPECT_TRUE(share_memory(copies[4], copies[5]));
   for (const std::size_t i : {0, 2, 3, 4, 5}) EXPECT_TRUE(torch::equal(copies[i], matrices[i].to(dtype))) << i;
+  const std::vector<Tensor> three(3, torch::ones({2, 2}));
+  const std::vector<Tensor> mixed = stacked_copies(three, torch::kCPU, {dtype, torch::kFloat32, dtype});
+  EXPECT_EQ(mixed[1].scalar_type(), torch::kFloat32);
+  EXPECT_EQ(mixed[2].scalar_type(), dtype);
 }
 
 TEST(StackedRows, AreOneMatrixWithoutACopy) {

@@ -157,7 +157,7 @@ TEST_F(Resume, AnotherNumberOfPartsIsRefusedWithTheSettingsThatFit) {
     run_.plan.expert_parts = parts;
     EXPECT_BAD_INPUT(RunState(run_.paths(), {{"model", "a"}}, run_.plan),
                      AllOf(HasSubstr("holds this run with its experts divided into 4 parts"),
-                           HasSubstr("set parallel.shards=4 and parallel.experts=divided, or choose another")));
+                           HasSubstr("set parallel.shards=4 and parallel.experts=divided on a multiple of 4 ranks, or choose another")));
   }
   // What differs in the fingerprint, too, is another run.
   EXPECT_BAD_INPUT(RunState(run_.paths(), {{"model", "b"}}, run_.plan), HasSubstr("differs in: model"));

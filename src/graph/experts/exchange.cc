@@ -109,11 +109,10 @@ ExpertRoute::ExpertRoute(const TensorGroup& group, const std::vector<std::int64_
 
 torch::Tensor ExpertRoute::send(const torch::Tensor& rows) const {
   std::vector<std::int64_t> shape = rows.sizes().vec();
-  const std::int64_t leaving = sum(send_);
-  RT_CHECK(shape.front() >= leaving);
+  RT_CHECK(shape.front() == sum(send_));
   shape.front() = sum(receive_);
   const torch::Tensor arrived = torch::empty(shape, rows.options());
-  group_.all_to_all(rows.narrow(0, 0, leaving).contiguous(), send_, arrived, receive_);
+  group_.all_to_all(rows.contiguous(), send_, arrived, receive_);
   note(send_, rows);
   return arrived.index_select(0, by_expert_);
 }

@@ -194,7 +194,7 @@ bool asks_for_gradients(const Tensor& rows, const std::vector<Part>& parts) {
 Tensor grouped_linear(const Tensor& rows, const std::vector<ExpertLayers>& experts,
                       const std::vector<std::int64_t>& ends, const Tensor& ends_there,
                       const LinearObserver& observe) {
-  if (!observe && ends_there.defined() && has_grouped_mm(rows)) {
+  if (!observe && ends_there.defined() && rows.size(0) > 0 && has_grouped_mm(rows)) {
     if (const auto y = grouped_mm_linear(rows, experts, ends, ends_there)) return *y;
   }
   std::vector<Part> parts = parts_of(experts, ends);

@@ -53,7 +53,8 @@ bool fits(const ExpertLayers& expert) {
 
 std::optional<Grouped> grouped_of(const std::vector<ExpertLayers>& experts, const std::vector<std::int64_t>& ends,
                                   const Tensor& ends_there) {
-  Grouped found{.ends = ends_there};
+  Grouped found;
+  found.ends = ends_there;
   std::vector<Tensor> matrices;
   std::int64_t row = 0;
   for (std::size_t e = 0; e < experts.size(); ++e) {

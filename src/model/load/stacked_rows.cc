@@ -83,8 +83,9 @@ std::vector<torch::Tensor> stacked_copies(const std::vector<torch::Tensor>& matr
   RT_CHECK(matrices.size() == dtypes.size());
   std::vector<torch::Tensor> copies = matrices;
   for (std::size_t first = 0; first < copies.size();) {
-    std::size_t end = end_of_run(copies, first);
-    while (dtypes[end - 1] != dtypes[first]) --end;
+    const std::size_t neighbours = end_of_run(copies, first);
+    std::size_t end = first + 1;
+    while (end < neighbours && dtypes[end] == dtypes[first]) ++end;
     if (copies[first].defined()) stack_run(copies, first, end, torch::dtype(dtypes[first]).device(device));
     first = end;
   }
