@@ -169,9 +169,7 @@ class Trial {
                                              context_.ranks.expert_part, alone)
                                      .load(0, 0);
     Block block = BlockMaker(context_.plan.model, context_.ranks.device, context_.ranks.exchange).make(weights);
-    std::int64_t most = 0;  // samples of a rank
-    for (const std::int64_t size : context_.ranks.world.all_gather(states.size())) most = std::max(most, size);
-    const torch::Tensor target = run_block(block, states, settings.micro_batch, most).hidden;
+    const torch::Tensor target = run_block(block, states, settings.micro_batch).hidden;
     const std::vector<torch::Tensor> original = on_device(weights.weights, context_.ranks.device);
     const Sampler sampler(context_.config.tuning.sampler, c.n_samples, context_.plan.batch,
                           static_cast<std::uint64_t>(context_.config.tuning.seed), 0);

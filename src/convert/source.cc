@@ -34,30 +34,14 @@ QuantScheme most_frequent(const std::vector<LayerScheme>& layers) {
   return found;
 }
 
-// The model with those layers among its linears that a rule had quantized.
-Model with_quantized_linears(const Model& model, const QuantizedCheckpoint& checkpoint) {
-  std::vector<std::set<std::string>> layers(model.kinds());
-  bool any = false;
-  for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
-    const KindTable& table = model.table(block);
-    for (const LinearSpec& linear : table.fixed) {
-      if (!table.by_rule.contains(linear.name) || !checkpoint.is_quantized(linear.below(model.block_prefix(block)))) {
-        continue;
-      }
-      layers[model.kind_of(block)].insert(linear.name);
-      any = true;
-    }
-  }
-  return any ? model.with_linears(layers) : model;
-}
-
 }  // namespace
 
 ConversionSource::ConversionSource(const std::string& directory, const CheckpointFormat& format, const Model& model)
     : directory_(directory),
       format_(format),
       checkpoint_(directory),
-      model_(with_quantized_linears(with_head_of(model, directory), checkpoint_)),
+      model_(with_head_of(model, directory).with_linears(
+          [&](const LinearSpec& linear) { return checkpoint_.is_quantized(linear); })),  // a rule asked for these
       layers_(find_layers()) {
   const std::string embedding = stored_name(checkpoint_.checkpoint(), model_.embedding());
   float_type_ = scalar_type_of(checkpoint_.checkpoint().info(embedding).type);

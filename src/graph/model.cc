@@ -265,13 +265,19 @@ Model Model::with_stored_head() const {
   return model;
 }
 
-Model Model::with_linears(const std::vector<std::set<std::string>>& layers) const {
+Model Model::with_linears(const std::function<bool(const LinearSpec& linear)>& is_wanted) const {
+  std::vector<std::set<std::string>> layers(kinds());
+  for (std::int64_t block = 0; block < n_blocks(); ++block) {
+    for (const LinearSpec& linear : table(block).fixed) {
+      const bool possible = table(block).by_rule.contains(linear.name);
+      if (possible && is_wanted(linear.below(block_prefix(block)))) layers[kind_of(block)].insert(linear.name);
+    }
+  }
+  if (std::all_of(layers.begin(), layers.end(), [](const auto& names) { return names.empty(); })) return *this;
   GraphManifest manifest = graphs();
   for (std::size_t i = 0; i < manifest.kinds.size(); ++i) {
     for (DiskTensor& tensor : manifest.kinds[i].tensors) {
-      if (!layers[i].contains(layer_name(tensor.disk))) continue;
-      RT_CHECK(kind(i).by_rule.contains(layer_name(tensor.disk)));
-      tensor.use = TensorUse::kLinear;
+      if (layers[i].contains(layer_name(tensor.disk))) tensor.use = TensorUse::kLinear;
     }
   }
   Model model;

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -102,8 +103,9 @@ class Model {
   Model with_stored_head() const;
   bool stored_head() const { return data_->stored_head; }
 
-  // The same model in which some layers of KindTable::by_rule are `linears`: layers[kind], names below the block's.
-  Model with_linears(const std::vector<std::set<std::string>>& layers) const;
+  // The same model in which those layers of KindTable::by_rule are `linears` that are wanted in any block of their kind.
+  // `is_wanted` gets them by their full names.
+  Model with_linears(const std::function<bool(const LinearSpec& linear)>& is_wanted) const;
 
  private:
   struct Data {

@@ -59,13 +59,24 @@ States take_part(const Block& block, const States& states) {
   return any.narrow(0, 0);
 }
 
+// Samples of the rank that has the most, of those that take part in the block's passes.
+std::int64_t most_samples(const Block& block, std::int64_t n) {
+  std::int64_t most = n;
+  if (block.exchange() == nullptr) return most;
+  for (const std::vector<std::int64_t>& rank : block.exchange()->group.all_gather({n})) {
+    most = std::max(most, rank.front());
+  }
+  return most;
+}
+
 // Calls pass(first) for each micro-batch, and takes part in those of other ranks. Returns what came of the last of these.
 template <class Pass>
-States for_passes(const Block& block, const States& states, std::int64_t width, std::int64_t most, const Pass& pass) {
+States for_passes(const Block& block, const States& states, std::int64_t width, const Pass& pass) {
   const ExpertExchange* exchange = block.exchange();
   const std::int64_t n = states.size();
+  const std::int64_t most = most_samples(block, n);
   States nothing = states;
-  for (std::int64_t first = 0; first < std::max(n, exchange == nullptr ? 0 : most); first += width) {
+  for (std::int64_t first = 0; first < most; first += width) {
     const int turns = exchange != nullptr && exchange->turns ? exchange->group.size() : 1;
     for (int turn = 0; turn < turns; ++turn) {
       if (first < n && (turns == 1 || turn == exchange->group.rank())) {
@@ -81,13 +92,13 @@ States for_passes(const Block& block, const States& states, std::int64_t width, 
 
 }  // namespace
 
-States run_block(const Block& block, const States& states, std::int64_t micro_batch, std::int64_t most) {
+States run_block(const Block& block, const States& states, std::int64_t micro_batch) {
   const torch::NoGradGuard no_gradients;
   const std::int64_t n = states.size();
   const std::int64_t width = micro_batch > 0 ? micro_batch : kDefaultMicroBatch;
   States out = states;
   out.hidden = torch::empty_like(states.hidden);
-  const States nothing = for_passes(block, states, width, most, [&](std::int64_t first) {
+  const States nothing = for_passes(block, states, width, [&](std::int64_t first) {
     States part = states.narrow(first, std::min(width, n - first)).to(block.device());
     const torch::Tensor hidden = block.forward(part.hidden, part.side);
     out.hidden.narrow(0, first, hidden.size(0)).copy_(hidden);

@@ -29,8 +29,7 @@ struct States {
 
 // Runs `block` over all samples, `micro_batch` at a time (0: 8), without gradients. The result is where `states` is, on
 // the block's device or on the host. What the block gives is in it, and everything that was carried before. Where ranks
-// divide its experts, this is collective over them, and `most` is the number of samples of the rank that has the most;
-// elsewhere it does not matter.
-States run_block(const Block& block, const States& states, std::int64_t micro_batch, std::int64_t most = 0);
+// divide its experts, this is collective over them; each may have another number of samples, or none.
+States run_block(const Block& block, const States& states, std::int64_t micro_batch);
 
 }  // namespace roundtable

@@ -70,15 +70,13 @@ States ForwardPass::run_blocks(const TensorSource& source, States states, std::i
   const std::unique_ptr<MpiCommunicator> holders = ranks_.world.split(ranks_.expert_part.part, ranks_.world.rank());
   BlockLoader loader(source, model_, *loading, ranks_.expert_part, *holders);
   BlockMaker maker(model_, ranks_.device, ranks_.exchange);
-  std::int64_t most = 0;  // samples of a rank
-  for (const std::int64_t size : ranks_.world.all_gather(states.size())) most = std::max(most, size);
   for (std::int64_t block = 0; block < last; ++block) {
     leave_if_asked(ranks_.world);
     enter_block(block);
     before_block(block, states);
     const BlockWeights weights = loader.load(block, reader(block));
     if (block + 1 < last) loader.load_ahead(block + 1, reader(block + 1));
-    states = run_block(maker.make(weights), states, width_, most);
+    states = run_block(maker.make(weights), states, width_);
     drop_unneeded(model_, block + 1, states);
   }
   enter_block(-1);

@@ -86,19 +86,6 @@ bool asks_for(const std::vector<const Claim*>& rules, const std::string& layer) 
   return std::any_of(rules.begin(), rules.end(), [&](const Claim* rule) { return rule->pattern.matches(layer); });
 }
 
-Model with_kept_linears(const Model& model, const std::vector<const Claim*>& rules) {
-  std::vector<std::set<std::string>> layers(model.kinds());
-  bool any = false;
-  for (std::int64_t block = 0; block < model.n_blocks() && !rules.empty(); ++block) {
-    for (const std::string& name : model.table(block).by_rule) {
-      if (!asks_for(rules, model.block_prefix(block) + name)) continue;
-      layers[model.kind_of(block)].insert(name);
-      any = true;
-    }
-  }
-  return any ? model.with_linears(layers) : model;
-}
-
 // The first layer that is never quantized, and that the claim matches; by its name below the block's.
 std::optional<std::string> fixed_match(const Claim& claim, const Model& model) {
   for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
@@ -285,7 +272,7 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& fl
   std::vector<Claim> ignored = claims_of(section.ignore_layers);
   const std::vector<const Claim*> for_kept = rules_for_kept(rules, float_model);
   LayerSchemes out;
-  out.model = with_kept_linears(float_model, for_kept);
+  out.model = float_model.with_linears([&](const LinearSpec& linear) { return asks_for(for_kept, linear.name); });
   const Model& model = out.model;
   Reasons reasons;
   bool any = false;

@@ -27,9 +27,7 @@ BlockTuner::BlockTuner(const TuningUnit& unit, const BlockSamples& samples, cons
   if (chain_.exchange() == nullptr) return;
   std::vector<std::int64_t> own;
   for (std::int64_t i = 0; i < settings.iters; ++i) own.push_back(static_cast<std::int64_t>(rows_.count(i)));
-  own.push_back(samples_.input.size());
   rows_of_ranks_ = chain_.exchange()->group.all_gather(own);
-  for (const std::vector<std::int64_t>& rank : rows_of_ranks_) most_samples_ = std::max(most_samples_, rank.back());
 }
 
 // Of the rank that has the most samples in a step, where that matters.
@@ -165,7 +163,7 @@ std::string BlockTuner::first_broken_layer() const {
     block->set_observer([&](const Linear& linear, const torch::Tensor&, const torch::Tensor& y) {
       if (broken.empty() && !y.isfinite().all().item<bool>()) broken = chain_.name(linear);
     });
-    states = run_block(*block, states, 1, most_samples_);
+    states = run_block(*block, states, 1);
     block->set_observer({});
   }
   return broken;

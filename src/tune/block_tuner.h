@@ -50,9 +50,7 @@ class BlockTuner {
   TensorGroup group_;
   TuneObserver observer_;
   StepRows rows_;
-  // Where ranks divide experts: samples of each step [rank][step], at the end all that the rank has; the most of these.
-  std::vector<std::vector<std::int64_t>> rows_of_ranks_;
-  std::int64_t most_samples_ = 0;
+  std::vector<std::vector<std::int64_t>> rows_of_ranks_;  // [rank][step], where ranks divide experts
   std::optional<TuningState> state_;    // until the integers are final
   std::optional<StepReports> reports_;  // if there is anything to tune
   TunedBlock tuned_;

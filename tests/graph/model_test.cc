@@ -69,7 +69,7 @@ TEST(Model, AKeptLayerBecomesALinearOneWhereItsProductAllows) {
   EXPECT_THAT(names(model.table(0).fixed), ElementsAre("self_attn.k_proj", "self_attn.o_proj"));
   EXPECT_THAT(model.table(0).by_rule, ElementsAre("self_attn.k_proj"));
   EXPECT_EQ(model.linears(0).size(), 5u);
-  const Model more = model.with_linears({{"self_attn.k_proj"}});
+  const Model more = model.with_linears([](const LinearSpec& linear) { return linear.name.ends_with("k_proj"); });
   EXPECT_THAT(names(more.linears(1)), ElementsAre("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                                                   "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"));
   EXPECT_THAT(names(more.table(0).fixed), ElementsAre("self_attn.o_proj"));

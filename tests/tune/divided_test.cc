@@ -71,7 +71,7 @@ Outcome tune(const Problem& problem, HostCommunicator& group, bool divided, Tune
   Outcome run;
   {
     const Importance inputs(block, problem.model.linears(0));
-    run_block(block, input, 1, range.size());
+    run_block(block, input, 1);
     run.importance = inputs.sum(group);
   }
   BlockSchemes schemes(weights.weights.size(), QuantScheme{3, 32, true, true, true, 1});
@@ -85,7 +85,7 @@ Outcome tune(const Problem& problem, HostCommunicator& group, bool divided, Tune
                          {input, problem.target.narrow(0, range.begin, range.size()), range},
                          Sampler(kind, kSamples, kBatch, 42, 0), settings, group, observer)
                   .tune();
-  run.output = run_block(block, input, 1, range.size());
+  run.output = run_block(block, input, 1);
   return run;
 }
 

@@ -28,15 +28,6 @@
 namespace roundtable {
 namespace {
 
-std::int64_t most_samples_of_a_shard(const RunContext& context) {
-  std::int64_t most = 0;
-  for (int shard = 0; shard < context.plan.shards; ++shard) {
-    most = std::max(most, shard_samples(context.config.calibration.n_samples, context.plan.batch, context.plan.shards,
-                                        shard).size());
-  }
-  return most;
-}
-
 // One group's walk through the blocks of one stage.
 class StageWorker {
  public:
@@ -46,7 +37,6 @@ class StageWorker {
         stage_(stage),
         range_(shard_samples(context.config.calibration.n_samples, context.plan.batch, context.plan.shards,
                              context.ranks.grid.shard())),
-        most_samples_(most_samples_of_a_shard(context)),
         micro_batch_(micro_batch_of(context.config, context.plan.shards)),
         source_(context.config.model.path, context.tensors),
         loading_(context.ranks.grid.group_comm().duplicate()),
@@ -116,7 +106,7 @@ class StageWorker {
       weights.push_back(loader_.load(block, 0));
       if (block + 1 < context_.plan.stages[static_cast<std::size_t>(stage_)].last) loader_.load_ahead(block + 1, 0);
       worked.push_back(maker_.make(weights.back()));
-      target = finished ? run_block(worked.back(), target, micro_batch_, most_samples_)
+      target = finished ? run_block(worked.back(), target, micro_batch_)
                         : run_float(worked.back(), context_.plan.model.linears(block), target, importance);
     }
     if (finished) {
@@ -129,7 +119,7 @@ class StageWorker {
     drop_unneeded(context_.plan.model, unit.last, target);
     if (context_.config.tuning.use_quant_input) {
       for (const Block& block : worked)
-        quantized_chain_ = run_block(block, quantized_chain_, micro_batch_, most_samples_);
+        quantized_chain_ = run_block(block, quantized_chain_, micro_batch_);
     }
     drop_unneeded(context_.plan.model, unit.last, quantized_chain_);
     float_chain_ = target;
@@ -140,9 +130,9 @@ class StageWorker {
   States run_float(Block& block, const std::vector<LinearSpec>& linears, const States& states,
                    std::vector<torch::Tensor>& importance) {
     if (context_.config.tuning.init_scale != InitScale::kSearch)
-      return run_block(block, states, micro_batch_, most_samples_);
+      return run_block(block, states, micro_batch_);
     const Importance inputs(block, linears);
-    States out = run_block(block, states, micro_batch_, most_samples_);
+    States out = run_block(block, states, micro_batch_);
     for (torch::Tensor& layer : inputs.sum(context_.ranks.grid.group_comm())) importance.push_back(std::move(layer));
     return out;
   }
@@ -287,7 +277,6 @@ class StageWorker {
   Mailbox& mailbox_;
   std::int64_t stage_;
   SampleRange range_;
-  std::int64_t most_samples_;  // of a rank of the group
   std::int64_t micro_batch_;
   CheckpointSource source_;
   std::unique_ptr<MpiCommunicator> loading_;  // a block is broadcast while another is tuned
