@@ -83,7 +83,22 @@ TEST_P(Fuse, GatedActivations) {
     const json product = kind.call("aten::mul.Tensor", {halves[1], kind.call(act, of_act)});
     kind.output(kind.call("aten::cat", {json::array({product, product}), -1}));
     EXPECT_EQ(operators_of(check(model_of(kind, {8, 16}), tolerance())),
-              (std::vector<std::string>{"aten::chunk", fused, "aten::cat"}));
+              (std::vector<std::string>{std::string(fused) + "_of_halves", "aten::cat"}));
+  }
+}
+
+// Halves that are not gate and up in this order, or not along the last dimension, are two tensors.
+TEST_P(Fuse, GatesOfOtherHalves) {
+  const json last = json::array({2, -1}), first = json::array({2, 1}), three = json::array({4, -1});
+  for (const auto& [cut, pieces, gate, up] : {std::tuple{last, 2, 1, 0}, {last, 2, 0, 0}, {first, 2, 0, 1}, {three, 4, 0, 1}}) {
+    PartBuilder kind(GetParam());
+    const auto parts = kind.call_all("aten::chunk", {kind.input("hidden"), cut[0], cut[1]}, static_cast<std::size_t>(pieces));
+    const json act = kind.call("aten::silu", {parts[static_cast<std::size_t>(gate)]});
+    const json product = kind.call("aten::mul.Tensor", {act, parts[static_cast<std::size_t>(up)]});
+    const json all = json::array({product, product, product, product});
+    kind.output(kind.call("aten::reshape", {kind.call("aten::cat", {pieces == 4 ? all : json::array({product, product}), -1}),
+                                            json::array({-1, 8, 16})}));
+    EXPECT_TRUE(holds(check(model_of(kind, {8, 16}), tolerance()), "fused::swiglu"));
   }
 }
 
@@ -164,10 +179,14 @@ TEST(FuseForms, DtypesThatDifferKeepTheirFormula) {
   const json a = norm(wide, weight, "float32", false), b = norm(wide, half, "float64", true);
   const json gated = kind.call("aten::mul.Tensor", {kind.call("aten::silu", {a}), b});
   const json gelu = kind.call("aten::mul.Tensor", {kind.call("aten::gelu", {b, "tanh"}), gated});
-  kind.output(kind.call("aten::to.dtype", {gelu, {{"dtype", "bfloat16"}}}));
+  const auto halves = kind.call_all("aten::chunk", {gelu, 2, -1}, 2);
+  const json joined = kind.call("aten::mul.Tensor", {kind.call("aten::silu", {halves[0]}), halves[1]});
+  const json both = kind.call("aten::cat", {json::array({joined, joined}), -1});
+  kind.output(kind.call("aten::to.dtype", {both, {{"dtype", "bfloat16"}}}));
   const GraphPart fused = check(model_of(kind, {8, 16}), 1e-6);
   EXPECT_EQ(operators_of(fused), (std::vector<std::string>{"aten::to.dtype", "fused::rms_norm", "fused::rms_norm",
-                                                           "fused::swiglu", "fused::geglu", "aten::to.dtype"}));
+                                                           "fused::swiglu", "fused::geglu", "fused::swiglu_of_halves",
+                                                           "aten::cat", "aten::to.dtype"}));
 }
 
 TEST(FuseForms, ARotationThatIsNoTableKeepsItsFormula) {

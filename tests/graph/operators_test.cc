@@ -127,38 +127,51 @@ TEST(GraphAttentionShapes, AreChecked) {
   EXPECT_THROW(graph_attention(q, k, k, std::nullopt, torch::ones({3}), 1, true, 0, 0), c10::Error);
 }
 
-// Token by token: the mixture that the three operators are parts of. Expert 4 of 4 is no expert.
+// Token by token: the mixture that the three operators are parts of. Expert 4 of 4 is no expert. In fp32 and bf16 the
+// ways to rows and back are kernels; their numbers are compared with the formula's in fp64.
 TEST(GraphExperts, AreAMixture) {
   torch::manual_seed(4);
   const Tensor index = torch::tensor({{0, 2}, {2, 0}, {4, 2}, {3, 0}, {2, 3}});
-  for (const bool transposed : {false, true}) {
-    const auto leaf = [](std::vector<std::int64_t> shape) {
-      return torch::randn(shape, torch::kFloat64).requires_grad_();
-    };
-    const Tensor x = leaf({5, 6}), weights = leaf({5, 2}), bias = leaf({4, 3});
-    const Tensor weight = transposed ? leaf({4, 6, 3}) : leaf({4, 3, 6});
-    const auto [rows, ends, order] = dispatch_tokens(x, index, 4);
-    EXPECT_TRUE(torch::equal(ends, torch::tensor({3, 3, 7, 9}, torch::kInt32)));
-    EXPECT_TRUE(torch::equal(order, torch::tensor({0, 3, 7, 1, 2, 5, 8, 6, 9, 4})));
-    const Tensor y = combine_tokens(expert_linear(rows, weight, bias, ends, transposed), weights, order);
-    std::vector<Tensor> expected;
-    for (std::int64_t token = 0; token < 5; ++token) {
-      Tensor sum = torch::zeros({3}, torch::kFloat64);
-      for (std::int64_t slot = 0; slot < 2; ++slot) {
-        const auto expert = index[token][slot].item<std::int64_t>();
-        if (expert == 4) continue;
-        const Tensor matrix = transposed ? weight[expert].t() : weight[expert];
-        sum = sum + (torch::mv(matrix, x[token]) + bias[expert]) * weights[token][slot];
+  for (const auto& [dtype, tolerance] : {std::pair{torch::kFloat64, 1e-12}, {torch::kFloat32, 2e-6}, {torch::kBFloat16, 1e-2}}) {
+    for (const bool transposed : {false, true}) {
+      const auto leaf = [type = dtype](std::vector<std::int64_t> shape) { return torch::randn(shape).to(type).requires_grad_(); };
+      const Tensor x = leaf({5, 600}), weights = leaf({5, 2}), bias = leaf({4, 513});
+      const Tensor weight = transposed ? leaf({4, 600, 513}) : leaf({4, 513, 600});
+      const auto [rows, ends, order] = dispatch_tokens(x, index, 4);
+      EXPECT_TRUE(torch::equal(ends, torch::tensor({3, 3, 7, 9}, torch::kInt32)));
+      EXPECT_TRUE(torch::equal(order, torch::tensor({0, 3, 7, 1, 2, 5, 8, 6, 9, 4})));
+      const Tensor y = combine_tokens(expert_linear(rows, weight, bias, ends, transposed), weights, order);
+      std::vector<Tensor> wide;
+      for (const Tensor& one : {x, weight, bias, weights}) wide.push_back(one.detach().to(torch::kFloat64).requires_grad_());
+      std::vector<Tensor> expected;
+      for (std::int64_t token = 0; token < 5; ++token) {
+        Tensor sum = torch::zeros({513}, torch::kFloat64);
+        for (std::int64_t slot = 0; slot < 2; ++slot) {
+          const auto expert = index[token][slot].item<std::int64_t>();
+          if (expert == 4) continue;
+          const Tensor matrix = transposed ? wide[1][expert].t() : wide[1][expert];
+          sum = sum + (torch::mv(matrix, wide[0][token]) + wide[2][expert]) * wide[3][token][slot];
+        }
+        expected.push_back(sum);
       }
-      expected.push_back(sum);
+      EXPECT_LE(relative_difference(y, torch::stack(expected)), tolerance);
+      const Tensor upstream = torch::randn({5, 513}).to(dtype);
+      const auto ours = torch::autograd::grad({y}, {x, weight, bias, weights}, {upstream});
+      const auto theirs = torch::autograd::grad({torch::stack(expected)}, wide, {upstream.to(torch::kFloat64)});
+      for (std::size_t i = 0; i < wide.size(); ++i) EXPECT_LE(relative_difference(ours[i], theirs[i]), tolerance) << i;
     }
-    EXPECT_LE(relative_difference(y, torch::stack(expected)), 1e-12);
-    const Tensor upstream = torch::randn({5, 3}, torch::kFloat64);
-    const std::vector<Tensor> leaves{x, weight, bias, weights};
-    const auto ours = torch::autograd::grad({y}, leaves, {upstream});
-    const auto theirs = torch::autograd::grad({torch::stack(expected)}, leaves, {upstream});
-    for (std::size_t i = 0; i < leaves.size(); ++i) EXPECT_LE(relative_difference(ours[i], theirs[i]), 1e-12);
   }
+}
+
+// Weights in fp32 for rows in bf16, as some routers give them: LibTorch's rules of types.
+TEST(GraphExperts, WeightsOfAnotherDtypeGiveTheirs) {
+  torch::manual_seed(5);
+  const Tensor rows = torch::randn({6, 4}).to(torch::kBFloat16), weights = torch::rand({3, 2});
+  const Tensor order = torch::tensor({4, 0, 2, 5, 1, 3});
+  const Tensor y = combine_tokens(rows, weights, order);
+  EXPECT_EQ(y.scalar_type(), torch::kFloat32);
+  const Tensor flat = torch::zeros({6, 4}).index_copy(0, order, rows.to(torch::kFloat32)) * weights.view({6, 1});
+  EXPECT_LE(relative_difference(y, flat.view({3, 2, 4}).sum(1)), 1e-6);
 }
 
 TEST(GraphExperts, WithoutTokensGiveZerosOrNothing) {

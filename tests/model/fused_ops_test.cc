@@ -94,6 +94,25 @@ TEST_P(FusedOps, Geglu) {
   expect_near(up.grad(), wide_up.grad(), tolerance());
 }
 
+// Rows longer and shorter than what a thread takes at a time.
+TEST_P(FusedOps, GatesOfHalvesAreThoseOfTwoTensors) {
+  torch::manual_seed(7);
+  for (const auto& shape : {std::vector<std::int64_t>{2, 3, 2 * 17}, {3, 2 * 20011}, {0, 2 * 4}, {2 * 5}}) {
+    for (const auto& [joined_op, op] : {std::pair{&swiglu_of_halves, &swiglu}, std::pair{&geglu_of_halves, &geglu}}) {
+      const torch::Tensor joined = random(shape, 3).requires_grad_();
+      const torch::Tensor y = joined_op(joined);
+      const torch::Tensor upstream = torch::randn(y.sizes()).to(GetParam());
+      y.backward(upstream);
+      const torch::Tensor other = joined.detach().clone().requires_grad_();
+      const auto halves = other.chunk(2, -1);
+      const torch::Tensor expected = op(halves[0], halves[1]);
+      expected.backward(upstream);
+      EXPECT_TRUE(torch::equal(y, expected));
+      EXPECT_TRUE(torch::equal(joined.grad(), other.grad()));
+    }
+  }
+}
+
 TEST_P(FusedOps, GegluAtTheEndsOfTheRange) {
   const torch::Tensor gate = torch::tensor({-1e4f, -20.0f, 0.0f, 20.0f, 1e4f}).to(GetParam()).requires_grad_();
   const torch::Tensor y = geglu(gate, torch::ones_like(gate));

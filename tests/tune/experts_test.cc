@@ -75,6 +75,28 @@ struct Mixture {
 
 const Sampler kMixtureSampler(SamplerKind::kStrata, Mixture::kSamples, Mixture::kBatch, 42, 0);
 
+// Weights to be filled. Those of one expert that are tuned alike lie below each other, as the tuner has them: the products of
+// such layers are one, with other roundings in bf16.
+void give_empty_weights(Block& block, const BlockSchemes& schemes, bool below_each_other) {
+  std::vector<Linear>& layers = block.linears();
+  for (std::size_t first = 0; first < layers.size();) {
+    std::size_t last = first + 1;
+    const auto is_like_first = [&](std::size_t i) {
+      return layers[i].expert >= 0 && layers[i].expert == layers[first].expert && schemes[i] == schemes[first] &&
+             layers[i].weight.size(1) == layers[first].weight.size(1);
+    };
+    while (below_each_other && last < layers.size() && is_like_first(last)) ++last;
+    std::int64_t rows = 0, row = 0;
+    for (std::size_t i = first; i < last; ++i) rows += layers[i].weight.size(0);
+    const Tensor all = torch::empty({rows, layers[first].weight.size(1)}, layers[first].weight.options());
+    for (; first < last; ++first) {
+      const std::int64_t own = layers[first].weight.size(0);
+      if (schemes[first]) layers[first].weight = all.narrow(0, row, own).detach().requires_grad_();
+      row += own;
+    }
+  }
+}
+
 // Each layer with parameters and an optimizer of its own.
 TunedBlock tune_one_by_one(const Mixture& mixture, const ExpertsCase& c) {
   Block block = mixture.make();
@@ -87,6 +109,7 @@ TunedBlock tune_one_by_one(const Mixture& mixture, const ExpertsCase& c) {
   std::vector<RoundingParameters> parameters(n);
   std::vector<std::unique_ptr<RoundingOptimizer>> optimizers(n);
   std::vector<Tensor> gradients(n);
+  give_empty_weights(block, schemes, c.optimizer == OptimizerKind::kSignRound && c.momentum == 0);
   for (std::size_t i = 0; i < n; ++i) {
     if (!schemes[i]) continue;
     const Tensor& weight = mixture.weights.weights[i];
@@ -95,7 +118,6 @@ TunedBlock tune_one_by_one(const Mixture& mixture, const ExpertsCase& c) {
     if (c.search) search_scales(weight, parameters[i], *schemes[i], mixture.importance[i]);
     optimizers[i] = make_optimizer(c.optimizer, c.momentum);
     gradients[i] = torch::zeros(weight.sizes());
-    block.linears()[i].weight = torch::empty_like(block.linears()[i].weight).requires_grad_();
     block.linears()[i].take_gradient = [&gradients, i](const Tensor& gradient) { gradients[i].copy_(gradient); };
   }
   TunedBlock out;

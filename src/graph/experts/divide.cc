@@ -29,7 +29,8 @@ constexpr std::array kRowByRow = {
     std::string_view("aten::sub.Tensor"), std::string_view("aten::div.Tensor"),  std::string_view("aten::neg"),
     std::string_view("aten::clamp"),      std::string_view("aten::to.dtype"),    std::string_view("aten::pow.Tensor_Scalar"),
     std::string_view("aten::square"),     std::string_view("fused::swiglu"),     std::string_view("fused::geglu"),
-    std::string_view("fused::gelu"),      std::string_view("fused::rms_norm")};
+    std::string_view("fused::gelu"),      std::string_view("fused::rms_norm"),
+    std::string_view("fused::swiglu_of_halves"), std::string_view("fused::geglu_of_halves")};
 // The same if they work along the last dimension: the place of that argument.
 struct AlongLast {
   std::string_view op;

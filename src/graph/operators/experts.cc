@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "graph/operators/library.h"
+#include "model/forward/expert_rows.h"
 
 namespace roundtable {
 
@@ -14,7 +15,7 @@ std::tuple<Tensor, Tensor, Tensor> dispatch_tokens(const Tensor& x, const Tensor
   TORCH_CHECK(x.dim() == 2 && index.dim() == 2 && x.size(0) == index.size(0) && index.size(1) > 0 && experts > 0,
               "x must be [N, H] and index [N, K]");
   const auto [ids, order] = index.reshape(-1).sort(/*stable=*/true, 0, /*descending=*/false);
-  const Tensor rows = x.index_select(0, order.floor_divide(index.size(1)));
+  const Tensor rows = rows_of_tokens(x, order, index.size(1));
   const Tensor all = torch::arange(experts, ids.options());
   return {rows, torch::searchsorted(ids, all, /*out_int32=*/true, /*right=*/true), order};
 }
@@ -57,9 +58,7 @@ Tensor combine_tokens(const Tensor& rows, const Tensor& weights, const Tensor& o
   TORCH_CHECK(rows.dim() == 2 && weights.dim() == 2 && order.dim() == 1 && order.size(0) == rows.size(0) &&
                   weights.numel() == rows.size(0),
               "rows must be [N * K, H], weights [N, K] and order [N * K]");
-  const Tensor place = torch::empty_like(order).scatter_(0, order, torch::arange(order.size(0), order.options()));
-  const Tensor weighted = rows.index_select(0, place) * weights.reshape({-1, 1});
-  return weighted.view({weights.size(0), weights.size(1), rows.size(1)}).sum(1);
+  return tokens_of_rows(rows, weights, order);
 }
 
 std::tuple<Tensor, Tensor> rows_to_owners(const Tensor& rows, const Tensor& ends) { return {rows, ends}; }

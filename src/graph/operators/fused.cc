@@ -67,4 +67,18 @@ Tensor fused_geglu(const Tensor& gate, const Tensor& up) {
   return serves_gate(gate, up) ? geglu(gate, up) : torch::gelu(gate, "tanh") * up;
 }
 
+Tensor fused_swiglu_of_halves(const Tensor& joined) {
+  if (has_kernel(joined) && joined.dim() > 0 && joined.size(-1) % 2 == 0) return swiglu_of_halves(joined);
+  const auto halves = joined.chunk(2, -1);
+  TORCH_CHECK(halves.size() == 2, "there must be a gate and a second half");
+  return torch::silu(halves[0]) * halves[1];
+}
+
+Tensor fused_geglu_of_halves(const Tensor& joined) {
+  if (has_kernel(joined) && joined.dim() > 0 && joined.size(-1) % 2 == 0) return geglu_of_halves(joined);
+  const auto halves = joined.chunk(2, -1);
+  TORCH_CHECK(halves.size() == 2, "there must be a gate and a second half");
+  return torch::gelu(halves[0], "tanh") * halves[1];
+}
+
 }  // namespace roundtable

@@ -28,6 +28,8 @@ void register_operators() {
         .def("swiglu(Tensor gate, Tensor up) -> Tensor", &fused_swiglu)
         .def("gelu(Tensor x) -> Tensor", &fused_gelu)
         .def("geglu(Tensor gate, Tensor up) -> Tensor", &fused_geglu)
+        .def("swiglu_of_halves(Tensor joined) -> Tensor", &fused_swiglu_of_halves)
+        .def("geglu_of_halves(Tensor joined) -> Tensor", &fused_geglu_of_halves)
         .def("to_owners(Tensor rows, Tensor ends) -> (Tensor, Tensor)", &rows_to_owners)
         .def("from_owners(Tensor rows, Tensor ends) -> Tensor", &rows_from_owners);
     return made;

@@ -49,6 +49,9 @@ torch::Tensor fused_swiglu(const torch::Tensor& gate, const torch::Tensor& up);
 torch::Tensor fused_gelu(const torch::Tensor& x);
 // gelu(gate, "tanh") * up
 torch::Tensor fused_geglu(const torch::Tensor& gate, const torch::Tensor& up);
+// The same two of joined.chunk(2, -1) = gate, up.
+torch::Tensor fused_swiglu_of_halves(const torch::Tensor& joined);
+torch::Tensor fused_geglu_of_halves(const torch::Tensor& joined);
 
 // Rows to the ranks that hold their experts, with the ends of the rows there, and back (experts/divide.h). These are
 // what one rank alone does: nothing. Where ranks divide the experts, a block's ProductHooks do it.

@@ -5,6 +5,10 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>
 
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
 #include "base/error.h"
 #include "base/simd/bf16_bits.h"
 #include "base/simd/exp_inline.h"
@@ -118,29 +122,69 @@ void lone_gelu_backward(const torch::Tensor& x, const torch::Tensor& dy, torch::
   });
 }
 
-template <class T, Activation kGate>
-void forward_all(const torch::Tensor& gate, const torch::Tensor& up, torch::Tensor& y) {
-  const auto* g = static_cast<const T*>(gate.const_data_ptr());
-  const auto* u = static_cast<const T*>(up.const_data_ptr());
-  auto* out = static_cast<T*>(y.data_ptr());
-  at::parallel_for(0, gate.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    const auto range = kGate == Activation::kSilu ? forward_range<T> : gelu_forward_range<T>;
-    range(g + begin, u + begin, end - begin, out + begin);
+// Rows of `width` numbers that begin `stride` numbers after each other.
+template <class T>
+struct Rows {
+  T* data;
+  std::int64_t width;
+  std::int64_t stride;
+
+  T* at(std::int64_t number) const { return data + number / width * stride + number % width; }
+};
+
+template <class T, class Tensor>
+Rows<T> whole(Tensor& tensor) {
+  const std::int64_t n = std::max<std::int64_t>(1, tensor.numel());
+  if constexpr (std::is_const_v<T>) return {static_cast<T*>(tensor.const_data_ptr()), n, n};
+  if constexpr (!std::is_const_v<T>) return {static_cast<T*>(tensor.data_ptr()), n, n};
+}
+
+// The left or the right half of each row of a contiguous tensor.
+template <class T, class Tensor>
+Rows<T> half(Tensor& joined, bool right) {
+  const std::int64_t width = joined.size(-1) / 2;
+  T* const data = whole<T>(joined).data;
+  return {right ? data + width : data, width, 2 * width};
+}
+
+// Calls body(first number, how many) for numbers that lie one behind the other in the rows of `width`, in parallel.
+template <class Body>
+void for_each_run(std::int64_t numbers, std::int64_t width, const Body& body) {
+  at::parallel_for(0, numbers, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end;) {
+      const std::int64_t n = std::min(end - i, width - i % width);
+      body(i, n);
+      i += n;
+    }
   });
 }
 
 template <class T, Activation kGate>
-void backward_all(const torch::Tensor& gate, const torch::Tensor& up, const torch::Tensor& dy, torch::Tensor& dgate,
-                  torch::Tensor& dup) {
-  const auto* g = static_cast<const T*>(gate.const_data_ptr());
-  const auto* u = static_cast<const T*>(up.const_data_ptr());
-  const auto* d = static_cast<const T*>(dy.const_data_ptr());
-  auto* dg = static_cast<T*>(dgate.data_ptr());
-  auto* du = static_cast<T*>(dup.data_ptr());
-  at::parallel_for(0, gate.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    const auto range = kGate == Activation::kSilu ? backward_range<T> : gelu_backward_range<T>;
-    range(g + begin, u + begin, d + begin, end - begin, dg + begin, du + begin);
+void forward_all(Rows<const T> gate, Rows<const T> up, torch::Tensor& y) {
+  auto* out = static_cast<T*>(y.data_ptr());
+  for_each_run(y.numel(), gate.width, [&](std::int64_t i, std::int64_t n) {
+    const auto range = kGate == Activation::kSilu ? forward_range<T> : gelu_forward_range<T>;
+    range(gate.at(i), up.at(i), n, out + i);
   });
+}
+
+template <class T, Activation kGate>
+void backward_all(Rows<const T> gate, Rows<const T> up, const torch::Tensor& dy, Rows<T> dgate, Rows<T> dup) {
+  const auto* d = static_cast<const T*>(dy.const_data_ptr());
+  for_each_run(dy.numel(), gate.width, [&](std::int64_t i, std::int64_t n) {
+    const auto range = kGate == Activation::kSilu ? backward_range<T> : gelu_backward_range<T>;
+    range(gate.at(i), up.at(i), d + i, n, dgate.at(i), dup.at(i));
+  });
+}
+
+// Calls body(a number of the type that holds the tensor's numbers).
+template <class Body>
+void with_bits(const torch::Tensor& tensor, const Body& body) {
+  if (tensor.scalar_type() == torch::kBFloat16) {
+    body(std::uint16_t{});
+  } else {
+    body(float{});
+  }
 }
 
 template <Activation kGate>
@@ -149,8 +193,10 @@ struct FusedGate : public torch::autograd::Function<FusedGate<kGate>> {
     const torch::Tensor gate = gate_in.contiguous();
     const torch::Tensor up = up_in.contiguous();
     torch::Tensor y = torch::empty_like(gate);
-    const bool bf16 = gate.scalar_type() == torch::kBFloat16;
-    (bf16 ? forward_all<std::uint16_t, kGate> : forward_all<float, kGate>)(gate, up, y);
+    with_bits(y, [&](auto bits) {
+      using T = decltype(bits);
+      forward_all<T, kGate>(whole<const T>(gate), whole<const T>(up), y);
+    });
     context->save_for_backward({gate, up});
     return y;
   }
@@ -159,10 +205,40 @@ struct FusedGate : public torch::autograd::Function<FusedGate<kGate>> {
     const auto saved = context->get_saved_variables();
     torch::Tensor dgate = torch::empty_like(saved[0]);
     torch::Tensor dup = torch::empty_like(saved[1]);
-    const bool bf16 = dgate.scalar_type() == torch::kBFloat16;
-    (bf16 ? backward_all<std::uint16_t, kGate> : backward_all<float, kGate>)(saved[0], saved[1],
-                                                                             grad_outputs[0].contiguous(), dgate, dup);
+    with_bits(dgate, [&](auto bits) {
+      using T = decltype(bits);
+      backward_all<T, kGate>(whole<const T>(saved[0]), whole<const T>(saved[1]), grad_outputs[0].contiguous(),
+                             whole<T>(dgate), whole<T>(dup));
+    });
     return {dgate, dup};
+  }
+};
+
+// Where gate and up are one tensor, neither they nor their gradients are copied.
+template <Activation kGate>
+struct JoinedGate : public torch::autograd::Function<JoinedGate<kGate>> {
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& joined_in) {
+    const torch::Tensor joined = joined_in.contiguous();
+    std::vector<std::int64_t> shape = joined.sizes().vec();
+    shape.back() /= 2;
+    torch::Tensor y = torch::empty(shape, joined.options());
+    with_bits(y, [&](auto bits) {
+      using T = decltype(bits);
+      forward_all<T, kGate>(half<const T>(joined, false), half<const T>(joined, true), y);
+    });
+    context->save_for_backward({joined});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grad_outputs) {
+    const torch::Tensor joined = context->get_saved_variables()[0];
+    torch::Tensor gradient = torch::empty_like(joined);
+    with_bits(joined, [&](auto bits) {
+      using T = decltype(bits);
+      backward_all<T, kGate>(half<const T>(joined, false), half<const T>(joined, true), grad_outputs[0].contiguous(),
+                             half<T>(gradient, false), half<T>(gradient, true));
+    });
+    return {gradient};
   }
 };
 
@@ -201,6 +277,20 @@ torch::Tensor geglu(const torch::Tensor& gate, const torch::Tensor& up) {
   RT_CHECK(gate.sizes() == up.sizes() && gate.scalar_type() == up.scalar_type());
   if (!gate.is_cpu()) return torch::gelu(gate, "tanh") * up;
   return FusedGate<Activation::kGeluTanh>::apply(gate, up);
+}
+
+torch::Tensor swiglu_of_halves(const torch::Tensor& joined) {
+  RT_CHECK(joined.dim() > 0 && joined.size(-1) % 2 == 0);
+  if (joined.is_cpu()) return JoinedGate<Activation::kSilu>::apply(joined);
+  const auto halves = joined.chunk(2, -1);
+  return torch::silu(halves[0]) * halves[1];
+}
+
+torch::Tensor geglu_of_halves(const torch::Tensor& joined) {
+  RT_CHECK(joined.dim() > 0 && joined.size(-1) % 2 == 0);
+  if (joined.is_cpu()) return JoinedGate<Activation::kGeluTanh>::apply(joined);
+  const auto halves = joined.chunk(2, -1);
+  return torch::gelu(halves[0], "tanh") * halves[1];
 }
 
 }  // namespace roundtable

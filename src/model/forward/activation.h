@@ -15,4 +15,8 @@ torch::Tensor gelu_tanh(const torch::Tensor& x);
 // gelu(gate, "tanh") * up, in the same way. fp32 or bf16 on a CPU.
 torch::Tensor geglu(const torch::Tensor& gate, const torch::Tensor& up);
 
+// The same for joined [.., 2 W] = [gate, up] -> [.., W].
+torch::Tensor swiglu_of_halves(const torch::Tensor& joined);
+torch::Tensor geglu_of_halves(const torch::Tensor& joined);
+
 }  // namespace roundtable

@@ -11,10 +11,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <utility>
 
 #include "base/error.h"
 #include "model/forward/grouped_mm.h"
+#include "model/load/stacked_rows.h"
 
 namespace roundtable {
 namespace {
@@ -22,29 +24,76 @@ namespace {
 using torch::Tensor;
 using torch::autograd::variable_list;
 
+// Layers whose weights lie one below the other are one matrix, and one product.
+struct Piece {
+  std::size_t first = 0, count = 0;  // of the layers
+  Tensor weight;                     // without autograd
+  Tensor bias;
+};
+
 // An expert that has rows.
 struct Part {
   std::int64_t begin = 0, end = 0;
   std::vector<const Linear*> layers;
-  std::vector<Tensor> weights;  // of the layers, without autograd
+  std::vector<Piece> pieces;
   Tensor order;
+  // The rows that its products have: its own, and others around them.
+  std::int64_t window_begin = 0, window_end = 0;
 
   std::int64_t size() const { return end - begin; }
+  bool is_exact() const { return window_begin == begin && window_end == end; }
   Tensor rows_of(const Tensor& all) const { return all.narrow(0, begin, size()); }
+  Tensor window_of(const Tensor& all) const { return all.narrow(0, window_begin, window_end - window_begin); }
+  // Of a tensor with the window's rows, this expert's.
+  Tensor own_of(const Tensor& window) const { return window.narrow(0, begin - window_begin, size()); }
 };
 
-std::vector<Part> parts_of(const std::vector<ExpertLayers>& experts, const std::vector<std::int64_t>& ends) {
+std::vector<Piece> pieces_of(const std::vector<const Linear*>& layers) {
+  std::vector<Piece> pieces;
+  for (std::size_t first = 0; first < layers.size();) {
+    std::vector<Tensor> weights{layers[first]->weight.detach()};
+    std::size_t last = first + 1;
+    for (; last < layers.size() && !layers[first]->bias.defined() && !layers[last]->bias.defined(); ++last) {
+      weights.push_back(layers[last]->weight.detach());
+      if (are_stacked(weights)) continue;
+      weights.pop_back();
+      break;
+    }
+    pieces.push_back({first, last - first, last == first + 1 ? weights[0] : stacked(weights), layers[first]->bias});
+    first = last;
+  }
+  return pieces;
+}
+
+// oneDNN makes code for each shape of a product, for longer than a small product takes, and keeps it. Each step has
+// other numbers of rows; with these steps between them there are few, for 2 % more work. The rows that come in addition
+// are neighbours', whose results are dropped. Products in fp32 are not oneDNN's.
+void widen_windows(std::vector<Part>& parts, const Tensor& rows) {
+  if (!rows.is_cpu() || rows.scalar_type() == torch::kFloat32 || rows.scalar_type() == torch::kFloat64) return;
+  constexpr std::int64_t kLeastStep = 16, kStepsPerOctave = 16;
+  for (Part& part : parts) {
+    const auto octave = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(part.size())));
+    const std::int64_t step = std::max(kLeastStep, octave / kStepsPerOctave);
+    const std::int64_t wanted = (part.size() + step - 1) / step * step;
+    if (wanted > rows.size(0)) continue;
+    part.window_begin = std::min(part.begin, rows.size(0) - wanted);
+    part.window_end = part.window_begin + wanted;
+  }
+}
+
+std::vector<Part> parts_of(const Tensor& rows, const std::vector<ExpertLayers>& experts,
+                           const std::vector<std::int64_t>& ends) {
   RT_CHECK(experts.size() == ends.size());
   std::vector<Part> parts;
   std::int64_t begin = 0;
   for (std::size_t e = 0; e < experts.size(); ++e) {
     if (ends[e] > begin) {
-      Part part{begin, ends[e], experts[e].side_by_side, {}, experts[e].order};
-      for (const Linear* layer : part.layers) part.weights.push_back(layer->weight.detach());
-      parts.push_back(std::move(part));
+      const std::vector<const Linear*>& layers = experts[e].side_by_side;
+      parts.push_back({begin, ends[e], layers, pieces_of(layers), experts[e].order, begin, ends[e]});
     }
     begin = ends[e];
   }
+  widen_windows(parts, rows);
   return parts;
 }
 
@@ -74,26 +123,27 @@ void for_each_part(const std::vector<Part>& parts, bool in_parallel, const Body&
   });
 }
 
-void multiply(const Linear& layer, const Tensor& weight, const Tensor& x, Tensor y) {
-  if (layer.bias.defined()) {
-    torch::addmm_out(y, layer.bias, x, weight.t());
-  } else {
-    torch::mm_out(y, x, weight.t());
-  }
+Tensor product_of(const Piece& piece, const Tensor& x) {
+  return piece.bias.defined() ? torch::addmm(piece.bias, x, piece.weight.t()) : torch::mm(x, piece.weight.t());
 }
 
-// The product of one expert.
-void run_forward(const Part& part, const Tensor& x, Tensor y, const LinearObserver& observe) {
-  Tensor joined = part.order.defined() ? torch::empty_like(y) : y;
+// The product of one expert, from all rows into its own ones of `y`.
+void run_forward(const Part& part, const Tensor& rows, const Tensor& y, const LinearObserver& observe) {
+  Tensor to = part.rows_of(y);
+  const Tensor joined = part.order.defined() ? torch::empty_like(to) : to;
   std::int64_t column = 0;
-  for (std::size_t i = 0; i < part.layers.size(); ++i) {
-    const std::int64_t out = part.weights[i].size(0);
-    const Tensor own = joined.narrow(1, column, out);
-    multiply(*part.layers[i], part.weights[i], x, own);
-    if (observe) observe(*part.layers[i], x, own);
-    column += out;
+  for (const Piece& piece : part.pieces) {
+    const Tensor own = part.own_of(product_of(piece, part.window_of(rows)));
+    joined.narrow(1, column, own.size(1)).copy_(own);
+    column += own.size(1);
+    std::int64_t first = 0;
+    for (std::size_t i = piece.first; observe && i < piece.first + piece.count; ++i) {
+      const std::int64_t out = part.layers[i]->weight.size(0);
+      observe(*part.layers[i], part.rows_of(rows), own.narrow(1, first, out));
+      first += out;
+    }
   }
-  if (part.order.defined()) torch::index_select_out(y, joined, 1, part.order);
+  if (part.order.defined()) torch::index_select_out(to, joined, 1, part.order);
 }
 
 class GroupedLinearBackward final : public torch::autograd::Node {
@@ -125,9 +175,7 @@ class GroupedLinearBackward final : public torch::autograd::Node {
       const std::int64_t end = parts_.empty() ? 0 : parts_.back().end;
       results[0].narrow(0, end, rows_.size(0) - end).zero_();
     }
-    for_each_part(parts_, dy.is_cpu(), [&](const Part& part) {
-      run(part, part.rows_of(dy), results[0].defined() ? part.rows_of(results[0]) : Tensor());
-    });
+    for_each_part(parts_, dy.is_cpu(), [&](const Part& part) { run(part, dy, results[0]); });
     for (const Part& part : parts_) {
       for (const Linear* layer : part.layers) {
         if (layer->take_gradient && layer->gradient_taken) layer->gradient_taken();
@@ -145,21 +193,44 @@ class GroupedLinearBackward final : public torch::autograd::Node {
   std::string name() const override { return "GroupedLinearBackward"; }
 
  private:
-  void run(const Part& part, const Tensor& dy, Tensor dx) const {
-    const Tensor x = part.rows_of(rows_);
-    const Tensor joined = in_layer_order(part, dy);
+  // From all rows of `dy` into the expert's own ones of `dx`, where that is defined.
+  void run(const Part& part, const Tensor& dy, const Tensor& dx) const {
+    const Tensor x = part.window_of(rows_);
+    const Tensor joined = in_layer_order(part, part.rows_of(dy));
+    Tensor sum;
     std::int64_t column = 0;
-    for (std::size_t i = 0; i < part.layers.size(); ++i) {
-      const std::int64_t out = part.weights[i].size(0);
-      const Tensor own = joined.narrow(1, column, out);
-      column += out;
-      if (part.layers[i]->take_gradient) part.layers[i]->take_gradient(torch::mm(own.t(), x));
+    for (const Piece& piece : part.pieces) {
+      const Tensor own = with_zeros_around(part, joined.narrow(1, column, piece.weight.size(0)));
+      column += own.size(1);
+      give_gradients(part, piece, own, x);
       if (!dx.defined()) continue;
-      if (i == 0) {
-        torch::mm_out(dx, own, part.weights[i]);
-      } else {
-        dx.add_(torch::mm(own, part.weights[i]));
-      }
+      const Tensor one = torch::mm(own, piece.weight);
+      sum = sum.defined() ? sum.add_(one) : one;
+    }
+    if (dx.defined()) part.rows_of(dx).copy_(part.own_of(sum));
+  }
+
+  // `own` with the window's rows. The rows that are not the expert's add nothing to a gradient of its weights.
+  static Tensor with_zeros_around(const Part& part, const Tensor& own) {
+    if (part.is_exact()) return own;
+    Tensor window = torch::empty({part.window_end - part.window_begin, own.size(1)}, own.options());
+    part.own_of(window).copy_(own);
+    window.narrow(0, 0, part.begin - part.window_begin).zero_();
+    const std::int64_t end = part.end - part.window_begin;
+    window.narrow(0, end, window.size(0) - end).zero_();
+    return window;
+  }
+
+  static void give_gradients(const Part& part, const Piece& piece, const Tensor& dy, const Tensor& x) {
+    const auto first = part.layers.begin() + static_cast<std::ptrdiff_t>(piece.first);
+    const auto last = first + static_cast<std::ptrdiff_t>(piece.count);
+    if (std::none_of(first, last, [](const Linear* layer) { return static_cast<bool>(layer->take_gradient); })) return;
+    const Tensor gradient = torch::mm(dy.t(), x);
+    std::int64_t row = 0;
+    for (auto layer = first; layer != last; ++layer) {
+      const std::int64_t out = (*layer)->weight.size(0);
+      if ((*layer)->take_gradient) (*layer)->take_gradient(gradient.narrow(0, row, out));
+      row += out;
     }
   }
 
@@ -171,8 +242,8 @@ class GroupedLinearBackward final : public torch::autograd::Node {
     const auto [place, layer] = plain_[i];
     const Part& part = parts_[place];
     std::int64_t column = 0;
-    for (std::size_t before = 0; before < layer; ++before) column += part.weights[before].size(0);
-    const Tensor own = in_layer_order(part, part.rows_of(dy)).narrow(1, column, part.weights[layer].size(0));
+    for (std::size_t before = 0; before < layer; ++before) column += part.layers[before]->weight.size(0);
+    const Tensor own = in_layer_order(part, part.rows_of(dy)).narrow(1, column, part.layers[layer]->weight.size(0));
     return torch::mm(own.t(), part.rows_of(rows_));
   }
 
@@ -197,7 +268,7 @@ Tensor grouped_linear(const Tensor& rows, const std::vector<ExpertLayers>& exper
   if (!observe && ends_there.defined() && rows.size(0) > 0 && has_grouped_mm(rows)) {
     if (const auto y = grouped_mm_linear(rows, experts, ends, ends_there)) return *y;
   }
-  std::vector<Part> parts = parts_of(experts, ends);
+  std::vector<Part> parts = parts_of(rows, experts, ends);
   std::int64_t out = 0;
   for (const Linear* layer : experts.front().side_by_side) out += layer->weight.size(0);
   const Tensor x = rows.detach();
@@ -208,7 +279,7 @@ Tensor grouped_linear(const Tensor& rows, const std::vector<ExpertLayers>& exper
     const std::int64_t end = parts.empty() ? 0 : parts.back().end;
     y.narrow(0, end, x.size(0) - end).zero_();
     for_each_part(parts, x.is_cpu() && !observe,
-                  [&](const Part& part) { run_forward(part, part.rows_of(x), part.rows_of(y), observe); });
+                  [&](const Part& part) { run_forward(part, x, y, observe); });
   }
   if (!asks_for_gradients(rows, parts)) return y;
   const auto node = c10::make_intrusive<GroupedLinearBackward>(x, std::move(parts));
