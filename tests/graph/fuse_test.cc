@@ -90,7 +90,7 @@ TEST_P(Fuse, GatedActivations) {
 // Halves that are not gate and up in this order, or not along the last dimension, are two tensors.
 TEST_P(Fuse, GatesOfOtherHalves) {
   const json last = json::array({2, -1}), first = json::array({2, 1}), three = json::array({4, -1});
-  for (const auto& [cut, pieces, gate, up] : {std::tuple{last, 2, 1, 0}, {last, 2, 0, 0}, {first, 2, 0, 1}, {three, 4, 0, 1}}) {
+  for (const auto& [cut, pieces, gate, up] : {std::tuple{last, 2, 1, 0}, {last, 2, 0, 0}, {last, 2, 1, 1}, {first, 2, 0, 1}, {three, 4, 0, 1}}) {
     PartBuilder kind(GetParam());
     const auto parts = kind.call_all("aten::chunk", {kind.input("hidden"), cut[0], cut[1]}, static_cast<std::size_t>(pieces));
     const json act = kind.call("aten::silu", {parts[static_cast<std::size_t>(gate)]});

@@ -120,6 +120,7 @@ class GroupedLinear : public ::testing::TestWithParam<GroupedCase> {
     return GetParam().ends[e] > (e == 0 ? 0 : GetParam().ends[e - 1]);
   }
 
+  std::mutex mutex_;
   std::vector<Linear> layers_;
   std::vector<ExpertLayers> experts_;
   Tensor rows_, upstream_;
@@ -205,6 +206,34 @@ TEST_P(GroupedLinear, ObserversSeeEachLayerWithRows) {
     if (has_rows(i)) expected.push_back(layers_[i].name);
   }
   EXPECT_EQ(seen, expected);
+}
+
+// Whether ranks divide experts or not, an expert's numbers have the same bits.
+TEST_P(GroupedLinear, AnExpertsBitsDoNotDependOnTheOthers) {
+  std::map<std::string, Tensor> all, alone;
+  const auto run = [&](std::map<std::string, Tensor>& taken, const Tensor& rows, const std::vector<ExpertLayers>& experts,
+                       const std::vector<std::int64_t>& ends, const Tensor& upstream) {
+    for (Linear& layer : layers_) layer.take_gradient = [&](const Tensor& gradient) {
+      const std::scoped_lock lock(mutex_);
+      taken[layer.name] = gradient.clone();
+    };
+    const Tensor leaf = rows.detach().requires_grad_();
+    const Tensor y = grouped_linear(leaf, experts, ends);
+    if (y.requires_grad()) y.backward(upstream);
+    return std::pair{y.detach(), leaf.grad()};
+  };
+  const auto& ends = GetParam().ends;
+  const auto [y, dx] = run(all, rows_, experts_, ends, upstream_);
+  for (std::size_t e = 0; e < ends.size(); ++e) {
+    const std::int64_t begin = e == 0 ? 0 : ends[e - 1], size = ends[e] - begin;
+    if (size == 0) continue;
+    const auto own = [&](const Tensor& tensor) { return tensor.narrow(0, begin, size); };
+    const auto [y_alone, dx_alone] = run(alone, own(rows_), {experts_[e]}, {size}, own(upstream_));
+    EXPECT_TRUE(torch::equal(y_alone, own(y)));
+    EXPECT_TRUE(torch::equal(dx_alone, own(dx)));
+  }
+  ASSERT_EQ(all.size(), alone.size());
+  for (const auto& [name, gradient] : all) EXPECT_TRUE(torch::equal(gradient, alone.at(name))) << name;
 }
 
 // As on a device that has the kernel. LibTorch has the operator on a CPU, too.

@@ -37,15 +37,15 @@ struct Part {
   std::vector<const Linear*> layers;
   std::vector<Piece> pieces;
   Tensor order;
-  // The rows that its products have: its own, and others around them.
-  std::int64_t window_begin = 0, window_end = 0;
+  std::int64_t window = 0;  // rows of its products: its own, and some behind them
 
   std::int64_t size() const { return end - begin; }
-  bool is_exact() const { return window_begin == begin && window_end == end; }
   Tensor rows_of(const Tensor& all) const { return all.narrow(0, begin, size()); }
-  Tensor window_of(const Tensor& all) const { return all.narrow(0, window_begin, window_end - window_begin); }
-  // Of a tensor with the window's rows, this expert's.
-  Tensor own_of(const Tensor& window) const { return window.narrow(0, begin - window_begin, size()); }
+  Tensor window_of(const Tensor& all) const {
+    if (begin + window <= all.size(0)) return all.narrow(0, begin, window);
+    return torch::constant_pad_nd(rows_of(all), {0, 0, 0, window - size()});
+  }
+  Tensor own_of(const Tensor& in_window) const { return in_window.narrow(0, 0, size()); }
 };
 
 std::vector<Piece> pieces_of(const std::vector<const Linear*>& layers) {
@@ -66,19 +66,14 @@ std::vector<Piece> pieces_of(const std::vector<const Linear*>& layers) {
 }
 
 // oneDNN makes code for each shape of a product, for longer than a small product takes, and keeps it. Each step has
-// other numbers of rows; with these steps between them there are few, for 2 % more work. The rows that come in addition
-// are neighbours', whose results are dropped. Products in fp32 are not oneDNN's.
-void widen_windows(std::vector<Part>& parts, const Tensor& rows) {
-  if (!rows.is_cpu() || rows.scalar_type() == torch::kFloat32 || rows.scalar_type() == torch::kFloat64) return;
+// other numbers of rows; rounded up there are few, for 2 % more work. The rows that come in addition are those behind,
+// whose results are dropped: what an expert gives does not depend on who else is here. Products in fp32 are not oneDNN's.
+std::int64_t window_for(std::int64_t size, const Tensor& rows) {
+  if (!rows.is_cpu() || rows.scalar_type() == torch::kFloat32 || rows.scalar_type() == torch::kFloat64) return size;
   constexpr std::int64_t kLeastStep = 16, kStepsPerOctave = 16;
-  for (Part& part : parts) {
-    const auto octave = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(part.size())));
-    const std::int64_t step = std::max(kLeastStep, octave / kStepsPerOctave);
-    const std::int64_t wanted = (part.size() + step - 1) / step * step;
-    if (wanted > rows.size(0)) continue;
-    part.window_begin = std::min(part.begin, rows.size(0) - wanted);
-    part.window_end = part.window_begin + wanted;
-  }
+  const auto octave = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(size)));
+  const std::int64_t step = std::max(kLeastStep, octave / kStepsPerOctave);
+  return (size + step - 1) / step * step;
 }
 
 std::vector<Part> parts_of(const Tensor& rows, const std::vector<ExpertLayers>& experts,
@@ -89,11 +84,11 @@ std::vector<Part> parts_of(const Tensor& rows, const std::vector<ExpertLayers>& 
   for (std::size_t e = 0; e < experts.size(); ++e) {
     if (ends[e] > begin) {
       const std::vector<const Linear*>& layers = experts[e].side_by_side;
-      parts.push_back({begin, ends[e], layers, pieces_of(layers), experts[e].order, begin, ends[e]});
+      const std::int64_t window = window_for(ends[e] - begin, rows);
+      parts.push_back({begin, ends[e], layers, pieces_of(layers), experts[e].order, window});
     }
     begin = ends[e];
   }
-  widen_windows(parts, rows);
   return parts;
 }
 
@@ -200,7 +195,7 @@ class GroupedLinearBackward final : public torch::autograd::Node {
     Tensor sum;
     std::int64_t column = 0;
     for (const Piece& piece : part.pieces) {
-      const Tensor own = with_zeros_around(part, joined.narrow(1, column, piece.weight.size(0)));
+      const Tensor own = with_zeros_behind(part, joined.narrow(1, column, piece.weight.size(0)));
       column += own.size(1);
       give_gradients(part, piece, own, x);
       if (!dx.defined()) continue;
@@ -211,14 +206,8 @@ class GroupedLinearBackward final : public torch::autograd::Node {
   }
 
   // `own` with the window's rows. The rows that are not the expert's add nothing to a gradient of its weights.
-  static Tensor with_zeros_around(const Part& part, const Tensor& own) {
-    if (part.is_exact()) return own;
-    Tensor window = torch::empty({part.window_end - part.window_begin, own.size(1)}, own.options());
-    part.own_of(window).copy_(own);
-    window.narrow(0, 0, part.begin - part.window_begin).zero_();
-    const std::int64_t end = part.end - part.window_begin;
-    window.narrow(0, end, window.size(0) - end).zero_();
-    return window;
+  static Tensor with_zeros_behind(const Part& part, const Tensor& own) {
+    return part.window == part.size() ? own : torch::constant_pad_nd(own, {0, 0, 0, part.window - part.size()});
   }
 
   static void give_gradients(const Part& part, const Piece& piece, const Tensor& dy, const Tensor& x) {
