@@ -55,7 +55,7 @@ if [ -z "${ROUNDTABLE_VENV:-}" ] && ! "$venv/bin/python" -c 'import tensorboardX
   "$venv/bin/pip" install -q tensorboardX==2.6.5
 fi
 
-if [ "$want_peer" = 1 ] && [ ! -e "$peer_venv/.complete" ]; then
+make_peer() {
   say "environment of auto-round in $peer_venv"
   make_venv "$peer_venv"
   layer "$peer_venv" "$venv"
@@ -63,15 +63,29 @@ if [ "$want_peer" = 1 ] && [ ! -e "$peer_venv/.complete" ]; then
   BUILD_CUDA_EXT=0 "$peer_venv/bin/pip" install -q --no-deps --no-build-isolation --target "$peer_venv/gptqmodel" \
     -r "$root/launch/requirements-gptqmodel.txt"
   touch "$peer_venv/.complete"
-fi
+}
 
-if [ "$want_slurm" = 1 ] && [ ! -e "$lint_venv/.complete" ]; then
+make_lint() {
   make_venv "$lint_venv"
   "$lint_venv/bin/pip" install -q -r "$root/launch/requirements-lint.txt"
   touch "$lint_venv/.complete"
-fi
+}
+
+# These are made while the program is built, which does not need them.
+others=()
+[ "$want_peer" = 0 ] || [ -e "$peer_venv/.complete" ] || { make_peer & others+=($!); }
+[ "$want_slurm" = 0 ] || [ -e "$lint_venv/.complete" ] || { make_lint & others+=($!); }
+wait_for_others() {
+  local other
+  for other in ${others[@]+"${others[@]}"}; do
+    wait "$other" || die "an environment could not be made: its reason is above; run the same command again"
+  done
+  others=()
+}
+trap 'kill ${others[@]+"${others[@]}"} 2>/dev/null || true' EXIT
 
 if [ "$want_lm_eval" = 1 ] && [ ! -e "$lm_eval_venv/.complete" ]; then
+  wait_for_others
   say "environment of lm-evaluation-harness in $lm_eval_venv"
   make_venv "$lm_eval_venv"
   layer "$lm_eval_venv" "$peer_venv" "$venv"
@@ -79,7 +93,10 @@ if [ "$want_lm_eval" = 1 ] && [ ! -e "$lm_eval_venv/.complete" ]; then
   touch "$lm_eval_venv/.complete"
 fi
 
-[ "$want_build" = 1 ] || exit 0
+if [ "$want_build" = 0 ]; then
+  wait_for_others
+  exit 0
+fi
 say "building in $build"
 launchers=()
 command -v ccache >/dev/null && launchers=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
@@ -89,3 +106,4 @@ cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_UNITY_B
   -DROUNDTABLE_LINTERS="$lint_venv/bin" >"$build.log" 2>&1 \
   || { tail -30 "$build.log"; die "cmake failed; the whole log is $build.log"; }
 cmake --build "$build"
+wait_for_others

@@ -111,41 +111,34 @@ class FamilyCase(program.Case):
         _, logits = self.theirs(load(plain))
         self.assertLess(relative(self.eval(output), logits), FP32_BOUND, "logits of the quantized model")
 
-    def hold(self, family, **changes):
-        name = f"{family}-{len(list(self.folder.iterdir()))}"
-        # bf16 numbers, so that both precisions start from the same weights.
-        path = tiny_model.make_model(self.folder / name, family, dtype=torch.bfloat16,
-                                     num_hidden_layers=N_BLOCKS, **changes)
-        model = load(path)
-        self.hold_fp32(path, self.folder / f"{name}-fp32", model)
-        self.hold_bf16(path, self.folder / f"{name}-bf16", model,
-                       median_distance if family in ("mixtral", "qwen3_moe") else distance)
-        return path
+    def make(self, family, **changes):
+        """bf16 numbers, so that both precisions start from the same weights."""
+        path = tiny_model.make_model(self.folder / f"{family}-{len(list(self.folder.iterdir()))}", family,
+                                     dtype=torch.bfloat16, num_hidden_layers=N_BLOCKS, **changes)
+        return path, load(path)
 
 
 class FamiliesTest(FamilyCase):
-    def test_qwen3(self):
-        self.hold("qwen3")
+    """models_test.py compares the logits of all types in fp32."""
 
-    def test_phi3(self):
-        self.hold("phi3")
+    def test_what_enters_each_block(self):
+        for family, changes in (("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+                                ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
+                                ("qwen2", {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 2})):
+            with self.subTest(family):
+                path, model = self.make(family, **changes)
+                self.hold_fp32(path, self.folder / f"{path.name}-fp32", model)
+                if family == "gpt2":
+                    self.check_names_without_prefix(path)
 
-    def test_gemma2(self):
-        self.hold("gemma2")
-
-    def test_gemma3(self):
-        self.hold("gemma3")
-
-    def test_opt(self):
-        self.hold("opt")
-
-    def test_opt_350m(self):
-        """Norms behind the sums, and embeddings of another width."""
-        self.hold("opt", do_layer_norm_before=False, word_embed_proj_dim=32)
-
-    def test_gpt2(self):
-        path = self.hold("gpt2", scale_attn_by_inverse_layer_idx=True)
-        self.check_names_without_prefix(path)
+    def test_in_bf16(self):
+        """Each of our kernels is in one of these."""
+        for family, changes in (("llama", {"tie_word_embeddings": True}), ("gemma3", {}), ("phi3", {}), ("gpt2", {}),
+                                ("mixtral", {})):
+            with self.subTest(family):
+                path, model = self.make(family, **changes)
+                self.hold_bf16(path, self.folder / f"{path.name}-bf16", model,
+                               median_distance if family == "mixtral" else distance)
 
     def check_names_without_prefix(self, path):
         """GPT-2's own checkpoint, saved from the model without its head: no prefix, and causal masks beside."""
@@ -159,23 +152,6 @@ class FamiliesTest(FamilyCase):
         self.assertTrue(torch.equal(self.eval(bare), self.eval(path)))
         self.quantize(bare, self.folder / "gpt2-bare-w4")
         self.hold_quantized(bare, self.folder / "gpt2-bare-w4", conv1d=True)
-
-    def test_gpt_neox(self):
-        self.hold("gpt_neox")
-
-    def test_gpt_neox_in_sequence(self):
-        self.hold("gpt_neox", use_parallel_residual=False, hidden_act="gelu_fast")
-
-    def test_mixtral(self):
-        self.hold("mixtral")
-
-    def test_qwen3_moe(self):
-        self.hold("qwen3_moe")
-
-    def test_llama_and_its_like(self):
-        self.hold("llama", tie_word_embeddings=True)
-        self.hold("mistral")
-        self.hold("qwen2", use_sliding_window=True, sliding_window=12, max_window_layers=2)
 
     def test_a_stored_head_of_a_tied_model(self):
         """It goes to the output, whose config.json no longer ties it: some readers would take the embedding."""
