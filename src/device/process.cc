@@ -6,53 +6,50 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include <algorithm>
 #include <fstream>
 #include <string>
 #include <vector>
 
-#include "base/sample_range.h"
+#include "device/cores.h"
 
 namespace roundtable {
 namespace {
 
-std::vector<int> cores_of(const cpu_set_t& set) {
-  std::vector<int> cores;
-  for (int core = 0; core < CPU_SETSIZE; ++core) {
-    if (CPU_ISSET(core, &set)) cores.push_back(core);
+std::vector<int> cpus_of(const cpu_set_t& set) {
+  std::vector<int> cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
   }
-  return cores;
+  return cpus;
 }
 
-// The cores that the operating system's own limits (cpuset, Slurm's cgroup) leave this process, whatever it is bound
+// The CPUs that the operating system's own limits (cpuset, Slurm's cgroup) leave this process, whatever it is bound
 // to at the moment: the kernel cuts an all-ones mask down to them. The old binding is put back.
-std::vector<int> allowed_cores() {
-  cpu_set_t bound;
-  CPU_ZERO(&bound);
-  if (sched_getaffinity(0, sizeof(bound), &bound) != 0) return {};
+std::vector<int> allowed_cpus(const cpu_set_t& bound) {
   cpu_set_t all;
-  for (int core = 0; core < CPU_SETSIZE; ++core) CPU_SET(core, &all);
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) CPU_SET(cpu, &all);
   cpu_set_t allowed = bound;
   if (sched_setaffinity(0, sizeof(all), &all) == 0) sched_getaffinity(0, sizeof(allowed), &allowed);
   sched_setaffinity(0, sizeof(bound), &bound);
-  return cores_of(allowed);
+  return cpus_of(allowed);
 }
 
 }  // namespace
 
 int set_threads(std::int64_t wanted, int rank_in_node, int ranks_in_node) {
-  const std::vector<int> cores = allowed_cores();
   cpu_set_t bound;
   CPU_ZERO(&bound);
-  sched_getaffinity(0, sizeof(bound), &bound);
-  const SampleRange share = part_of(static_cast<std::int64_t>(cores.size()), ranks_in_node, rank_in_node);
-  if (CPU_COUNT(&bound) < share.size()) {
+  Placement placement;
+  if (sched_getaffinity(0, sizeof(bound), &bound) == 0) {
+    placement = place_rank(cores_of(allowed_cpus(bound)), cores_of(cpus_of(bound)), rank_in_node, ranks_in_node);
+  }
+  if (!placement.cpus.empty()) {
     cpu_set_t mine;
     CPU_ZERO(&mine);
-    for (std::int64_t i = share.begin; i < share.end; ++i) CPU_SET(cores[static_cast<std::size_t>(i)], &mine);
+    for (const int cpu : placement.cpus) CPU_SET(cpu, &mine);
     sched_setaffinity(0, sizeof(mine), &mine);
   }
-  const int threads = static_cast<int>(wanted > 0 ? wanted : std::max<std::int64_t>(1, share.size()));
+  const int threads = wanted > 0 ? static_cast<int>(wanted) : placement.threads;
   at::set_num_threads(threads);
   return threads;
 }

@@ -5,9 +5,8 @@
 
 namespace roundtable {
 
-// Sets this process's threads and cores: `wanted` threads, or a fair share of the cores that this rank's node gives
-// the job. Widens a binding to fewer cores than that share (Open MPI's default pins a rank to one core, which starves
-// OpenMP) and leaves wider ones. Returns the number of threads.
+// Sets this process's threads and cores: `wanted` threads (0: those of its placement), on the cores of place_rank() of
+// cores.h. Returns the number of threads.
 int set_threads(std::int64_t wanted, int rank_in_node, int ranks_in_node);
 
 // Tells the C library to keep freed blocks of up to 32 MB: activations of each step come and go, and pages that are
