@@ -5,9 +5,11 @@
 
 #include <iostream>
 
+#include "base/activity.h"
 #include "base/error.h"
 #include "comm/agree.h"
 #include "comm/nccl/nccl.h"
+#include "commands/rank_devices.h"
 #include "data/token_set.h"
 #include "device/device.h"
 #include "device/process.h"
@@ -17,14 +19,23 @@
 namespace roundtable {
 namespace {
 
-// The device of this rank by parallel.backend: `auto` takes CUDA where LibTorch finds a device.
-torch::Device choose_device(const ParallelSection& section, int rank_in_node) {
+// The device of this rank by parallel.backend: `auto` takes CUDA where LibTorch finds a device. All ranks have one of the
+// same kind. Collective.
+torch::Device choose_device(const ParallelSection& section, MpiCommunicator& world, int rank_in_node) {
+  RankDevice mine{host_name(), false, "this build has no NCCL"};
   std::optional<torch::Device> found;
-  if (section.backend != Backend::kMpi && nccl_available()) found = cuda_device_of(rank_in_node);
-  if (section.backend == Backend::kNccl && !found) {
-    throw bad_input("parallel.backend", "'nccl' needs a CUDA device and a build with NCCL, and there is none here",
-                    "use 'auto' or 'mpi'");
+  if (section.backend != Backend::kMpi && nccl_available()) {
+    found = cuda_device_of(rank_in_node);
+    mine.is_cuda = found.has_value();
+    mine.reason = found ? "" : why_no_cuda_device();
   }
+  check_devices(world, mine);
+  run_on_all(world, [&] {
+    if (section.backend != Backend::kNccl || found) return;
+    throw bad_input("parallel.backend",
+                    fmt::format("'nccl' needs a CUDA device and a build with NCCL, and there is none here: {}", mine.reason),
+                    "use 'auto' or 'mpi'");
+  });
   return found.value_or(torch::kCPU);
 }
 
@@ -76,15 +87,14 @@ World world_of(MpiCommunicator& world) {
 
 void check_backend(const Config& config, MpiCommunicator& world) {
   const auto node = world.split_by_node();
-  run_on_all(world, [&] { choose_device(config.parallel, node->rank()); });
+  choose_device(config.parallel, world, node->rank());
 }
 
 RankContext make_rank_context(const Config& config, int shards, int expert_parts, MpiCommunicator& world) {
   const auto node = world.split_by_node();
   keep_freed_memory();
   set_threads(config.parallel.threads, node->rank(), node->size());
-  torch::Device device = torch::kCPU;
-  run_on_all(world, [&] { device = choose_device(config.parallel, node->rank()); });
+  const torch::Device device = choose_device(config.parallel, world, node->rank());
   RankGrid grid(world, shards);
   std::unique_ptr<DeviceCommunicator> device_group = device_communicator(grid, device);
   const ExpertPart part = expert_parts > 1 ? ExpertPart{grid.shard(), expert_parts} : ExpertPart{};

@@ -3,6 +3,7 @@
 
 #include <torch/cuda.h>
 #ifdef ROUNDTABLE_CUDA
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 #endif
 
@@ -14,6 +15,20 @@ std::optional<c10::Device> cuda_device_of(int rank_in_node) {
   if (!torch::cuda::is_available()) return std::nullopt;
   const int devices = static_cast<int>(torch::cuda::device_count());
   return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(rank_in_node % devices));
+}
+
+std::string why_no_cuda_device() {
+#ifdef ROUNDTABLE_CUDA
+  try {
+    c10::cuda::device_count_ensure_non_zero();
+  } catch (const std::exception& error) {
+    const std::string text = error.what();
+    return text.substr(0, text.find('\n'));
+  }
+  return "LibTorch finds one now, but it did not before";
+#else
+  return "this build has no CUDA";
+#endif
 }
 
 Stream current_stream(const c10::Device& device) {
