@@ -120,7 +120,22 @@ def tiles(run):
     ranks, groups, shards = (whole(start.get(k)) for k in ("ranks", "groups", "shards"))
     if ranks and groups and shards:
         found.append(tile("ranks", str(ranks), f"{counted(groups, 'group')} x {counted(shards, 'shard')}"))
+    moved = table(summary.get("bytes_per_step"))
+    parts = [f"{human_bytes(size)} {what}" for what, size in (("all-reduce", number(moved.get("all_reduce"))),
+                                                              ("all-to-all", number(moved.get("all_to_all")))) if size]
+    if parts:
+        found.append(tile("traffic", " + ".join(parts), "per rank and step of a block"))
     return '<div class="tiles">' + "".join(found) + "</div>"
+
+
+def few_tokens(block, few):
+    """What is known of experts that saw fewer tokens than tuning.min_expert_tokens; empty where all saw enough."""
+    least, experts, calibration, added, tuning = (
+        number(few.get(key)) for key in ("least", "experts", "in_calibration", "tokens_added", "in_tuning"))
+    if None in (least, experts, calibration, added, tuning) or calibration + tuning == 0:
+        return ""
+    return (f"block {block}: of {experts:.0f} experts, {calibration:.0f} saw fewer than {least:.0f} tokens in calibration, "
+            f"where the search of scales showed them {added:.0f} others; {tuning:.0f} in the steps of tuning")
 
 
 def warnings(run):
@@ -132,10 +147,13 @@ def warnings(run):
     for block, record in run.blocks.items():
         if idle := texts(record.get("experts_without_tokens")):
             found.append(f"block {block}: no token of the tuning steps reached {', '.join(idle)}: rounded to nearest")
+        few = table(record.get("experts_with_few_tokens"))
+        if few:
+            found.append(few_tokens(block, few))
     stuck = [b for b, r in run.blocks.items() if len(numbers(r.get("losses"))) > 1 and r.get("best_iteration") == 0]
     if stuck:
         found.append(f"no step lowered the loss of block {', '.join(map(str, stuck))}: rounded to nearest")
-    return "<ul>" + "".join(f"<li>{html.escape(w)}</li>" for w in found) + "</ul>" if found else ""
+    return "<ul>" + "".join(f"<li>{html.escape(w)}</li>" for w in found if w) + "</ul>" if any(found) else ""
 
 
 def losses(run):

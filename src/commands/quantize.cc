@@ -182,6 +182,7 @@ class QuantizeRun {
     summary.perplexity = perplexity_;
     if (!is_root()) return summary;
     summary.experts_without_tokens = experts_without_tokens();
+    summarize_blocks(summary);
     summary.bytes = sizes();
     write_cards();
     events_->append(event::Summary{summary});
@@ -226,6 +227,21 @@ class QuantizeRun {
       }
     }
     return names;
+  }
+
+  // Of the figures of all blocks. On rank 0.
+  void summarize_blocks(RunSummary& summary) const {
+    const auto blocks = static_cast<double>(state_->blocks_on_record().size());
+    const auto add = [&](std::optional<double>& mean, const std::optional<double>& one) {
+      if (one) mean = mean.value_or(0) + *one / blocks;
+    };
+    for (const auto& [block, record] : state_->blocks_on_record()) {
+      add(summary.bytes_per_step.all_reduce, record->bytes_per_step.all_reduce);
+      add(summary.bytes_per_step.all_to_all, record->bytes_per_step.all_to_all);
+      if (!record->experts_with_few_tokens) continue;
+      if (!summary.experts_with_few_tokens) summary.experts_with_few_tokens.emplace();
+      *summary.experts_with_few_tokens += *record->experts_with_few_tokens;
+    }
   }
 
   // On rank 0: what is done when the run leaves, for `reason`.

@@ -4,7 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <optional>
+#include <string>
 
 #include "base/text.h"
 
@@ -21,6 +24,18 @@ std::string sizes_after(const WeightSizes& sizes) {
   return text;
 }
 
+// "1.2 MB of gradients in the all-reduce, 3.4 MB of tokens in the all-to-all"; empty for a group of one rank.
+std::string traffic_text(const StepBytes& bytes) {
+  std::string text;
+  const auto add = [&](const std::optional<double>& moved, const char* what) {
+    if (!moved) return;
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", human_bytes(std::llround(*moved)), what);
+  };
+  add(bytes.all_reduce, "of gradients in the all-reduce");
+  add(bytes.all_to_all, "of tokens in the all-to-all");
+  return text;
+}
+
 }  // namespace
 
 void print_summary(const RunSummary& summary) {
@@ -31,6 +46,13 @@ void print_summary(const RunSummary& summary) {
   fmt::print("size         {} -> {}\n", human_bytes(summary.bytes.before), sizes_after(summary.bytes));
   if (const std::size_t idle = summary.experts_without_tokens.size(); idle > 0) {
     fmt::print("experts      {} saw no token and are rounded to nearest (their names: --json, events.jsonl)\n", idle);
+  }
+  if (const auto& few = summary.experts_with_few_tokens; few && few->in_calibration + few->in_tuning > 0) {
+    fmt::print("experts      of {}, {} saw fewer than {} tokens in calibration, {} in the steps of tuning\n", few->experts,
+               few->in_calibration, few->least, few->in_tuning);
+  }
+  if (const std::string traffic = traffic_text(summary.bytes_per_step); !traffic.empty()) {
+    fmt::print("traffic      {} per rank and step\n", traffic);
   }
   std::string times;
   for (const char* name : {"plan", "calibrate", "tune", "assemble", "prove", "formats", "evaluate"}) {

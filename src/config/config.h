@@ -162,6 +162,7 @@ struct TuningSection {
   OptimizerKind optimizer = OptimizerKind::kSignRound;
   double momentum = 0;
   InitScale init_scale = InitScale::kSearch;
+  std::int64_t min_expert_tokens = 0;
   bool use_quant_input = true;
   bool enable_minmax_tuning = true;
   bool not_use_mse = false;
@@ -200,6 +201,10 @@ struct TuningSection {
       "where scales start: at the least error of rounding to nearest, weighed by each layer's inputs, or at 1 "
       "(AutoRound)",
       choice<InitScale>());
+    v("min_expert_tokens", min_expert_tokens, kChangesResult,
+      "for the search of scales, an expert that fewer tokens of the calibration set choose is shown others, and the run "
+      "says so; 0: none",
+      whole_from(0, kMaxSamples));
     v("use_quant_input", use_quant_input, kChangesResult,
       "inside a stage, a block's input is the quantized output of the blocks before it", true_or_false());
     v("enable_minmax_tuning", enable_minmax_tuning, kChangesResult, "tune the scales too", true_or_false());

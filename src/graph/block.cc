@@ -91,6 +91,10 @@ class Block::Products : public ProductHooks {
     return multiply_rows(experts, x.flatten(0, 1), even, {}).unflatten(0, {x.size(0), x.size(1)});
   }
 
+  torch::Tensor choices(const torch::Tensor& index, std::int64_t experts) override {
+    return block_.chooser_ && !idle_ ? block_.chooser_(index, experts) : index;
+  }
+
   void dispatched(const torch::Tensor& ends) override {
     if (idle_) return;
     const std::vector<std::int64_t>& all = on_host(ends, ends.size(0), std::numeric_limits<std::int64_t>::max());

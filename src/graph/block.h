@@ -87,6 +87,11 @@ class Block {
   using Observer = std::function<void(const Linear&, const torch::Tensor& x, const torch::Tensor& y)>;
   void set_observer(Observer observer) { observer_ = std::move(observer); }
 
+  // Changes the experts that tokens have chosen, [tokens, choices], on their way into each dispatch of forward();
+  // empty for none. A choice that is no expert's number is nobody's.
+  using Chooser = std::function<torch::Tensor(const torch::Tensor& index, std::int64_t experts)>;
+  void set_chooser(Chooser chooser) { chooser_ = std::move(chooser); }
+
   // The layers that are quantized unless the config says otherwise, in the order in which forward() comes to them,
   // expert after expert. Weights may be replaced by others of the same shape. All stay where they are while the block
   // lives. Where ranks divide the experts, the weights of layers that another rank holds are undefined.
@@ -123,6 +128,7 @@ class Block {
   std::vector<Linear> fixed_;                             // parts of the same weights that are never quantized
   std::map<const Product*, std::vector<Layers>> layers_;  // by expert
   Observer observer_;
+  Chooser chooser_;
   mutable std::vector<std::int64_t> expert_tokens_;
 };
 

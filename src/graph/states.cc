@@ -69,11 +69,11 @@ std::int64_t most_samples(const Block& block, std::int64_t n) {
   return most;
 }
 
-// Calls pass(first) for each micro-batch, and takes part in those of other ranks. Returns what came of the last of these.
+// Calls pass(first) for each micro-batch of this rank's n samples, and takes part in those of other ranks. Returns what
+// came of the last of these. `states` has the shapes.
 template <class Pass>
-States for_passes(const Block& block, const States& states, std::int64_t width, const Pass& pass) {
+States for_passes(const Block& block, const States& states, std::int64_t n, std::int64_t width, const Pass& pass) {
   const ExpertExchange* exchange = block.exchange();
-  const std::int64_t n = states.size();
   const std::int64_t most = most_samples(block, n);
   States nothing = states;
   for (std::int64_t first = 0; first < most; first += width) {
@@ -98,7 +98,7 @@ States run_block(const Block& block, const States& states, std::int64_t micro_ba
   const std::int64_t width = micro_batch > 0 ? micro_batch : kDefaultMicroBatch;
   States out = states;
   out.hidden = torch::empty_like(states.hidden);
-  const States nothing = for_passes(block, states, width, [&](std::int64_t first) {
+  const States nothing = for_passes(block, states, n, width, [&](std::int64_t first) {
     States part = states.narrow(first, std::min(width, n - first)).to(block.device());
     const torch::Tensor hidden = block.forward(part.hidden, part.side);
     out.hidden.narrow(0, first, hidden.size(0)).copy_(hidden);
@@ -112,6 +112,17 @@ States run_block(const Block& block, const States& states, std::int64_t micro_ba
     if (found != nothing.side.carried.end()) out.side.carried[name] = found->second.to(states.hidden.device());
   }
   return out;
+}
+
+void pass_samples(const Block& block, const States& states, const std::vector<std::int64_t>& places,
+                  const std::function<void(std::int64_t place)>& before) {
+  const torch::NoGradGuard no_gradients;
+  for_passes(block, states, std::ssize(places), 1, [&](std::int64_t i) {
+    const std::int64_t place = places[static_cast<std::size_t>(i)];
+    before(place);
+    States sample = states.narrow(place, 1).to(block.device());
+    block.forward(sample.hidden, sample.side);
+  });
 }
 
 }  // namespace roundtable

@@ -5,6 +5,8 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <functional>
+#include <vector>
 
 #include "graph/block.h"
 
@@ -31,5 +33,10 @@ struct States {
 // the block's device or on the host. What the block gives is in it, and everything that was carried before. Where ranks
 // divide its experts, this is collective over them; each may have another number of samples, or none.
 States run_block(const Block& block, const States& states, std::int64_t micro_batch);
+
+// Runs `block` over some samples of `states`, one per pass, for what the block's observer sees: the results are lost.
+// before(place) is called ahead of each of `places`. Collective as run_block() is.
+void pass_samples(const Block& block, const States& states, const std::vector<std::int64_t>& places,
+                  const std::function<void(std::int64_t place)>& before);
 
 }  // namespace roundtable

@@ -77,7 +77,13 @@ std::string settings_rows(const Config& config, const Plan& plan) {
   if (plan.head)
     rows += fmt::format("| {} | {}, rounded to nearest |\n", plan.model.head_layer(), scheme_text(*plan.head));
   for (const std::string& reason : plan.float_reasons) rows += fmt::format("| 16 bits | {} |\n", reason);
-  if (t.init_scale == InitScale::kSearch) rows += "| scales | from a search, weighed by the layers' inputs |\n";
+  if (t.init_scale == InitScale::kSearch) {
+    rows += "| scales | from a search, weighed by the layers' inputs";
+    if (t.min_expert_tokens > 0 && plan.quantizes_experts()) {
+      rows += fmt::format(", with at least {} tokens for each expert", t.min_expert_tokens);
+    }
+    rows += " |\n";
+  }
   if (t.iters == 0) return rows + "| rounding | to nearest |\n";
   rows += fmt::format("| tuning | {}, {} iterations a block, {} samples a step |\n", word_of(t.optimizer), t.iters,
                       plan.batch);

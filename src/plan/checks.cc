@@ -107,6 +107,16 @@ void check_votes(const Config& config, const Plan& plan) {
                   "choose fewer parallel.shards, or bf16");
 }
 
+// More tokens than there are can reach no expert.
+void check_expert_tokens(const Config& config) {
+  const std::int64_t least = config.tuning.min_expert_tokens;
+  const std::int64_t all = config.calibration.n_samples * config.calibration.seqlen;
+  if (least <= all) return;
+  throw bad_input("tuning.min_expert_tokens",
+                  fmt::format("{} is more than the {} tokens of calibration.n_samples * calibration.seqlen", least, all),
+                  "lower it, or calibrate with more samples");
+}
+
 void check_stages(const Config& config, const Plan& plan) {
   if (!config.tuning.use_quant_input || config.parallel.stages <= plan.model.n_blocks()) return;
   throw bad_input("parallel.stages", fmt::format("{} stages are more than the model's {} blocks",
@@ -272,6 +282,7 @@ void check_settings(const Config& config, const Plan& plan) {
   check_experts(config, plan);
   check_memory(config, plan);
   check_votes(config, plan);
+  check_expert_tokens(config);
   check_stages(config, plan);
   check_optimizer(config);
   check_samples(config, plan);

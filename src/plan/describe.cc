@@ -98,6 +98,9 @@ std::string describe(const Plan& plan, const Config& config) {
                              source_of_stages(config, plan)));
   line("steps", fmt::format("{} iterations per block, {} samples per step of {} tokens", config.tuning.iters,
                             plan.batch, config.calibration.seqlen));
+  if (config.tuning.min_expert_tokens > 0 && plan.quantizes_experts()) {
+    line("experts", fmt::format("at least {} tokens for the search of scales of each", config.tuning.min_expert_tokens));
+  }
   const Forecast& f = plan.forecast;
   line("memory", fmt::format("about {} per rank: {}", human_bytes(f.memory_bytes()), listed(f.memory)));
   line("disk", listed(f.disk) + "; " + place_of_boundaries(config, plan));

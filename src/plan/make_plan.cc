@@ -194,6 +194,16 @@ Forecast forecast_of(const Config& config, const Plan& plan, std::int64_t held_o
 
 }  // namespace
 
+bool Plan::quantizes_experts() const {
+  for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
+    const std::vector<LinearSpec>& linears = model.linears(block);
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      if (linears[i].expert >= 0 && schemes[static_cast<std::size_t>(block)][i]) return true;
+    }
+  }
+  return false;
+}
+
 std::int64_t Plan::files() const {
   auto count = static_cast<std::int64_t>(outside_files.size());
   for (std::int64_t block = 0; block < model.n_blocks(); ++block) count += files_of_block(block);

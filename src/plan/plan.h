@@ -52,6 +52,8 @@ struct Plan {
   // What the rank with shard `shard` of a group holds of the experts.
   ExpertPart expert_part(int shard) const { return expert_parts > 1 ? ExpertPart{shard, expert_parts} : ExpertPart{}; }
 
+  bool quantizes_experts() const;  // of any block
+
   // Files of the checkpoint that the groups write: those of each block, and those of what no block holds.
   std::int64_t files() const;
   // Of a block: one for each part of its experts. The first has all that is no expert's, too.

@@ -273,6 +273,18 @@ void warn_of_division(const Config& config, const Plan& plan, std::vector<std::s
                                  experts ? "a group is one rank" : "the model has no experts"));
 }
 
+void warn_of_few_tokens(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
+  if (config.tuning.min_expert_tokens == 0) return;
+  if (!plan.quantizes_experts()) {
+    warnings.push_back(fmt::format("tuning.min_expert_tokens changes nothing: {}",
+                                   experts_to_divide(plan.model) > 0 ? "no expert is quantized" : "the model has no experts"));
+  } else if (config.tuning.init_scale != InitScale::kSearch) {
+    warnings.push_back(fmt::format(
+        "tuning.min_expert_tokens changes nothing but the report: tuning.init_scale '{}' does not search scales",
+        word_of(config.tuning.init_scale)));
+  }
+}
+
 void warn_of_length(const Config& config, const Plan& plan, std::vector<std::string>& warnings) {
   const std::int64_t most = plan.model.graphs().max_positions;
   if (most == 0 || config.calibration.seqlen <= most) return;
@@ -293,6 +305,7 @@ std::vector<std::string> warnings_of(const Config& config, const Plan& plan) {
   warn_of_kept(plan, warnings);
   warn_of_stages(config, plan, warnings);
   warn_of_division(config, plan, warnings);
+  warn_of_few_tokens(config, plan, warnings);
   warn_of_length(config, plan, warnings);
   return warnings;
 }

@@ -15,6 +15,7 @@
 #include <variant>
 #include <vector>
 
+#include "rundir/block_figures.h"
 #include "rundir/run_summary.h"
 
 namespace roundtable {
@@ -28,32 +29,6 @@ struct BlockRange {
   void fields(Fields& f) {
     f("first", first);
     f("last", last);
-  }
-};
-
-// Relative error of one layer's output, rounded to nearest and tuned (tune/losses/layer_error.h).
-struct LayerErrorPair {
-  double nearest = 0;
-  double tuned = 0;
-
-  template <class Fields>
-  void fields(Fields& f) {
-    f("nearest", nearest);
-    f("tuned", tuned);
-  }
-};
-
-// What it took to sum a block's gradients over its group.
-struct ReductionTimes {
-  std::int64_t bytes = 0;        // sent per rank, over all steps
-  double seconds_under_way = 0;  // while at least one sum was in transit
-  double seconds_waiting = 0;    // of these: nothing was left to compute
-
-  template <class Fields>
-  void fields(Fields& f) {
-    f("bytes", bytes);
-    f("seconds_under_way", seconds_under_way);
-    f("seconds_waiting", seconds_waiting);
   }
 };
 
@@ -143,6 +118,8 @@ struct Block {
   double seconds = 0;       // of tuning
   double save_seconds = 0;  // the files were written, brought to the disk, read back and compared
   std::vector<std::string> experts_without_tokens;
+  std::optional<FewTokens> experts_with_few_tokens;  // none without tuning.min_expert_tokens, or without experts
+  StepBytes bytes_per_step;
 
   template <class Fields>
   void fields(Fields& f) {
@@ -155,6 +132,8 @@ struct Block {
     f("seconds", seconds);
     f("save_seconds", save_seconds);
     f("experts_without_tokens", experts_without_tokens);
+    f("experts_with_few_tokens", experts_with_few_tokens);
+    f("bytes_per_step", bytes_per_step);
   }
 };
 

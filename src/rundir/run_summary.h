@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "rundir/block_figures.h"
+
 namespace roundtable {
 
 // Perplexity of the model before and after, on the same held-out tokens.
@@ -44,6 +46,8 @@ struct RunSummary {
   std::map<std::string, std::vector<std::int64_t>> peak_bytes;  // by phase and rank: the largest resident set
   std::optional<PerplexityPair> perplexity;                     // with run.eval_tokens
   std::vector<std::string> experts_without_tokens;              // full names: they are rounded to nearest
+  std::optional<FewTokens> experts_with_few_tokens;             // the sums over all blocks
+  StepBytes bytes_per_step;                                     // in the mean of all blocks
   WeightSizes bytes;
 
   template <class Fields>
@@ -53,6 +57,8 @@ struct RunSummary {
     f("peak_bytes", peak_bytes);
     f("perplexity", perplexity);
     f("experts_without_tokens", experts_without_tokens);
+    f("experts_with_few_tokens", experts_with_few_tokens);
+    f("bytes_per_step", bytes_per_step);
     f("bytes", bytes);
   }
 };

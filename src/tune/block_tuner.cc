@@ -40,11 +40,13 @@ std::size_t BlockTuner::most_rows(std::int64_t iteration) const {
 }
 
 TunedBlock BlockTuner::tune() {
+  const std::int64_t before = exchanged_bytes();
   if (state_->empty() || settings_.iters == 0) {
     state_->keep();
   } else {
     run_iterations();
   }
+  tuned_.exchanged_bytes = exchanged_bytes() - before;
   tuned_.weights = state_->take_best();
   for (std::optional<QuantizedWeight>& weight : tuned_.weights) {
     if (weight) replace_zero_scales(*weight);
@@ -53,6 +55,10 @@ TunedBlock BlockTuner::tune() {
   state_.reset();  // gradients are of no use any more, and take memory
   set_weights();
   return std::move(tuned_);
+}
+
+std::int64_t BlockTuner::exchanged_bytes() const {
+  return chain_.exchange() == nullptr ? 0 : chain_.exchange()->figures.bytes;
 }
 
 // On a device the iterations are enqueued without waiting for their losses, except if an early stop depends on them.

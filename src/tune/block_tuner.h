@@ -36,6 +36,7 @@ class BlockTuner {
   torch::Tensor run_rows(const torch::Tensor& rows);
   void run_no_rows();
   std::size_t most_rows(std::int64_t iteration) const;
+  std::int64_t exchanged_bytes() const;
   void keep_integers(std::int64_t iteration);
   void learn(const std::optional<StepReport>& report);
   void note_loss(float loss);

@@ -66,6 +66,7 @@ struct TunedBlock {
   std::vector<float> losses;                            // of each iteration that was run, before its step, of all ranks
   std::int64_t best_iteration = 0;
   ReductionFigures reduction;  // all 0 with settings.reproducible
+  std::int64_t exchanged_bytes = 0;  // that this rank sent to the ranks of its tokens' experts and back
 
   float first_loss() const { return losses.empty() ? 0 : losses.front(); }
   float best_loss() const { return losses.empty() ? 0 : losses[static_cast<std::size_t>(best_iteration)]; }

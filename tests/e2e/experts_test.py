@@ -1,11 +1,12 @@
 """Experts divided over the ranks of a group, from end to end: the bytes of a run that divides nothing, kills between the
 files of a block's parts, traffic, evaluation, and what is refused."""
 
+import pathlib
 import re
 import unittest
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import program
 import tiny_model
@@ -38,13 +39,17 @@ class DividedExpertsTest(program.Case):
     def test_a_reproducible_run_has_the_same_bytes_on_any_number_of_ranks(self):
         for ranks in (1, 2, 4):
             self.succeed(self.command(f"same-{ranks}", "run.reproducible=true", f"parallel.shards={ranks}",
+                                      "tuning.min_expert_tokens=150",
                                       f"parallel.experts={'divided' if ranks > 1 else 'replicated'}"), ranks)
         for ranks in (2, 4):
             parts = [p.name for p in sorted((self.folder / f"same-{ranks}").glob("model-*.safetensors"))]
             self.assertEqual(len(parts), 2 * ranks + 1, parts)
             self.expect_equal_tensors(f"same-{ranks}", "same-1")
             for block, event in self.blocks("same-1").items():
-                self.assertEqual(self.blocks(f"same-{ranks}")[block]["losses"], event["losses"])
+                other = self.blocks(f"same-{ranks}")[block]
+                self.assertEqual(other["losses"], event["losses"])
+                self.assertEqual(other["experts_with_few_tokens"], event["experts_with_few_tokens"])
+                self.assertGreater(event["experts_with_few_tokens"]["tokens_added"], 0)
         # Another job on one rank reads the files of all parts.
         evaluation = program.write_config(self.folder / "eval.yaml", self.inputs | {
             "model.path": str(self.folder / "same-4"), "run.eval_tokens": str(self.folder / "tokens.safetensors")})
@@ -64,6 +69,49 @@ class DividedExpertsTest(program.Case):
         for part in parts:
             for name, gradient in part.items():
                 self.assertLess(((gradient - wanted[name]).norm() / wanted[name].norm()).item(), 1e-5, name)
+
+    def test_experts_that_no_token_chooses(self):
+        """All tokens have the same score for all experts, so that all choose the same two: the other six see no token,
+        and on two ranks exactly half of the rows leave their rank."""
+        folder = self.folder / "one-choice"
+        inputs = tiny_model.make_inputs(folder, family="qwen3_moe", num_experts=EXPERTS, num_hidden_layers=2)
+        weights = pathlib.Path(inputs["model.path"]) / "model.safetensors"
+        save_file({name: tensor * 0 if name.endswith("mlp.gate.weight") else tensor
+                   for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+        config = program.write_config(folder / "config.yaml", inputs | {
+            "tuning.iters": 4, "parallel.stages": 1, "parallel.shards": 2, "parallel.experts": "divided"})
+        chosen, hidden, least = 2, 64, 40
+        runs = {}
+        for name, settings in (("plain", ()), ("shown", (f"tuning.min_expert_tokens={least}",))):
+            result = self.succeed(program.quantize_command(config, self.folder / name, *settings), 2)
+            runs[name] = self.blocks(name), unpacked.load_all(self.folder / name), str(result)
+        blocks, tensors, text = runs["shown"]
+        idle = EXPERTS - chosen
+        self.assertIn(f"block 0: {idle} of {EXPERTS} experts saw fewer than {least} tokens in calibration; the search of "
+                      f"scales showed them {idle * least} others; {idle} saw fewer in the steps of tuning", text)
+        self.assertRegex(text, rf"(?m)^experts +of {2 * EXPERTS}, {2 * idle} saw fewer than {least} tokens")
+        self.assertRegex(text, r"(?m)^traffic .* of gradients in the all-reduce, .* of tokens in the all-to-all per rank")
+        named = set()
+        for number, block in blocks.items():
+            self.assertEqual(block["experts_with_few_tokens"], {
+                "least": least, "experts": EXPERTS, "in_calibration": idle, "tokens_added": idle * least, "left": 0,
+                "in_tuning": idle})
+            self.assertEqual(len(block["experts_without_tokens"]), idle)
+            named |= {f"model.layers.{number}.{expert}." for expert in block["experts_without_tokens"]}
+            # Of the rows of a step a half leaves its rank; there and back, forward and backward, in bf16.
+            rows = inputs["tuning.batch_size"] * inputs["calibration.seqlen"] * chosen // 2
+            self.assertEqual(block["bytes_per_step"]["all_to_all"], 4 * rows * hidden * 2 / 2)
+            self.assertEqual(block["bytes_per_step"]["all_reduce"], block["reduction"]["bytes"] / 4)
+        scales = [tensor for name, tensor in tensors.items() if name.endswith(".scales")]
+        self.assertTrue(all(bool(scale.isfinite().all()) and bool((scale != 0).all()) for scale in scales))
+        # The steps of tuning, the loss and all other layers know nothing of the tokens that were added.
+        plain, without, _ = runs["plain"]
+        changed = {name for name, tensor in tensors.items() if not torch.equal(tensor, without[name])}
+        self.assertTrue(changed)
+        self.assertEqual({name for name in changed if not any(name.startswith(expert) for expert in named)}, set())
+        for number, block in blocks.items():
+            self.assertEqual(block["losses"], plain[number]["losses"])
+            self.assertIsNone(plain[number]["experts_with_few_tokens"])
 
     def test_a_kill_between_the_parts_of_a_block(self):
         """The second part is slow in coming to the disk: when the first is there, the job is killed."""

@@ -216,5 +216,44 @@ TEST(Formats, AnAwqWordByHand) {
   EXPECT_EQ(static_cast<std::uint32_t>(tensors[0].tensor[0][0].item<std::int32_t>()), word);
 }
 
+// An expert that no token reaches starts from a search that weighs nothing, and keeps what rounding to nearest gives. Its
+// first output channel has no weights.
+TEST(Formats, TheScalesOfAnUnreachedExpertAreFiniteAndNotZero) {
+  const LinearSpec linear{"experts.5.w1", 32, 64};
+  torch::manual_seed(8);
+  torch::Tensor original = torch::randn({linear.out, linear.in}) / 8;
+  original[0].zero_();
+  const std::set<std::string> scales{"scales", "weight_scale", "weight_scale_2", "weight_global_scale"};
+  std::set<std::string_view> looked_at;
+  for (const PackedFormat* format : packed_formats()) {
+    for (QuantScheme scheme : {QuantScheme{4, 32, true, true, true, 1}, QuantScheme{4, 32, false, true, true, 1},
+                               QuantScheme{.bits = 4, .group_size = 32, .type = WeightType::kMxFp4},
+                               QuantScheme{.bits = 4, .group_size = 16, .type = WeightType::kNvFp4}}) {
+      if (!format->has_place_for(scheme.type) || format->scheme_obstacle(scheme) ||
+          format->layer_obstacle(linear, scheme)) {
+        continue;
+      }
+      for (const bool search : {false, true}) {
+        scheme = with_global_scale(scheme, {original});
+        RoundingParameters parameters = make_rounding_parameters(original, scheme);
+        if (search) search_scales(original, parameters, scheme, torch::zeros({linear.in}));
+        QuantizedWeight weight = quantize(original, parameters, scheme);
+        replace_zero_scales(weight);
+        for (const NamedTensor& stored : format->pack(linear, weight, torch::kBFloat16)) {
+          if (!scales.contains(stored.name.substr(stored.name.rfind('.') + 1))) continue;
+          looked_at.insert(format->name());
+          // Exponents of two (mx_fp) are bytes, all of which but 255 are scales.
+          const bool bytes = stored.tensor.scalar_type() == torch::kUInt8;
+          const torch::Tensor values = stored.tensor.to(torch::kFloat32);
+          EXPECT_TRUE(values.isfinite().all().item<bool>()) << format->name() << ' ' << stored.name;
+          EXPECT_TRUE(bytes ? values.lt(255).all().item<bool>() : values.ne(0).all().item<bool>())
+              << format->name() << ' ' << stored.name;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(looked_at.size(), packed_formats().size()) << "or a scale has another name";
+}
+
 }  // namespace
 }  // namespace roundtable

@@ -68,7 +68,9 @@ class RecordsTest(unittest.TestCase):
         report_tensorboard.write(self.read, self.path / "tensorboard")
         for name in ("event", "time", "ranks", "groups", "shards", "blocks", "warnings", "phase", "seconds", "stage", "group",
                      "block", "first_loss", "best_loss", "best_iteration", "losses", "layer_errors", "nearest", "tuned",
-                     "experts_without_tokens", "perplexity", "float", "quantized", "tokens", "peak_bytes"):
+                     "experts_without_tokens", "experts_with_few_tokens", "least", "experts",
+                     "in_calibration", "tokens_added", "in_tuning", "bytes_per_step", "all_reduce",
+                     "all_to_all", "perplexity", "float", "quantized", "tokens", "peak_bytes"):
             self.assertIn(name, Strict.asked, "or the test shows nothing")
 
 

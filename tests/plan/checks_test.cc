@@ -92,6 +92,8 @@ TEST_F(PlanChecks, EachRefusalNamesItsKey) {
       {"tuning.sampler", "strata", [](Config& c) { c.tuning.sampler = SamplerKind::kRand, c.run.reproducible = true; }},
       {"tuning.momentum", "signround",
        [](Config& c) { c.tuning.momentum = 0.5, c.tuning.optimizer = OptimizerKind::kAdamW; }},
+      {"tuning.min_expert_tokens", "calibration.n_samples * calibration.seqlen",
+       [](Config& c) { c.tuning.min_expert_tokens = c.calibration.n_samples * c.calibration.seqlen + 1; }},
       {"calibration.n_samples", "cannot fill a batch of 32", [](Config& c) { c.tuning.gradient_accumulate_steps = 4; }},
       {"output.formats", "cannot hold this",
        [](Config& c) { c.output.formats = {"auto_awq"}, c.quantization.bits = 3; }},
@@ -164,6 +166,8 @@ TEST_F(PlanChecks, TheDiskForecastCountsEveryFormat) {
 
 TEST_F(PlanChecks, WhatIsRefusedAtItsLimitIsTakenBelowIt) {
   EXPECT_NO_THROW(plan([](Config& c) { c.parallel.stages = 4; }));
+  EXPECT_NO_THROW(
+      plan([](Config& c) { c.tuning.min_expert_tokens = c.calibration.n_samples * c.calibration.seqlen; }));
   EXPECT_NO_THROW(plan([](Config& c) { c.parallel.shards = 4; }, {8, 8}));
   EXPECT_NO_THROW(plan([](Config& c) { c.tuning.gradient_accumulate_steps = 2; }));
   EXPECT_NO_THROW(plan([](Config& c) { c.tuning.iters = 0, c.tuning.gradient_accumulate_steps = 4; }));

@@ -118,6 +118,23 @@ TEST_F(DividedExperts, WhereItMeansNothingAWarningSaysSo) {
   EXPECT_THAT(alone.warnings, Contains("parallel.experts: 'divided' changes nothing: a group is one rank"));
 }
 
+TEST_F(DividedExperts, TheLeastNumberOfTokensIsInThePlanOrAWarningSaysWhyNot) {
+  const Change least = [](Config& c) { c.tuning.min_expert_tokens = 24; };
+  const Plan known = plan(mixtral(), {2, 2}, least);
+  Config config = config_;
+  least(config);
+  EXPECT_THAT(describe(known, config), HasSubstr("  experts      at least 24 tokens for the search of scales of each\n"));
+  EXPECT_THAT(known.warnings, Each(Not(HasSubstr("min_expert_tokens"))));
+  EXPECT_THAT(describe(known, config_), Not(HasSubstr("at least")));
+  EXPECT_THAT(plan(testing::tiny_llama_model(), {2, 2}, least).warnings,
+              Contains("tuning.min_expert_tokens changes nothing: the model has no experts"));
+  EXPECT_THAT(plan(mixtral(), {2, 2}, [&](Config& c) { least(c), c.quantization.ignore_layers = {"experts"}; }).warnings,
+              Contains("tuning.min_expert_tokens changes nothing: no expert is quantized"));
+  EXPECT_THAT(plan(mixtral(), {2, 2}, [&](Config& c) { least(c), c.tuning.init_scale = InitScale::kOne; }).warnings,
+              Contains("tuning.min_expert_tokens changes nothing but the report: tuning.init_scale 'one' does not search "
+                       "scales"));
+}
+
 TEST_F(DividedExperts, OneTensorOfAllExpertsIsTakenApartOrNotDivided) {
   const Model stacked = testing::model_from(testing::stacked_files({}));
   const auto in_16_bits = [](Config& c) { c.quantization.ignore_layers = {"experts"}; };

@@ -44,9 +44,12 @@ TEST(Records, ABlockAsItIsOnDisk) {
                             .best_iteration = 49,
                             .seconds = 3.5,
                             .save_seconds = 0.125,
-                            .experts_without_tokens = {"mlp.experts.3"}};
+                            .experts_without_tokens = {"mlp.experts.3"},
+                            .bytes_per_step = {.all_reduce = std::nullopt, .all_to_all = 2.5}};
   EXPECT_EQ(to_json(block).dump(),
-            R"({"best_iteration":49,"best_loss":0.25,"block":12,"experts_without_tokens":["mlp.experts.3"],)"
+            R"({"best_iteration":49,"best_loss":0.25,"block":12,)"
+            R"("bytes_per_step":{"all_reduce":null,"all_to_all":2.5},)"
+            R"("experts_with_few_tokens":null,"experts_without_tokens":["mlp.experts.3"],)"
             R"("files":[{"bytes":4096,"digest":"abc","name":"model-00013-of-00031.safetensors"}],"first_loss":0.5,)"
             R"("save_seconds":0.125,"seconds":3.5,"stage":1,"type":"block"})");
 }

@@ -4,6 +4,7 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <memory>
@@ -15,6 +16,7 @@
 #include "tests/tune/tuner_fixture.h"
 #include "tune/block_tuner.h"
 #include "tune/losses/importance.h"
+#include "tune/losses/starved_experts.h"
 
 namespace roundtable {
 namespace {
@@ -162,6 +164,154 @@ TEST(DividedTuning, ImportanceIsThatOfOneRank) {
     if (!part.holds(linear.expert, kExperts)) continue;
     EXPECT_TRUE(torch::allclose(all.importance[i], one.importance[i], 1e-4)) << linear.name;
   }
+}
+
+// --- experts that few tokens choose -----------------------------------------------------------------------------------
+
+constexpr std::int64_t kIdle = 6;  // no token chooses it
+
+// A problem with an expert that is never chosen.
+struct Starved : Problem {
+  Starved() {
+    input.select(-1, 0).fill_(20);
+    for (std::size_t i = 0; i < weights.others.size(); ++i) {
+      if (model.table(0).others[i].shape.size() != 2) continue;
+      weights.others[i].select(1, 0).zero_();  // of the other experts, the rest of a token decides
+      weights.others[i][kIdle][0] = -20;
+    }
+  }
+};
+
+struct Calibration {
+  StarvedExperts found;
+  std::vector<std::int64_t> seen;  // by the float pass
+  std::vector<torch::Tensor> plain, importance;
+  torch::Tensor before, after;  // outputs of this rank's samples
+};
+
+// The float pass of calibration with what follows it, for the samples of this rank of `group`. Experts of `quantized`.
+Calibration calibrate(const Problem& problem, HostCommunicator& group, bool divided, std::int64_t least,
+                      const std::vector<bool>& quantized, bool turns = false) {
+  const ExpertPart part = divided ? ExpertPart{group.rank(), group.size()} : ExpertPart{};
+  auto exchange = divided ? std::make_shared<ExpertExchange>(ExpertExchange{group, turns}) : nullptr;
+  Block block = BlockMaker(problem.model, torch::kCPU, exchange).make(problem.held(part));
+  const SampleRange range = shard_samples(kSamples, kBatch, group.size(), group.rank());
+  const States states{problem.input.narrow(0, range.begin, range.size()), {}};
+  Calibration run;
+  {
+    const Importance alone(block, problem.model.linears(0));
+    run_block(block, states, 1);
+    run.plain = alone.sum(group);
+  }
+  block.clear_expert_tokens();
+  Importance inputs(block, problem.model.linears(0));
+  run.before = run_block(block, states, 1).hidden;
+  run.seen = tokens_of_group(block, group);
+  run.found = show_more_tokens(block, {states, range, kSamples}, quantized, least, &inputs, group);
+  run.importance = inputs.sum(group);
+  block.set_observer({});
+  run.after = run_block(block, states, 1).hidden;
+  return run;
+}
+
+std::vector<bool> every_expert() { return std::vector<bool>(kExperts, true); }
+
+// Each token of the set goes to the idle expert, so that its layers weigh their inputs as a layer that all tokens pass:
+// half of the sum over all experts, of which each token chooses two.
+TEST(StarvedExperts, TheIdleExpertSeesOtherTokens) {
+  const Starved problem;
+  std::vector<bool> one(kExperts);
+  one[kIdle] = true;
+  const std::int64_t all = kSamples * problem.model.seqlen();
+  const Calibration run = calibrate(problem, world(), true, all, one);
+  EXPECT_EQ(run.seen[kIdle], 0);
+  EXPECT_EQ(run.found, (StarvedExperts{.starved = 1, .added = all, .left = 0}));
+  // Nothing else sees them.
+  EXPECT_TRUE(torch::equal(run.before, run.after));
+  const ExpertPart part{world().rank(), world().size()};
+  std::vector<torch::Tensor> sums = run.plain;  // each rank has those of its own experts
+  torch::Tensor everyones = torch::zeros({64});
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    const LinearSpec& linear = problem.model.linears(0)[i];
+    if (linear.name.ends_with("w1") && part.holds(linear.expert, kExperts)) everyones += sums[i];
+    if (linear.expert != kIdle && part.holds(linear.expert, kExperts)) {
+      EXPECT_TRUE(torch::equal(run.importance[i], run.plain[i])) << linear.name;
+    }
+  }
+  world().all_reduce_sum(host_span(everyones));
+  if (!part.holds(kIdle, kExperts)) return;
+  std::size_t compared = 0;
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    const LinearSpec& linear = problem.model.linears(0)[i];
+    if (linear.expert != kIdle) continue;
+    ++compared;
+    EXPECT_EQ(run.plain[i].abs().max().item<float>(), 0) << linear.name;
+    if (linear.name.ends_with("w2")) {
+      EXPECT_GT(run.importance[i].min().item<float>(), 0);
+    } else {
+      EXPECT_TRUE(torch::allclose(run.importance[i], everyones / 2, 1e-4)) << linear.name;
+    }
+  }
+  EXPECT_EQ(compared, 3u);
+}
+
+// Some experts have enough, some too few.
+TEST(StarvedExperts, AnyDivisionOfTheSamplesAndExpertsShowsThemTheSame) {
+  const Starved problem;
+  constexpr std::int64_t kLeast = 30;
+  SelfCommunicator alone;
+  const Calibration one = calibrate(problem, alone, false, kLeast, every_expert());
+  std::int64_t few = 0, missing = 0;
+  for (const std::int64_t tokens : one.seen) {
+    few += tokens < kLeast ? 1 : 0;
+    missing += std::max<std::int64_t>(0, kLeast - tokens);
+  }
+  ASSERT_GT(few, 1) << "or the test shows nothing";
+  ASSERT_LT(few, kExperts);
+  EXPECT_EQ(one.found, (StarvedExperts{.starved = few, .added = missing, .left = 0}));
+  const ExpertPart part{world().rank(), world().size()};
+  for (const bool divided : {false, true}) {
+    for (const bool turns : {false, true}) {
+      const Calibration all = calibrate(problem, world(), divided, kLeast, every_expert(), turns);
+      EXPECT_EQ(all.found, one.found);
+      EXPECT_TRUE(torch::equal(all.before, all.after));
+      for (std::size_t i = 0; i < problem.model.linears(0).size(); ++i) {
+        const LinearSpec& linear = problem.model.linears(0)[i];
+        if (divided && !part.holds(linear.expert, kExperts)) continue;
+        const torch::Tensor& expected = one.importance[i];
+        if (linear.expert < 0 || one.seen[static_cast<std::size_t>(linear.expert)] >= kLeast) {
+          EXPECT_TRUE(torch::equal(expected, one.plain[i])) << linear.name;
+        } else {
+          EXPECT_FALSE(torch::allclose(expected, one.plain[i], 1e-4)) << linear.name;
+        }
+        EXPECT_TRUE(torch::allclose(all.importance[i], expected, 1e-4)) << linear.name;
+        if (divided != turns) continue;  // with ranks that take turns, an expert sees the rows of one rank at a time
+        EXPECT_TRUE(torch::equal(all.importance[i], expected)) << linear.name;
+      }
+    }
+  }
+}
+
+TEST(StarvedExperts, AreOnlyCountedWhereScalesAreNotSearched) {
+  const Starved problem;
+  Block block = BlockMaker(problem.model, torch::kCPU).make(problem.weights);
+  const SampleRange range = shard_samples(kSamples, kBatch, world().size(), world().rank());
+  const States states{problem.input.narrow(0, range.begin, range.size()), {}};
+  run_block(block, states, 1);
+  const std::vector<std::int64_t> before = block.expert_tokens();
+  const StarvedExperts found = show_more_tokens(block, {states, range, kSamples}, every_expert(), 1, nullptr, world());
+  EXPECT_EQ(found, (StarvedExperts{.starved = 1, .added = 0, .left = 1}));
+  EXPECT_EQ(block.expert_tokens(), before);
+}
+
+// More than the tokens have places for: all places are given, and the rest is said.
+TEST(StarvedExperts, ThatCannotSeeEnoughAreCounted) {
+  const Starved problem;
+  const std::int64_t all = kSamples * problem.model.seqlen();
+  const Calibration run = calibrate(problem, world(), true, all, every_expert());
+  EXPECT_EQ(run.found.starved, kExperts);
+  EXPECT_GT(run.found.left, 0);
+  EXPECT_EQ(run.found.added, 2 * all);  // Mixtral's tokens have two places
 }
 
 }  // namespace

@@ -234,5 +234,50 @@ TEST(TunedExpertsTogether, LieInFrontOfTheOtherGradients) {
   EXPECT_TRUE(std::less<>()(last_expert, first_other));
 }
 
+// Experts of every kind of scheme, with an expert that no token reaches: its weights are rounded to nearest, on scales
+// that readers can divide by.
+class UnreachedExpert : public ::testing::TestWithParam<ExpertsCase> {};
+
+TEST_P(UnreachedExpert, HasScales) {
+  Mixture mixture(GetParam());
+  std::size_t compared = 0;
+  for (std::size_t i = 0; i < mixture.weights.weights.size(); ++i) {
+    if (mixture.model.linears(0)[i].expert != 5) continue;
+    mixture.weights.weights[i][0].zero_();  // groups without weights
+    if (GetParam().search) {
+      EXPECT_EQ(mixture.importance[i].abs().max().item<float>(), 0);
+    }
+  }
+  Block block = mixture.make();
+  const TunedBlock tuned = tune_mixture(mixture, block, GetParam());
+  for (std::size_t i = 0; i < tuned.weights.size(); ++i) {
+    if (block.linears()[i].expert != 5) continue;
+    ++compared;
+    const std::string& name = block.linears()[i].name;
+    const Tensor& scale = tuned.weights[i]->scale;
+    EXPECT_TRUE(scale.isfinite().all().item<bool>()) << name;
+    EXPECT_TRUE(scale.ne(0).all().item<bool>()) << name;
+    const Tensor& original = mixture.weights.weights[i];
+    const Tensor left = dequantize(*tuned.weights[i], torch::kFloat32) - original;
+    EXPECT_LT(left.square().mean().item<float>(), 0.05 * original.square().mean().item<float>()) << name;
+  }
+  EXPECT_EQ(compared, 3U);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Schemes, UnreachedExpert,
+    ::testing::Values(
+        ExpertsCase{.name = "sym", .scheme = {4, 32, true, true, true, 1}},
+        ExpertsCase{.name = "sym_search", .scheme = {4, 32, true, true, true, 1}, .search = true},
+        ExpertsCase{.name = "asym", .scheme = {4, 32, false, true, true, 1}},
+        ExpertsCase{.name = "asym_search", .scheme = {4, 32, false, true, true, 1}, .search = true},
+        ExpertsCase{.name = "mx_fp", .scheme = {.bits = 4, .group_size = 32, .type = WeightType::kMxFp4}},
+        ExpertsCase{.name = "mx_fp_search", .scheme = {.bits = 4, .group_size = 32, .type = WeightType::kMxFp4},
+                    .search = true},
+        ExpertsCase{.name = "nv_fp", .scheme = {.bits = 4, .group_size = 16, .type = WeightType::kNvFp4}},
+        ExpertsCase{.name = "nv_fp_search", .scheme = {.bits = 4, .group_size = 16, .type = WeightType::kNvFp4},
+                    .search = true}),
+    [](const auto& info) { return info.param.name; });
+
 }  // namespace
 }  // namespace roundtable

@@ -18,6 +18,7 @@ namespace roundtable {
 namespace {
 
 constexpr std::size_t kEndsOfDispatch = 1;      // of its results
+constexpr std::size_t kIndexOfDispatch = 1, kExpertsOfDispatch = 2;  // of its arguments
 constexpr std::size_t kEndsOfExpertLinear = 3;  // of its arguments
 
 // LibTorch puts a stack trace behind the message.
@@ -195,8 +196,13 @@ void Program::run(const Step& step, Values& values, ProductHooks* hooks) const {
   } else if (hooks != nullptr && step.experts == Step::Experts::kFromOwners) {
     stack = {hooks->from_owners(stack[0].toTensor(), stack[1].toTensor())};
   } else {
+    const bool dispatch = hooks != nullptr && step.experts == Step::Experts::kDispatch;
+    if (dispatch) {
+      c10::IValue& index = stack[kIndexOfDispatch];
+      index = hooks->choices(index.toTensor(), stack[kExpertsOfDispatch].toInt());
+    }
     step.handle->callBoxed(stack);
-    if (hooks != nullptr && step.experts == Step::Experts::kDispatch) hooks->dispatched(stack[kEndsOfDispatch].toTensor());
+    if (dispatch) hooks->dispatched(stack[kEndsOfDispatch].toTensor());
   }
   for (const std::int64_t value : step.dead) values[static_cast<std::size_t>(value)] = c10::IValue();
   set_results(step, stack, values);

@@ -31,6 +31,8 @@ class ProductHooks {
   virtual ~ProductHooks() = default;
   // The product of `x` with the weight; `ends` is that of rt::expert_linear, undefined elsewhere.
   virtual torch::Tensor multiply(const Product& product, const torch::Tensor& x, const torch::Tensor& ends) = 0;
+  // rt::dispatch takes what this gives in the place of `index` [N, K], the experts that each token has chosen.
+  virtual torch::Tensor choices(const torch::Tensor& index, std::int64_t experts) = 0;
   // rt::dispatch gave these.
   virtual void dispatched(const torch::Tensor& ends) = 0;
   // fused::to_owners: the rows there, and their ends. `ends` are those of a dispatch.

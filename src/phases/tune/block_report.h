@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,8 @@ struct BlockReport {
   const std::vector<BlockFile>& files;
   const TunedBlock& tuned;
   std::vector<std::string> idle_experts;  // within the block; no token of the tuning steps reached them
+  std::optional<FewTokens> few_tokens;
+  std::optional<double> exchanged_bytes;  // TunedBlock's, in the mean of the group's ranks; none: experts are not divided
   std::vector<LayerError> errors;
   double seconds = 0;       // of tuning
   double save_seconds = 0;  // of writing, bringing to the disk, reading back and comparing, of all files

@@ -10,6 +10,24 @@
 #include "base/activity.h"
 
 namespace roundtable {
+namespace {
+
+// Empty where all experts saw enough.
+std::string words_of(const FewTokens& few) {
+  std::string text;
+  if (few.in_calibration > 0) {
+    text = fmt::format("{} of {} experts saw fewer than {} tokens in calibration", few.in_calibration, few.experts,
+                       few.least);
+    if (few.tokens_added > 0) text += fmt::format("; the search of scales showed them {} others", few.tokens_added);
+    if (few.tokens_added > 0 && few.left > 0) text += fmt::format(", which is not enough for {} of them", few.left);
+  }
+  if (few.in_tuning == 0) return text;
+  if (!text.empty()) return text + fmt::format("; {} saw fewer in the steps of tuning", few.in_tuning);
+  return fmt::format("{} of {} experts saw fewer than {} tokens in the steps of tuning", few.in_tuning, few.experts,
+                     few.least);
+}
+
+}  // namespace
 
 Coordinator::Coordinator(const Plan& plan, const RunPaths& paths, bool keep_boundaries, RunState& state,
                          Mailbox& mailbox, EventLog& events, Progress& progress)
@@ -66,6 +84,8 @@ void Coordinator::handle(int worker, const message::BlockDone& message) {
     progress_.note(fmt::format("warning: block {}: no token of the tuning steps reached {}: rounded to nearest",
                                block.block, fmt::join(block.experts_without_tokens, ", ")));
   }
+  const std::string few = block.experts_with_few_tokens ? words_of(*block.experts_with_few_tokens) : "";
+  if (!few.empty()) progress_.note(fmt::format("block {}: {}", block.block, few));
   progress_.block_done(group_of(worker), block.stage, block.block, block.first_loss, block.best_loss, block.seconds);
 }
 

@@ -24,6 +24,7 @@
 #include "tune/block_tuner.h"
 #include "tune/losses/importance.h"
 #include "tune/losses/layer_error.h"
+#include "tune/losses/starved_experts.h"
 
 namespace roundtable {
 namespace {
@@ -101,13 +102,14 @@ class StageWorker {
     std::vector<BlockWeights> weights;
     std::vector<Block> worked;
     std::vector<torch::Tensor> importance;
+    few_tokens_.clear();
     States target = float_chain_;
     for (std::int64_t block = unit.first; block < unit.last; ++block) {
       weights.push_back(loader_.load(block, 0));
       if (block + 1 < context_.plan.stages[static_cast<std::size_t>(stage_)].last) loader_.load_ahead(block + 1, 0);
       worked.push_back(maker_.make(weights.back()));
       target = finished ? run_block(worked.back(), target, micro_batch_)
-                        : run_float(worked.back(), context_.plan.model.linears(block), target, importance);
+                        : run_float(worked.back(), block, target, importance);
     }
     if (finished) {
       for (std::int64_t i = 0; i < unit.size(); ++i) set_weights(worked[static_cast<std::size_t>(i)], unit.first + i);
@@ -125,15 +127,22 @@ class StageWorker {
     float_chain_ = target;
   }
 
-  // The float block's output for `hidden`; where scales are to be searched, what enters its layers is weighed
-  // meanwhile.
-  States run_float(Block& block, const std::vector<LinearSpec>& linears, const States& states,
-                   std::vector<torch::Tensor>& importance) {
-    if (context_.config.tuning.init_scale != InitScale::kSearch)
-      return run_block(block, states, micro_batch_);
-    const Importance inputs(block, linears);
+  // The float block's output for `states`; where scales are to be searched, what enters its layers is weighed meanwhile,
+  // and experts that few tokens choose are shown more of them.
+  States run_float(Block& block, std::int64_t index, const States& states, std::vector<torch::Tensor>& importance) {
+    HostCommunicator& group = context_.ranks.grid.group_comm();
+    std::optional<Importance> inputs;
+    if (context_.config.tuning.init_scale == InitScale::kSearch) {
+      inputs.emplace(block, context_.plan.model.linears(index));
+    }
     States out = run_block(block, states, micro_batch_);
-    for (torch::Tensor& layer : inputs.sum(context_.ranks.grid.group_comm())) importance.push_back(std::move(layer));
+    if (const std::int64_t least = context_.config.tuning.min_expert_tokens; least > 0) {
+      const std::int64_t all = context_.config.calibration.n_samples;
+      few_tokens_.push_back(show_more_tokens(block, {states, range_, all}, quantized_experts(block, index), least,
+                                             inputs ? &*inputs : nullptr, group));
+    }
+    if (!inputs) return out;
+    for (torch::Tensor& layer : inputs->sum(group)) importance.push_back(std::move(layer));
     return out;
   }
 
@@ -154,7 +163,7 @@ class StageWorker {
     States sample = quantized_chain_.narrow(0, 1);  // of each rank, to report errors on
     for (std::size_t i = 0; i < worked.size(); ++i) {
       finish_block(unit.first + static_cast<std::int64_t>(i), weights[i], worked[i], part_of_unit(tuned, worked, i),
-                   sample, seconds);
+                   i, sample, seconds);
     }
   }
 
@@ -192,10 +201,11 @@ class StageWorker {
   }
 
   // Each rank writes the file of its part of the block and proves it; then the leading rank reports all of them: a
-  // block is done with all of its files, or not at all. `sample` is run through the block: its output is left there.
+  // block is done with all of its files, or not at all. `place`: of the block in its unit. `sample` is run through the
+  // block: its output is left there.
   void finish_block(std::int64_t block, const BlockWeights& weights, Block& worked, const TunedBlock& tuned,
-                    States& sample, double seconds) {
-    std::vector<std::string> idle = idle_experts(block, worked);
+                    std::size_t place, States& sample, double seconds) {
+    const std::vector<std::int64_t> tokens = tokens_of_group(worked, context_.ranks.grid.group_comm());
     std::vector<LayerError> errors = layer_errors(worked, weights.weights, schemes_of(block), sample,
                                                   context_.ranks.grid.group_comm());
     std::optional<BlockFile> mine;
@@ -207,15 +217,25 @@ class StageWorker {
       prove_block_file(context_.paths.tuned, context_.plan, block, part, tuned, worked);
     });
     const std::vector<BlockFile> files = gather_block_files(mine, context_.ranks.grid.group_comm());
+    std::vector<std::int64_t> exchanged{tuned.exchanged_bytes};
+    context_.ranks.grid.group_comm().all_reduce_sum(host_span(exchanged));
     if (!context_.ranks.grid.leads_group()) return;
     tell_coordinator(mailbox_, to_message({.stage = stage_,
                                            .block = block,
                                            .files = files,
                                            .tuned = tuned,
-                                           .idle_experts = std::move(idle),
+                                           .idle_experts = idle_experts(block, worked, tokens),
+                                           .few_tokens = few_tokens(block, worked, tokens, place),
+                                           .exchanged_bytes = exchanged_per_rank(exchanged.front()),
                                            .errors = std::move(errors),
                                            .seconds = seconds,
                                            .save_seconds = saving.seconds()}));
+  }
+
+  // `bytes`: of all ranks of the group.
+  std::optional<double> exchanged_per_rank(std::int64_t bytes) const {
+    if (context_.ranks.exchange == nullptr) return std::nullopt;
+    return static_cast<double>(bytes) / context_.ranks.grid.group_comm().size();
   }
 
   // A block that is not divided is the leading rank's to write.
@@ -227,20 +247,43 @@ class StageWorker {
     return context_.plan.schemes[static_cast<std::size_t>(block)];
   }
 
+  std::vector<bool> quantized_experts(const Block& block, std::int64_t index) const {
+    return roundtable::quantized_experts(block, context_.plan.model.linears(index), schemes_of(index));
+  }
+
   // Experts that no token of any rank of the group has reached in all of tuning: their weights are rounded to nearest.
-  // Collective over the group. Without iterations nothing was tuned, and nothing is named.
-  std::vector<std::string> idle_experts(std::int64_t index, const Block& block) {
-    std::vector<std::int64_t> tokens = block.expert_tokens();
+  // Without iterations nothing was tuned, and nothing is named.
+  std::vector<std::string> idle_experts(std::int64_t index, const Block& block,
+                                        const std::vector<std::int64_t>& tokens) const {
     if (tokens.empty() || context_.config.tuning.iters == 0) return {};
-    context_.ranks.grid.group_comm().all_reduce_sum(host_span(tokens));
+    const std::vector<bool> quantized = quantized_experts(block, index);
     std::vector<std::string> idle;
     for (const LinearSpec& linear : context_.plan.model.linears(index)) {
-      if (linear.expert >= 0 && tokens[static_cast<std::size_t>(linear.expert)] == 0) {
+      const auto e = static_cast<std::size_t>(linear.expert);
+      if (linear.expert >= 0 && quantized[e] && tokens[e] == 0) {
         const std::string expert = linear.name.substr(0, linear.name.rfind('.'));
         if (std::find(idle.begin(), idle.end(), expert) == idle.end()) idle.push_back(expert);
       }
     }
     return idle;
+  }
+
+  // `tokens` of all steps, by expert; `place`: of the block in its unit.
+  std::optional<FewTokens> few_tokens(std::int64_t index, const Block& block, const std::vector<std::int64_t>& tokens,
+                                      std::size_t place) const {
+    const std::vector<bool> quantized = quantized_experts(block, index);
+    const std::int64_t experts = std::count(quantized.begin(), quantized.end(), true);
+    if (few_tokens_.empty() || experts == 0) return std::nullopt;
+    const StarvedExperts& starved = few_tokens_[place];
+    FewTokens few{.least = context_.config.tuning.min_expert_tokens,
+                  .experts = experts,
+                  .in_calibration = starved.starved,
+                  .tokens_added = starved.added,
+                  .left = starved.left};
+    for (std::size_t e = 0; e < quantized.size() && context_.config.tuning.iters > 0; ++e) {
+      few.in_tuning += quantized[e] && tokens[e] < few.least ? 1 : 0;
+    }
+    return few;
   }
 
   // Block `index` of a unit: its weights, and the losses that all of the unit share.
@@ -286,6 +329,7 @@ class StageWorker {
   ScaleCheck scale_check_;
   States float_chain_;      // of range_: what enters the present block of the float model
   States quantized_chain_;  // what enters it of the quantized model
+  std::vector<StarvedExperts> few_tokens_;  // of the present unit's blocks; empty without tuning.min_expert_tokens
   Stopwatch since_report_;
   bool told_to_leave_ = false;
 };

@@ -18,7 +18,8 @@ Importance::Importance(Block& block, const std::vector<LinearSpec>& linears) : b
   sums_ = torch::zeros({total}, torch::TensorOptions().dtype(torch::kFloat64).device(block.device()));
   layers_ = sums_.split_with_sizes(widths_);
   block.set_observer([this](const Linear& linear, const torch::Tensor& x, const torch::Tensor&) {
-    add(static_cast<std::size_t>(&linear - block_.linears().data()), x);
+    const bool seen = only_.empty() || (linear.expert >= 0 && only_[static_cast<std::size_t>(linear.expert)]);
+    if (seen) add(static_cast<std::size_t>(&linear - block_.linears().data()), x);
   });
 }
 

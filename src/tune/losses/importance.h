@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -23,6 +24,9 @@ class Importance {
   Importance(const Importance&) = delete;
   Importance& operator=(const Importance&) = delete;
 
+  // From now on only the layers of these experts are added to.
+  void watch_only(std::vector<bool> experts) { only_ = std::move(experts); }
+
   // The sums over the ranks of the group, one [in] fp32 per layer, on the block's device, in the order of linears(); 0
   // for an expert that no token reached. A layer that one rank alone holds has that rank's sums. Call once, after the
   // last pass. Collective over `group`; blocks: the sums travel in host memory, wherever the block is.
@@ -39,6 +43,7 @@ class Importance {
   std::vector<torch::Tensor> layers_;  // views of it
   torch::Tensor last_input_;           // q, k and v have one input, and so have gate and up
   torch::Tensor last_squares_;
+  std::vector<bool> only_;  // empty: all layers
 };
 
 }  // namespace roundtable

@@ -90,7 +90,9 @@ TEST_F(CoordinatorTest, HandsOutTheLongestStageFirstAndRecordsWhatIsDone) {
                  .best_iteration = 3,
                  .seconds = 4,
                  .save_seconds = 5,
-                 .experts_without_tokens = {"experts.0"}};
+                 .experts_without_tokens = {"experts.0"},
+                 .experts_with_few_tokens = FewTokens{.least = 64, .experts = 8, .in_calibration = 5,
+                                                      .tokens_added = 210, .left = 1, .in_tuning = 4}};
   done.curves.losses = {2, 1};
   open_state();
   run_.folder.put("out.run/boundary-00001.h5", "states");
@@ -112,6 +114,9 @@ TEST_F(CoordinatorTest, HandsOutTheLongestStageFirstAndRecordsWhatIsDone) {
   EXPECT_FALSE(std::filesystem::exists(run_.paths().boundary(1))) << "of the stage that is done";
   EXPECT_TRUE(std::filesystem::exists(run_.paths().boundary(0)));
   EXPECT_THAT(screen_.str(), HasSubstr("experts.0"));
+  EXPECT_THAT(screen_.str(),
+              HasSubstr("block 1: 5 of 8 experts saw fewer than 64 tokens in calibration; the search of scales showed them "
+                        "210 others, which is not enough for 1 of them; 4 saw fewer in the steps of tuning\n"));
 
   const std::vector<TimedEvent> log = events();
   ASSERT_EQ(log.size(), 4u);
