@@ -68,7 +68,8 @@ class RecordsTest(unittest.TestCase):
         report_tensorboard.write(self.read, self.path / "tensorboard")
         for name in ("event", "time", "ranks", "groups", "shards", "blocks", "warnings", "phase", "seconds", "stage", "group",
                      "block", "first_loss", "best_loss", "best_iteration", "losses", "layer_errors", "nearest", "tuned",
-                     "experts_without_tokens", "perplexity", "float", "quantized", "tokens", "peak_bytes"):
+                     "experts_without_tokens", "perplexity", "float", "quantized", "tokens", "divergence",
+                     "mean", "p99", "same_top", "peak_bytes"):
             self.assertIn(name, Strict.asked, "or the test shows nothing")
 
 
