@@ -103,6 +103,11 @@ def tiles(run):
         tokens = number(perplexity.get("tokens"))
         found.append(tile("perplexity", f"{before:.3f} → {after:.3f}",
                           f"{100 * (after / before - 1):+.1f} %" + (f", {tokens:.0f} tokens" if tokens else "")))
+    divergence = table(summary.get("divergence"))
+    mean, p99, same = (number(divergence.get(name)) for name in ("mean", "p99", "same_top"))
+    if mean is not None and p99 is not None and same is not None:
+        found.append(tile("KL divergence", f"{mean:.4f}",
+                          f"99th percentile {p99:.4f}, {100 * same:.1f} % of the most likely tokens are equal"))
     before, after = (number(table(summary.get("bytes")).get(k)) for k in ("before", "after"))
     if before and after:
         formats = table(table(summary.get("bytes")).get("formats"))

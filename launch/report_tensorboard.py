@@ -40,5 +40,8 @@ def write(run, directory):
         for name in ("float", "quantized"):
             if (value := number(table((run.summary or {}).get("perplexity")).get(name))) is not None:
                 out.add_scalar(f"perplexity/{name}", value, 0)
+        for name in ("mean", "p99", "same_top"):
+            if (value := number(table((run.summary or {}).get("divergence")).get(name))) is not None:
+                out.add_scalar(f"divergence/{name}", value, 0)
         out.add_text("config", "    " + run.config.replace("\n", "\n    "))
     return directory

@@ -20,11 +20,10 @@ nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial
 // plan -> calibrate -> tune -> assemble -> prove -> formats -> evaluate. The same command starts a run and resumes it.
 nlohmann::json run_quantize(MpiCommunicator& world, Watchdog& watchdog, const Config& config);
 
-// Perplexity of model.path (float, or quantized in a layout that we read) on run.eval_tokens.
-nlohmann::json run_eval(MpiCommunicator& world, const Config& config);
-
-// The names that output.formats and --format take, for --help: "auto_round:auto_gptq, auto_round, ...".
-std::string describe_formats();
+// Perplexity of model.path (float, or quantized in a layout that we read) on run.eval_tokens. If `against` is not empty,
+// it is the directory of the float model, as a user wrote it, and model.path's distribution of the next token is compared
+// with that model's.
+nlohmann::json run_eval(MpiCommunicator& world, const Config& config, const std::string& against);
 
 // The names that output.formats and --format take, for --help: "auto_round:auto_gptq, auto_round, ...".
 std::string describe_formats();

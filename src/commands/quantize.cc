@@ -137,8 +137,8 @@ class QuantizeRun {
     if (tokens.empty()) return;
     bool measured = false;
     const std::string digest = hash_file(tokens);
-    for_each_record<record::Perplexity>(state_->journal().records(), [&](const record::Perplexity& perplexity) {
-      measured = measured || (perplexity.which == kQuantized && perplexity.digest == digest);
+    for_each_record<record::Evaluation>(state_->journal().records(), [&](const record::Evaluation& evaluation) {
+      measured = measured || evaluation.digest == digest;
     });
     if (measured) return;
     log_warning(
@@ -169,7 +169,7 @@ class QuantizeRun {
                                  {"assemble", assembled, [&] { assemble(context); }},
                                  {"prove", {}, [&] { prove(context); }}};
     if (!formats_to_make(plan_).empty()) phases.push_back({"formats", {}, [&] { make_formats(context); }});
-    if (!config_.run.eval_tokens.empty()) phases.push_back({"evaluate", {}, [&] { perplexity_ = evaluate(context); }});
+    if (!config_.run.eval_tokens.empty()) phases.push_back({"evaluate", {}, [&] { evaluation_ = evaluate(context); }});
     return phases;
   }
 
@@ -179,7 +179,10 @@ class QuantizeRun {
     summary.output = paths_.output;
     summary.seconds = meter_.seconds();
     summary.peak_bytes = meter_.peak_bytes(world_);
-    summary.perplexity = perplexity_;
+    if (evaluation_) {
+      summary.perplexity = evaluation_->perplexity;
+      summary.divergence = evaluation_->divergence;
+    }
     if (!is_root()) return summary;
     summary.experts_without_tokens = experts_without_tokens();
     summarize_blocks(summary);
@@ -207,14 +210,14 @@ class QuantizeRun {
     for (const CheckpointFormat* format : plan_.formats) {
       write_card(paths_.format(config_, std::string(format->name())));
     }
-    if (!plan_.tuned_in_place) write_model_card(paths_.tuned, config_, plan_, perplexity_);
+    if (!plan_.tuned_in_place) write_model_card(paths_.tuned, config_, plan_, evaluation_);
   }
 
   // A card that somebody has changed since an earlier start wrote it stays.
   void write_card(const std::string& folder) {
     const std::string path = folder + "/" + kModelCard;
     if (state_->was_edited(path)) return;
-    write_model_card(folder, config_, plan_, perplexity_);
+    write_model_card(folder, config_, plan_, evaluation_);
     state_->record_output_files({{path, hash_file(path)}});
   }
 
@@ -269,7 +272,7 @@ class QuantizeRun {
   TensorRecord tensors_;
   Progress progress_;
   PhaseMeter meter_;
-  std::optional<PerplexityPair> perplexity_;
+  std::optional<record::Evaluation> evaluation_;
 };
 
 }  // namespace

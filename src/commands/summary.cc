@@ -38,11 +38,18 @@ std::string traffic_text(const StepBytes& bytes) {
 
 }  // namespace
 
+std::string divergence_text(const Divergence& divergence) {
+  return fmt::format("KL of the float model's distribution to the quantized one's: mean {:.5f}, 99th percentile {:.5f}; "
+                     "{:.2f} % of the most likely tokens are equal",
+                     divergence.mean, divergence.p99, 100 * divergence.same_top);
+}
+
 void print_summary(const RunSummary& summary) {
   fmt::print("\n");
   if (const auto& p = summary.perplexity) {
     fmt::print("perplexity   float {:.3f}, quantized {:.3f} ({} held-out tokens)\n", p->before, p->after, p->tokens);
   }
+  if (const auto& d = summary.divergence) fmt::print("divergence   {}\n", divergence_text(*d));
   fmt::print("size         {} -> {}\n", human_bytes(summary.bytes.before), sizes_after(summary.bytes));
   if (const std::size_t idle = summary.experts_without_tokens.size(); idle > 0) {
     fmt::print("experts      {} saw no token and are rounded to nearest (their names: --json, events.jsonl)\n", idle);

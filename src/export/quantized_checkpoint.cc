@@ -108,13 +108,17 @@ QuantizedWeight QuantizedCheckpoint::read(const LinearSpec& linear) const {
   return unpack_parts(*format_, reader_of(checkpoint(), first), linear, scheme);
 }
 
-std::unique_ptr<TensorSource> open_tensor_source(const std::string& directory, TensorRecord* record) {
+// compressed-tensors is a format of ours, and publishers use it too: then its tensors have other types than ours.
+bool is_quantized_by_us(const std::string& directory) {
   const JsonObject json = JsonObject::load(directory + "/config.json");
-  // compressed-tensors is a format of ours, and publishers use it too. It is a run's float model if the run keeps a
-  // record of it, and for eval if its tensors have other types than ours.
-  const bool published =
-      published_method(directory).has_value() && (record != nullptr || !is_written_by_us(directory, json));
-  if (published || !json.has("quantization_config")) return std::make_unique<CheckpointSource>(directory, record);
+  if (!json.has("quantization_config")) return false;
+  return !published_method(directory).has_value() || is_written_by_us(directory, json);
+}
+
+std::unique_ptr<TensorSource> open_tensor_source(const std::string& directory, TensorRecord* record) {
+  // A run that keeps a record of its model reads a published one, whoever has written it.
+  const bool published = record != nullptr && published_method(directory).has_value();
+  if (published || !is_quantized_by_us(directory)) return std::make_unique<CheckpointSource>(directory, record);
   return std::make_unique<QuantizedSource>(directory);
 }
 

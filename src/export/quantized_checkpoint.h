@@ -38,6 +38,10 @@ class QuantizedCheckpoint {
   SchemeOf scheme_of_;
 };
 
+// Whether config.json says that the model is quantized, and it is not as a publisher quantizes it
+// (model/load/published), which we take for a float model. Throws Error (kBadInput) where there is no config.json.
+bool is_quantized_by_us(const std::string& directory);
+
 // The source for a model directory: float, as its publisher has quantized it (CheckpointSource), or in one of our
 // formats: then quantized layers are dequantized as they are read (to fp32, which holds scale * (q - zero_point)
 // exactly enough to round to bf16 as the tuner did). `record` is for a run's float model (CheckpointSource).

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "graph/block_loader.h"
 #include "graph/fuse/fuse.h"
+#include "graph/head_parts.h"
 
 namespace roundtable {
 namespace {
@@ -40,13 +41,26 @@ States Embedding::forward(const torch::Tensor& ids) const {
 }
 
 Head::Head(const TensorSource& source, const Model& model, torch::Device device, HostCommunicator& comm, int root)
-    : model_(model),
-      program_(fuse(model.graphs().head, model.dtype()), model.constants(), device, model.graphs().batch),
-      parameters_(load_part(source, model.graphs().head, device, comm, root)) {}
+    : model_(model) {
+  const HeadParts parts = cut_head(model.graphs().head);
+  const auto make = [&](const GraphPart& part, std::int64_t batch) {
+    return std::unique_ptr<const Part>(new Part{{fuse(part, model.dtype()), model.constants(), device, batch},
+                                                load_part(source, part, device, comm, root)});
+  };
+  features_ = make(parts.features, model.graphs().batch);
+  if (parts.logits) logits_ = make(*parts.logits, 0);
+}
 
-torch::Tensor Head::forward(const torch::Tensor& hidden) const {
+torch::Tensor Head::features(const torch::Tensor& hidden) const {
   RT_CHECK(hidden.size(1) == model_.seqlen());
-  return program_.forward({hidden, {}, {}}, parameters_).hidden;
+  const torch::Tensor out = features_->program.forward({hidden, {}, {}}, features_->parameters).hidden;
+  const torch::Tensor rows = out.flatten(0, -2);
+  RT_CHECK(rows.size(0) == hidden.size(0) * model_.seqlen());
+  return rows;
+}
+
+torch::Tensor Head::logits(const torch::Tensor& features) const {
+  return logits_ ? logits_->program.forward({features, {}, {}}, logits_->parameters).hidden : features;
 }
 
 }  // namespace roundtable

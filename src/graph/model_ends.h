@@ -3,7 +3,7 @@
 
 #include <torch/types.h>
 
-#include <cstdint>
+#include <memory>
 
 #include "comm/communicator.h"
 #include "graph/model.h"
@@ -30,17 +30,27 @@ class Embedding {
   TensorsByName parameters_;
 };
 
+// In two steps, because the logits of a whole sample are the largest tensor of all.
 class Head {
  public:
   Head(const TensorSource& source, const Model& model, torch::Device device, HostCommunicator& comm, int root);
 
-  // hidden [rows, ...boundary.hidden] -> logits [rows, seqlen, vocab] in the model's dtype.
-  torch::Tensor forward(const torch::Tensor& hidden) const;
+  // hidden [rows, ...boundary.hidden] -> [rows * seqlen, width], one row for each position, for logits(). If the head
+  // cannot be cut (head_parts.h), these are the logits already.
+  torch::Tensor features(const torch::Tensor& hidden) const;
+
+  // Of any of those rows: [n, width] -> [n, vocab], in the type in which the model gives logits.
+  torch::Tensor logits(const torch::Tensor& features) const;
 
  private:
+  struct Part {
+    Program program;
+    TensorsByName parameters;
+  };
+
   const Model& model_;
-  Program program_;
-  TensorsByName parameters_;
+  std::unique_ptr<const Part> features_;
+  std::unique_ptr<const Part> logits_;  // null: the head cannot be cut
 };
 
 }  // namespace roundtable

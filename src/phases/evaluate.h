@@ -1,4 +1,4 @@
-// Phase evaluate: the perplexity of the model before and after, on held-out tokens.
+// Phase evaluate: the model before and after, measured on held-out tokens.
 #pragma once
 
 #include "run/run_context.h"
@@ -6,12 +6,8 @@
 
 namespace roundtable {
 
-// The two models, in the journal (record::Perplexity).
-inline constexpr const char* kFloat = "float";
-inline constexpr const char* kQuantized = "quantized";
-
-// Measures both models on run.eval_tokens. What an earlier start of this run has measured on the same tokens is taken
-// from the journal. The same on every rank. Collective over the world. Throws as ForwardPass::measure_perplexity().
-PerplexityPair evaluate(RunContext& context);
+// Measures both models on run.eval_tokens (phases/measure.h), or takes from the journal what an earlier start of this run
+// has measured on the same tokens. The same on every rank. Collective over the world. Throws as measure().
+record::Evaluation evaluate(RunContext& context);
 
 }  // namespace roundtable

@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <string>
 
 #include "base/sample_range.h"
 #include "data/token_set.h"
@@ -17,12 +16,6 @@
 #include "run/run_context.h"
 
 namespace roundtable {
-
-// Perplexity of next-token prediction inside each row: exp of the mean cross entropy over rows * (seqlen - 1) tokens.
-struct Perplexity {
-  double value = 0;
-  std::int64_t tokens = 0;
-};
 
 class ForwardPass {
  public:
@@ -35,16 +28,9 @@ class ForwardPass {
 
   // Runs `states` through blocks [0, last); `before_block(block, states)` sees what enters each block, and what leaves
   // the last one as (last, states). Collective over the world. Returns the last states. Throws AgreedError
-  // (kStartAgain) between blocks when a rank is asked to leave, as measure_perplexity() does.
+  // (kStartAgain) between blocks when a rank is asked to leave.
   States run_blocks(const TensorSource& source, States states, std::int64_t last,
                     const std::function<void(std::int64_t block, const States& states)>& before_block) const;
-
-  // Measures the model of `source`, which errors call `name`, on a token set. If `logits_path`
-  // is not empty (one rank only), the logits of all rows are written there as safetensors, `logits` [rows, seqlen,
-  // vocab]. `on_block` is called after each block. Collective over the world. Throws AgreedError (kNumeric) where the
-  // perplexity is not finite.
-  Perplexity measure_perplexity(const TensorSource& source, const std::string& name, const std::string& token_path,
-                                const std::string& logits_path, const std::function<void()>& on_block) const;
 
  private:
   const RankContext& ranks_;

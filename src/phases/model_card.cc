@@ -95,7 +95,7 @@ std::string settings_rows(const Config& config, const Plan& plan) {
 }  // namespace
 
 void write_model_card(const std::string& directory, const Config& config, const Plan& plan,
-                      const std::optional<PerplexityPair>& perplexity) {
+                      const std::optional<record::Evaluation>& evaluation) {
   const std::string base = base_model(config.model.path);
   std::string text =
       fmt::format("---\nbase_model: {}\nbase_model_relation: quantized\n{}tags:\n- quantized\n- signround\n---\n\n",
@@ -106,9 +106,14 @@ void write_model_card(const std::string& directory, const Config& config, const 
       "(SignRound, [arXiv 2309.05516](https://arxiv.org/abs/2309.05516)). What is not named is as the base model has "
       "it.\n\n";
   text += "| | |\n|---|---|\n" + settings_rows(config, plan);
-  if (perplexity) {
-    text += fmt::format("\nPerplexity on {} held-out tokens: {:.3f} before, {:.3f} after.\n", perplexity->tokens,
-                        perplexity->before, perplexity->after);
+  if (evaluation) {
+    const auto& [digest, perplexity, divergence] = *evaluation;
+    text += fmt::format("\nPerplexity on {} held-out tokens: {:.3f} before, {:.3f} after.\n", perplexity.tokens,
+                        perplexity.before, perplexity.after);
+    text += fmt::format(
+        "KL divergence of the base model's distribution of the next token to this one's: {:.4f} in the mean, {:.4f} at\n"
+        "the 99th percentile. For {:.1f} % of the tokens both find the same one most likely.\n",
+        divergence.mean, divergence.p99, 100 * divergence.same_top);
   }
   write_file_atomically(directory + "/" + kModelCard, [&](OutputFile& file) { file.write(text.data(), text.size()); });
 }

@@ -14,10 +14,10 @@ namespace roundtable {
 // one in config.json, else the folder's. Never a path.
 std::string base_model(const std::string& directory);
 
-// Writes it atomically. `perplexity` is empty where none was measured. The licence and the base model's name are taken
+// Writes it atomically. `evaluation` is empty where nothing was measured. The licence and the base model's name are taken
 // from the model's own card and config.json. Says nothing of time and place, so that the same run writes the same
 // bytes.
 void write_model_card(const std::string& directory, const Config& config, const Plan& plan,
-                      const std::optional<PerplexityPair>& perplexity);
+                      const std::optional<record::Evaluation>& evaluation);
 
 }  // namespace roundtable

@@ -174,20 +174,18 @@ struct Assembled {
   void fields(Fields&) {}
 };
 
-// One model's perplexity was measured, so that a restart need not measure it again.
-struct Perplexity {
-  static constexpr const char* kType = "perplexity";
-  std::string which;   // "float" or "quantized"
+// Both models were measured, so that a restart need not measure them again.
+struct Evaluation {
+  static constexpr const char* kType = "evaluation";
   std::string digest;  // of the token set
-  double value = 0;
-  std::int64_t tokens = 0;  // that are predicted
+  PerplexityPair perplexity;
+  Divergence divergence;
 
   template <class Fields>
   void fields(Fields& f) {
-    f("which", which);
     f("digest", digest);
-    f("value", value);
-    f("tokens", tokens);
+    f("perplexity", perplexity);
+    f("divergence", divergence);
   }
 };
 
@@ -205,7 +203,7 @@ struct Summary {
 }  // namespace record
 
 using Record = std::variant<record::Run, record::Conversion, record::Tensors, record::Boundary, record::Block,
-                            record::Outside, record::File, record::Assembled, record::Perplexity, record::Summary>;
+                            record::Outside, record::File, record::Assembled, record::Evaluation, record::Summary>;
 
 nlohmann::json to_json(const Record& record);
 // Throws Error (kBadInput), opened by `place`, for a record that this version does not know or cannot read; the line

@@ -25,6 +25,20 @@ struct PerplexityPair {
   }
 };
 
+// How far the quantized model's distribution of the next token is from the float model's, over the same tokens.
+struct Divergence {
+  double mean = 0;      // of KL(float || quantized), natural logarithm
+  double p99 = 0;       // its 99th percentile
+  double same_top = 0;  // share of tokens where both models find the same one most likely
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("mean", mean);
+    f("p99", p99);
+    f("same_top", same_top);
+  }
+};
+
 // Bytes of the files of weights.
 struct WeightSizes {
   std::int64_t before = 0;                      // of the model
@@ -45,6 +59,7 @@ struct RunSummary {
   std::map<std::string, double> seconds;                        // by phase, of rank 0
   std::map<std::string, std::vector<std::int64_t>> peak_bytes;  // by phase and rank: the largest resident set
   std::optional<PerplexityPair> perplexity;                     // with run.eval_tokens
+  std::optional<Divergence> divergence;                         // the same
   std::vector<std::string> experts_without_tokens;              // full names: they are rounded to nearest
   std::optional<FewTokens> experts_with_few_tokens;             // the sums over all blocks
   StepBytes bytes_per_step;                                     // in the mean of all blocks
@@ -56,6 +71,7 @@ struct RunSummary {
     f("seconds", seconds);
     f("peak_bytes", peak_bytes);
     f("perplexity", perplexity);
+    f("divergence", divergence);
     f("experts_without_tokens", experts_without_tokens);
     f("experts_with_few_tokens", experts_with_few_tokens);
     f("bytes_per_step", bytes_per_step);

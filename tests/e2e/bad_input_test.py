@@ -413,6 +413,15 @@ class CommandLineTest(BadInputCase):
                        BAD_INPUT, "run.logits", "single rank")
         self.fail_with(["eval", self.config({"run.eval_tokens": str(self.folder / "nowhere.safetensors")})], 2,
                        BAD_INPUT, "nowhere.safetensors")
+        config = self.config({"run.eval_tokens": tokens})
+        nowhere = str(self.folder / "nowhere")
+        self.fail_with(["eval", config, "--against", nowhere], 2, BAD_INPUT, nowhere, "config.json")
+        quantized = self.model("quantized")
+        (quantized / "config.json").write_text(json.dumps(
+            json.loads((quantized / "config.json").read_text()) |
+            {"quantization_config": {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}}))
+        self.fail_with(["eval", config, "--against", str(quantized)], 1, BAD_INPUT,
+                       f"--against: {quantized} is a quantized model; give the directory of the float model")
 
 
 if __name__ == "__main__":

@@ -50,10 +50,16 @@ class DividedExpertsTest(program.Case):
                 self.assertEqual(other["losses"], event["losses"])
                 self.assertEqual(other["experts_with_few_tokens"], event["experts_with_few_tokens"])
                 self.assertGreater(event["experts_with_few_tokens"]["tokens_added"], 0)
-        # Another job on one rank reads the files of all parts.
+        # Other jobs read the files of all parts, and divide the experts over their own ranks.
         evaluation = program.write_config(self.folder / "eval.yaml", self.inputs | {
             "model.path": str(self.folder / "same-4"), "run.eval_tokens": str(self.folder / "tokens.safetensors")})
-        self.succeed(["eval", evaluation])
+        one, *more = [self.succeed(["eval", evaluation, "--json", "--against", self.inputs["model.path"],
+                                    "--set", "tuning.amp=false"], ranks).json for ranks in (1, 2, 4)]
+        self.assertEqual([one["expert_parts"], *[other["expert_parts"] for other in more]], [1, 2, 4])
+        for other in more:
+            self.assertAlmostEqual(other["perplexity"] / one["perplexity"], 1, delta=1e-6)
+            for measure in ("mean", "p99", "same_top"):
+                self.assertAlmostEqual(other["divergence"][measure] / one["divergence"][measure], 1, delta=1e-4)
 
     def test_gradients_losses_and_traffic_are_those_of_replicated_experts_or_less(self):
         for experts in ("divided", "replicated"):

@@ -167,9 +167,16 @@ class GridTest(program.Case):
 
     def test_eval_on_four_ranks_is_eval_on_one(self):
         command = ["eval", self.config, "--json", "--set", f"model.path={self.output('1 rank')}"]
-        one, four = self.succeed(command).json, self.succeed(command, 4).json
+        one, four = self.succeed(command).json, self.succeed([*command, "--against", str(self.folder / "model")], 4).json
         self.assertEqual(one["tokens"], four["tokens"])
         self.assertAlmostEqual(one["perplexity"] / four["perplexity"], 1, delta=1e-6)
+        # The run has measured the same.
+        run = self.results["1 rank"].json
+        self.assertAlmostEqual(run["perplexity"]["float"] / four["float_perplexity"], 1, delta=1e-6)
+        self.assertEqual(set(run["divergence"]), {"mean", "p99", "same_top"})
+        for measure, value in run["divergence"].items():
+            self.assertAlmostEqual(four["divergence"][measure] / value, 1, delta=1e-3)
+        self.assertIn(f"mean {run['divergence']['mean']:.5f}, 99th percentile", self.results["1 rank"].out)
 
     def test_the_resolved_config_is_printed_and_kept(self):
         kept = (self.run_directory("2 shards") / "config.yaml").read_text()
@@ -196,7 +203,8 @@ class GridTest(program.Case):
             self.assertTrue(card.startswith("---\nbase_model: model\n"), card)
             for words in ("4 bits, sym, groups of 32", f"{ITERS} iterations a block, 4 samples a step",
                           "16 samples of 32 tokens", f"{perplexity['float']:.3f} before",
-                          f"{perplexity['quantized']:.3f} after"):
+                          f"{perplexity['quantized']:.3f} after",
+                          f"{self.results[grid].json['divergence']['mean']:.4f} in the mean"):
                 self.assertIn(words, card)
             self.assertNotIn(str(self.folder), card)
 

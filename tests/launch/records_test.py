@@ -70,7 +70,8 @@ class RecordsTest(unittest.TestCase):
                      "block", "first_loss", "best_loss", "best_iteration", "losses", "layer_errors", "nearest", "tuned",
                      "experts_without_tokens", "experts_with_few_tokens", "least", "experts",
                      "in_calibration", "tokens_added", "in_tuning", "bytes_per_step", "all_reduce",
-                     "all_to_all", "perplexity", "float", "quantized", "tokens", "peak_bytes"):
+                     "all_to_all", "perplexity", "float", "quantized", "tokens", "divergence",
+                     "mean", "p99", "same_top", "peak_bytes"):
             self.assertIn(name, Strict.asked, "or the test shows nothing")
 
 

@@ -80,7 +80,8 @@ class ReportTest(ReportCase):
         for section in SECTIONS:
             self.assertIn(f"<h2>{section}</h2>", page)
         self.assertNotIn("<h2>Warnings</h2>", page)
-        for words in ("44.480 → 47.600", "+7.0 %", "269.1 MB → 114.0 MB", "30 of 30", "in 2 starts", "paused",
+        for words in ("44.480 → 47.600", "+7.0 %", "<strong>0.0625</strong>", "percentile 0.5127, 89.3 %",
+                      "269.1 MB → 114.0 MB", "30 of 30", "in 2 starts", "paused",
                       "mlp.down_proj", "a value that is rather long"):
             self.assertIn(words, page)
 
@@ -246,6 +247,7 @@ class TensorboardTest(ReportCase):
         for value, expected in zip(curve, run.blocks[1]["losses"]):
             self.assertAlmostEqual(value, expected, delta=1e-6 * expected)
         self.assertAlmostEqual(found["perplexity/quantized"][0][1], 47.6, places=4)
+        self.assertAlmostEqual(found["divergence/mean"][0][1], 0.06254, places=6)
 
     def test_without_a_package_it_is_one_line(self):
         run_directory.make(self.run_dir)

@@ -58,6 +58,7 @@ def make(path, blocks=30, groups=2, ranks=4, iterations=200, finished=True, paus
             end += seconds if name != "tune" else 0
             events.append({"time": end, "event": "phase", "phase": name, "seconds": seconds})
         summary = {"output": "out", "seconds": {"tune": 1}, "perplexity": {"float": 44.48, "quantized": 47.6, "tokens": 32704},
+                   "divergence": {"mean": 0.06254, "p99": 0.5127, "same_top": 0.8934},
                    "peak_bytes": {name: [int(3.4e9 * f + 1e7 * rank) for rank in range(ranks)]
                                   for name, f in (("plan", .1), ("calibrate", .6), ("tune", 1), ("evaluate", .7))},
                    "bytes": {"before": 269100000, "after": 114000000}}

@@ -82,6 +82,14 @@ def logits_of(model, ids):
     return model(torch.from_numpy(numpy.asarray(ids)).long()).logits.float()
 
 
+def divergence_of(logits, float_logits):
+    """KL(float || quantized) at each position that predicts a token, and the share of equal most likely tokens."""
+    p, q = (x[:, :-1].flatten(0, 1).double().log_softmax(-1) for x in (float_logits, logits))
+    values = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+    return {"mean": values.mean().item(), "p99": values.quantile(0.99).item(),
+            "same_top": (p.argmax(-1) == q.argmax(-1)).double().mean().item()}
+
+
 def perplexity_of(logits, ids):
     loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).double(),
                                              torch.from_numpy(ids)[:, 1:].flatten().long())
@@ -91,23 +99,30 @@ def perplexity_of(logits, ids):
 class LogitsCase(program.Case):
     """Compares a model directory as transformers computes it with `roundtable eval`."""
 
-    def ours(self, path, ids, name="eval"):
+    def ours(self, path, ids, name="eval", against=None):
         tokens = self.folder / f"{name}.safetensors"
         tiny_model.make_tokens(tokens, ids=ids)
         logits = self.folder / f"{name}-logits.safetensors"
         config = program.write_config(self.folder / f"{name}.yaml", {
             "model.path": str(path), "run.eval_tokens": str(tokens), "run.logits": str(logits), "tuning.amp": False,
             "parallel.threads": 1})
-        return self.succeed(["eval", config, "--json"]).json, load_file(logits)["logits"]
+        command = ["eval", config, "--json", *(["--against", str(against)] if against else [])]
+        return self.succeed(command).json, load_file(logits)["logits"]
 
-    def compare(self, path, model, ids, bound):
-        result, ours = self.ours(path, ids)
+    def compare(self, path, model, ids, bound, against=None):
+        """`against`: the directory of the float model, from which the model's divergence is measured too."""
+        result, ours = self.ours(path, ids, against=against)
         theirs = logits_of(model, ids)
         error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
         print(f"{pathlib.Path(path).name}: logits differ by {error:.1e} of their scale", file=sys.stderr)
         self.assertLess(error, bound)
         self.assertEqual(result["tokens"], ids.shape[0] * (ids.shape[1] - 1))
         self.assertAlmostEqual(result["perplexity"] / perplexity_of(theirs, ids), 1, delta=1e-3)
+        if against:
+            floats = logits_of(load(against), ids)
+            self.assertAlmostEqual(result["float_perplexity"] / perplexity_of(floats, ids), 1, delta=1e-3)
+            for measure, value in divergence_of(theirs, floats).items():
+                self.assertAlmostEqual(result["divergence"][measure] / value, 1, delta=1e-3, msg=measure)
 
     def compare_greedy(self, path, model, prompts=PROMPTS, new_tokens=NEW_TOKENS):
         """transformers generates; given the same words, our argmax names each next one of them."""
@@ -192,7 +207,7 @@ class QuantizedModelTest(LogitsCase):
         model = load(output)
         self.check_layers(name, model, result)
         ids = tiny_model.make_tokens(self.folder / "ids.safetensors", rows=4, seqlen=40, seed=11)
-        self.compare(output, model, ids, 1e-4)
+        self.compare(output, model, ids, 1e-4, against=self.folder / CASES[name][0])
         self.compare_greedy(output, model)
         return model
 
@@ -296,7 +311,7 @@ class RealModelTest(RealModelCase):
     def test_smollm2(self):
         output = self.rounded("smollm2-w4", **{"quantization.group_size": 64})
         model = load(output)
-        self.compare(output, model, self.held_out(2, 96), 1e-3)
+        self.compare(output, model, self.held_out(2, 96), 1e-3, against=self.model)
         self.compare_greedy(output, model, self.PROMPTS, 24)
 
 
