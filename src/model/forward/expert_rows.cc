@@ -19,7 +19,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr std::int64_t kTokensAtOnce = 16;
-constexpr std::int64_t kPiece = 512;  // numbers of a row that are summed at a time
+constexpr std::int64_t kColumnsAtOnce = 512;  // numbers of a row that are summed at a time
 
 // Where the rows of a token are: [N * K], the inverse of `order`.
 Tensor places_of(const Tensor& order) {
@@ -61,10 +61,10 @@ void sum_rows(const Tensor& rows, const Tensor& weights, const Tensor& places, T
   const auto* place = places.const_data_ptr<std::int64_t>();
   auto* to = static_cast<T*>(y.data_ptr());
   at::parallel_for(0, tokens, kTokensAtOnce, [&](std::int64_t begin, std::int64_t end) {
-    std::array<float, kPiece> sum;
+    std::array<float, kColumnsAtOnce> sum;
     for (std::int64_t n = begin; n < end; ++n) {
-      for (std::int64_t column = 0; column < width; column += kPiece) {
-        const std::int64_t some = std::min(kPiece, width - column);
+      for (std::int64_t column = 0; column < width; column += kColumnsAtOnce) {
+        const std::int64_t some = std::min(kColumnsAtOnce, width - column);
         std::fill_n(sum.begin(), some, 0.0f);
         for (std::int64_t k = n * chosen; k < (n + 1) * chosen; ++k) {
           add_scaled<T>(from + place[k] * width + column, factor ? load(factor[k]) : 1.0f, some, sum.data());
