@@ -97,6 +97,53 @@ TEST(DivideExperts, WhatNeedsTheRowsInTheirPlacesHasThem) {
                           "from_owners", "combine"));
 }
 
+// An activation without gradients is no part of what travels: its place in the graph says where gradients end.
+TEST(DivideExperts, AnActivationWithoutGradientsHasItsRowsHere) {
+  GraphPart part = two_products(
+      [](PartBuilder& kind, const json&, const json& first, const json&) { return kind.call("aten::silu", {first}); });
+  for (GraphNode& node : part.nodes) node.no_grad = node.op == "aten::silu";
+  EXPECT_THAT(experts_nodes(divide_experts(part)),
+              ElementsAre("dispatch", "to_owners", "expert_linear", "from_owners", "to_owners", "expert_linear",
+                          "from_owners", "combine"));
+}
+
+TEST(DivideExperts, RowsThatLeaveThePartAreInTheirPlaces) {
+  GraphPart part = two_products([](PartBuilder&, const json&, const json& first, const json&) { return first; });
+  const auto product = std::find_if(part.nodes.begin(), part.nodes.end(),
+                                    [](const GraphNode& node) { return node.op == "rt::expert_linear"; });
+  part.outputs.front().value = *product->out.front();
+  const GraphPart divided = divide_experts(part);
+  const GraphNode& last = divided.nodes.back();
+  EXPECT_EQ(last.op, "fused::from_owners");
+  EXPECT_EQ(divided.outputs.front().value, last.out.front());
+}
+
+// Rows of one dispatch, taken with the ends of another: each product has the rows where its own experts are.
+TEST(DivideExperts, EachDispatchHasAWayOfItsOwn) {
+  const auto part = [](bool chained) {
+    PartBuilder kind;
+    const json x = kind.call("aten::reshape", {kind.input("hidden"), json::array({-1, 8})});
+    const json up = kind.bare_parameter("up", {4, 8, 8}), down = kind.bare_parameter("down", {4, 8, 8});
+    for (std::int64_t e = 0; e < 4; ++e) {
+      kind.tensor("experts." + std::to_string(e) + ".up.weight", "up", e * 64, {8, 8}, {8, 1});
+      kind.tensor("experts." + std::to_string(e) + ".down.weight", "down", e * 64, {8, 8}, {8, 1});
+    }
+    const auto best = kind.call_all("aten::topk", {kind.call("aten::slice.Tensor", {x, 1, 0, 4}), 2}, 2);
+    const auto one = kind.call_all("rt::dispatch", {x, best[1], 4}, 3), two = kind.call_all("rt::dispatch", {x, best[1], 4}, 3);
+    const json first = kind.call("rt::expert_linear", {one[0], up, nullptr, one[1], false});
+    const json second = kind.call("rt::expert_linear", {chained ? first : one[0], down, nullptr, two[1], false});
+    const json sum = chained ? second : kind.call("aten::add.Tensor", {first, second});
+    kind.output(kind.call("aten::reshape", {kind.call("rt::combine", {sum, best[0], one[2]}), json::array({-1, 4, 8})}));
+    return model_from(model_of(kind, {4, 8})).graphs().kinds[0];
+  };
+  EXPECT_THAT(experts_nodes(divide_experts(part(true))),
+              ElementsAre("dispatch", "dispatch", "to_owners", "expert_linear", "from_owners", "to_owners",
+                          "expert_linear", "from_owners", "combine"));
+  EXPECT_THAT(experts_nodes(divide_experts(part(false))),
+              ElementsAre("dispatch", "dispatch", "to_owners", "expert_linear", "to_owners", "expert_linear",
+                          "from_owners", "from_owners", "combine"));
+}
+
 // --- a block ----------------------------------------------------------------------------------------------------------
 
 // Weights that every rank knows, and this rank's samples.
@@ -235,9 +282,10 @@ TEST(DividedBlock, ARankWithoutSamplesTakesPart) {
   const Problem problem;
   const bool idle = world().rank() == 0;
   const ExpertPart part{world().rank(), world().size()};
-  const Result divided =
-      run(problem, std::make_shared<ExpertExchange>(ExpertExchange{TensorGroup(world())}), part, idle);
+  auto exchange = std::make_shared<ExpertExchange>(ExpertExchange{TensorGroup(world())});
+  const Result divided = run(problem, exchange, part, idle);
   const Result whole = run(problem, nullptr, {});
+  expect_bytes(exchange->figures.bytes, divided.tokens);  // rows of no sample stay: observers would see them
   if (!idle) {
     EXPECT_LE(relative_difference(divided.y.detach(), whole.y.detach()), 1e-6);
   }

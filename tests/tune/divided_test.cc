@@ -63,7 +63,7 @@ struct Outcome {
 
 // Tunes with the samples of this rank of `group`.
 Outcome tune(const Problem& problem, HostCommunicator& group, bool divided, TuneSettings settings,
-         SamplerKind kind = SamplerKind::kStrata) {
+         SamplerKind kind = SamplerKind::kStrata, const QuantScheme& scheme = {3, 32, true, true, true, 1}) {
   const ExpertPart part = divided ? ExpertPart{group.rank(), group.size()} : ExpertPart{};
   auto exchange = divided ? std::make_shared<ExpertExchange>(ExpertExchange{group, settings.reproducible}) : nullptr;
   const BlockWeights weights = problem.held(part);
@@ -76,7 +76,7 @@ Outcome tune(const Problem& problem, HostCommunicator& group, bool divided, Tune
     run_block(block, input, 1);
     run.importance = inputs.sum(group);
   }
-  BlockSchemes schemes(weights.weights.size(), QuantScheme{3, 32, true, true, true, 1});
+  BlockSchemes schemes(weights.weights.size(), scheme);
   TuneObserver observer;
   observer.on_gradients = [&](const StepGradients& step) {
     if (step.iteration != 0) return;
@@ -164,6 +164,24 @@ TEST(DividedTuning, ImportanceIsThatOfOneRank) {
     if (!part.holds(linear.expert, kExperts)) continue;
     EXPECT_TRUE(torch::allclose(all.importance[i], one.importance[i], 1e-4)) << linear.name;
   }
+}
+
+// The largest weight of all is one rank's: all ranks scale by it.
+TEST(DividedTuning, TheGlobalScaleOfNvFpIsThatOfOneRank) {
+  Problem problem;
+  problem.weights.weights.back()[0][0] = 50;
+  SelfCommunicator alone;
+  const QuantScheme scheme{.bits = 4, .group_size = 16, .type = WeightType::kNvFp4};
+  const Outcome one = tune(problem, alone, false, steps(0), SamplerKind::kStrata, scheme);
+  const Outcome all = tune(problem, world(), true, steps(0), SamplerKind::kStrata, scheme);
+  std::size_t compared = 0;
+  for (std::size_t i = 0; i < one.tuned.weights.size(); ++i) {
+    if (!all.tuned.weights[i]) continue;
+    ++compared;
+    EXPECT_EQ(all.tuned.weights[i]->scheme.global_scale, one.tuned.weights[i]->scheme.global_scale);
+    EXPECT_TRUE(torch::equal(all.tuned.weights[i]->scale, one.tuned.weights[i]->scale));
+  }
+  EXPECT_EQ(compared, 4 + 3 * static_cast<std::size_t>(kExperts / world().size()));
 }
 
 // --- experts that few tokens choose -----------------------------------------------------------------------------------
