@@ -93,6 +93,18 @@ enum class InitScale {
 template <>
 inline constexpr Choice<InitScale> kChoices<InitScale>[] = {{"search", InitScale::kSearch}, {"one", InitScale::kOne}};
 
+// Whether the largest errors of each sample count in the loss.
+enum class OutlierSuppressedLoss {
+  kBelow4Bits,
+  kAlways,
+  kNever,
+};
+template <>
+inline constexpr Choice<OutlierSuppressedLoss> kChoices<OutlierSuppressedLoss>[] = {
+    {"below_4_bits", OutlierSuppressedLoss::kBelow4Bits},
+    {"always", OutlierSuppressedLoss::kAlways},
+    {"never", OutlierSuppressedLoss::kNever}};
+
 enum class SamplerKind {
   kStrata,  // one sample of each stratum
   kRand,    // samples of the whole set

@@ -165,6 +165,8 @@ struct TuningSection {
   std::int64_t min_expert_tokens = 0;
   bool use_quant_input = true;
   bool enable_minmax_tuning = true;
+  double minmax_scale_bound = 1;
+  OutlierSuppressedLoss outlier_suppressed_loss = OutlierSuppressedLoss::kNever;
   bool not_use_mse = false;
   std::int64_t dynamic_max_gap = -1;
   std::int64_t n_blocks = 1;
@@ -198,8 +200,8 @@ struct TuningSection {
     v("momentum", momentum, kChangesResult, "signround: how much of the earlier steps the gradient keeps",
       finite_in(0, 1));
     v("init_scale", init_scale, kChangesResult,
-      "where scales start: at the least error of rounding to nearest, weighed by each layer's inputs, or at 1 "
-      "(AutoRound)",
+      "where scales start: at the least error of rounding to nearest, weighed by each layer's inputs (SignRoundV2), or "
+      "at 1 (AutoRound)",
       choice<InitScale>());
     v("min_expert_tokens", min_expert_tokens, kChangesResult,
       "for the search of scales, an expert that fewer tokens of the calibration set choose is shown others, and the run "
@@ -208,6 +210,11 @@ struct TuningSection {
     v("use_quant_input", use_quant_input, kChangesResult,
       "inside a stage, a block's input is the quantized output of the blocks before it", true_or_false());
     v("enable_minmax_tuning", enable_minmax_tuning, kChangesResult, "tune the scales too", true_or_false());
+    v("minmax_scale_bound", minmax_scale_bound, kChangesResult,
+      "the largest factor on where a scale starts: 1 (AutoRound) or 2 (SignRoundV2)", finite_within(1, 4));
+    v("outlier_suppressed_loss", outlier_suppressed_loss, kChangesResult,
+      "leave the largest 0.1 % of the errors of each sample out of the loss (SignRoundV2: below 4 bits)",
+      choice<OutlierSuppressedLoss>());
     v("not_use_mse", not_use_mse, kChangesResult, "keep the last step's parameters, not those of the lowest loss",
       true_or_false());
     v("dynamic_max_gap", dynamic_max_gap, kChangesResult,

@@ -86,6 +86,12 @@ inline Constraint<double> finite_in(double least, double bound) {
           [=](double value) { return least <= value && value < bound; }};
 }
 
+// least <= value <= most
+inline Constraint<double> finite_within(double least, double most) {
+  return {fmt::format("a number from {} to {}", least, most),
+          [=](double value) { return least <= value && value <= most; }};
+}
+
 inline Constraint<double> finite_from(double least) {
   return {fmt::format("a number of at least {}", least),
           [=](double value) { return std::isfinite(value) && value >= least; }};

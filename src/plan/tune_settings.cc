@@ -18,6 +18,23 @@ ElementType gradient_type(const Config& config) {
   RT_UNREACHABLE("a gradient_dtype without an element type");
 }
 
+namespace {
+
+double outlier_share(const Config& config) {
+  constexpr double kShare = 0.001;
+  switch (config.tuning.outlier_suppressed_loss) {
+    case OutlierSuppressedLoss::kBelow4Bits:
+      return config.quantization.bits < 4 ? kShare : 0;
+    case OutlierSuppressedLoss::kAlways:
+      return kShare;
+    case OutlierSuppressedLoss::kNever:
+      return 0;
+  }
+  RT_UNREACHABLE("an outlier_suppressed_loss without a share");
+}
+
+}  // namespace
+
 TuneSettings tune_settings(const Config& config, int shards) {
   const TuningSection& tuning = config.tuning;
   return {.iters = tuning.iters,
@@ -25,6 +42,8 @@ TuneSettings tune_settings(const Config& config, int shards) {
           .lr = tuning.lr,
           .minmax_lr = tuning.minmax_lr,
           .enable_minmax_tuning = tuning.enable_minmax_tuning,
+          .minmax_scale_bound = tuning.minmax_scale_bound,
+          .outliers = outlier_share(config),
           .not_use_mse = tuning.not_use_mse,
           .optimizer = tuning.optimizer,
           .momentum = tuning.momentum,

@@ -26,8 +26,8 @@ WeightArrays arrays_of(const torch::Tensor& weight, const RoundingParameters& p,
   RT_CHECK(p.min_scale.numel() == weight.size(0) * groups);
   RT_CHECK(scheme.type != WeightType::kNvFp4 || scheme.global_scale > 0);
   return {weight.const_data_ptr(),    is_bf16(weight), weight.size(0), weight.size(1), groups, p.v.data_ptr<float>(),
-          p.min_scale.data_ptr<float>(), p.max_scale.data_ptr<float>(), p.wmin.const_data_ptr<float>(),
-          p.wmax.const_data_ptr<float>()};
+          p.min_scale.data_ptr<float>(), p.max_scale.data_ptr<float>(), p.wmin.data_ptr<float>(),
+          p.wmax.data_ptr<float>()};
 }
 
 // W [out, in] as [out, G, group], the last group padded with zeros, which change neither min(W, 0) nor max(W, 0).

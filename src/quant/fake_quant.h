@@ -12,10 +12,10 @@ namespace roundtable {
 // What is tuned of one weight matrix W [out, in], and the ranges that its grids come from. G = groups per row.
 struct RoundingParameters {
   torch::Tensor v;          // [out, in] fp32, added before rounding; starts at 0
-  torch::Tensor min_scale;  // [out, G]  fp32 in [0, 1]; starts at 1
-  torch::Tensor max_scale;  // [out, G]  fp32 in [0, 1]; starts at 1
-  torch::Tensor wmin;       // [out, G]  fp32, min(W, 0) of each group
-  torch::Tensor wmax;       // [out, G]  fp32, max(W, 0) of each group
+  torch::Tensor min_scale;  // [out, G]  fp32 in [0, StepSize::minmax_bound]; starts at 1
+  torch::Tensor max_scale;  // [out, G]  the same
+  torch::Tensor wmin;       // [out, G]  fp32, min(W, 0) of each group, or what search_scales() has found
+  torch::Tensor wmax;       // [out, G]  fp32, max(W, 0) of each group, or the same
 };
 
 // A quantized matrix: dequantized weight = scale * (q - zero_point), group by group; for floats scale * e2m1(q).
@@ -37,6 +37,7 @@ struct RoundingGradients {
 struct StepSize {
   float lr = 0;          // for v
   float minmax_lr = 0;   // for min_scale and max_scale; 0 leaves them
+  float minmax_bound = 1;  // the largest min_scale and max_scale
 };
 
 // Every function takes a contiguous weight [out, in] in fp32 or bf16 and works on the weight's device.
@@ -49,10 +50,11 @@ QuantScheme with_global_scale(const QuantScheme& scheme, const std::vector<torch
 // For kNvFp4 the functions below need the global scale; round_to_nearest takes the weight's own where there is none.
 RoundingParameters make_rounding_parameters(const torch::Tensor& weight, const QuantScheme& scheme);
 
-// Sets min_scale and max_scale of each group, both to the one of kScaleCandidates numbers with which rounding to
-// nearest has the least sum of importance[j] * (Wq[i, j] - W[i, j])^2; of equal ones, the greatest. `importance` [in],
-// fp32: how much each input of the layer counts in its output's error. The search of auto-round 0.16.1 (search_scales
-// in data_type/int.py), for scales up to 1 and every type of weight.
+// Sets wmin and wmax of each group so that with a min_scale and max_scale of 1 its scale, and its zero point, are those
+// of all that scale_search.h tries with which rounding to nearest has the least sum of
+// importance[j] * (Wq[i, j] - W[i, j])^2. `importance` [in], fp32: how much each input of the layer counts in its
+// output's error. `parameters` are those of make_rounding_parameters(). Of symmetric integers only one of min_scale and
+// max_scale moves the scale afterwards: the one of the side that is not 0.
 void search_scales(const torch::Tensor& weight, RoundingParameters& parameters, const QuantScheme& scheme,
                    const torch::Tensor& importance);
 

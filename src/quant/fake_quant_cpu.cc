@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/simd/bf16_bits.h"
-#include "base/simd/bf16_rows.h"
+#include "quant/cpu_rows.h"
 #include "quant/fake_quant_kernels.h"
 #include "quant/fake_quant_math.h"
 
@@ -59,9 +59,6 @@ struct Row {
     return kWidth > 0 ? kWidth : std::min(width, columns - begin);
   }
 };
-
-template <std::int64_t kWidth>
-using Width = std::integral_constant<std::int64_t, kWidth>;
 
 // Weights are widened and results narrowed in loops of their own, one row at a time: in a loop that also holds numbers
 // of 8 or 16 bits, compilers use only half or a quarter of a vector for floats.
@@ -162,9 +159,6 @@ void make_grids(const RangeArrays& from, const QuantScheme& scheme, std::int64_t
   make(scheme, from.wmin, from.wmax, from.min_scale, from.max_scale, groups, grids);
 }
 
-// Rows whose grids are made at a time: a row may have few groups.
-std::int64_t rows_at_once(const WeightArrays& a) { return std::max<std::int64_t>(1, 16384 / a.columns); }
-
 // What a thread needs for a row in addition to the arrays.
 struct Room {
   std::vector<GroupSums> sums;
@@ -172,21 +166,6 @@ struct Room {
   std::vector<float> result;
   std::vector<std::int32_t> integers;
 };
-
-// n numbers of `room`, which grows if it has fewer.
-template <class T>
-T* at_least(std::vector<T>& room, std::int64_t n) {
-  if (room.size() < static_cast<std::size_t>(n)) room.resize(static_cast<std::size_t>(n));
-  return room.data();
-}
-
-// n weights from `first` on in fp32: where they lie, or in `room`.
-const float* wide_weights(const WeightArrays& a, std::int64_t first, std::int64_t n, std::vector<float>& room) {
-  if (!a.weight_is_bf16) return static_cast<const float*>(a.weight) + first;
-  float* wide = at_least(room, n);
-  widen_row(static_cast<const std::uint16_t*>(a.weight) + first, n, wide);
-  return wide;
-}
 
 // Weights of a row that are worked on at a time, in whole groups: with what is widened of them, few enough for a core's
 // level 1 cache. Larger groups are not cut.
@@ -226,13 +205,14 @@ void for_each_piece(const WeightArrays& a, const QuantScheme& scheme, const Body
 // Moves min_scale and max_scale of a row's groups by the signs of their gradients (kSteps), or leaves those in them.
 template <bool kSteps>
 RT_SIMD_CLONES void range_gradients_row(GridArrays grids, const GroupSums* __restrict sums, std::int64_t groups,
-                                        float lr, float* __restrict min_scale, float* __restrict max_scale) {
+                                        float lr, float bound, float* __restrict min_scale,
+                                        float* __restrict max_scale) {
 #pragma GCC ivdep
   for (std::int64_t g = 0; g < groups; ++g) {
     const RangeGradient d = range_gradient(grids.get(g), sums[g].dscale, sums[g].dzero);
     if constexpr (kSteps) {
-      min_scale[g] = stepped_scale(min_scale[g], d.dmin_scale, lr);
-      max_scale[g] = stepped_scale(max_scale[g], d.dmax_scale, lr);
+      min_scale[g] = stepped_scale(min_scale[g], d.dmin_scale, lr, bound);
+      max_scale[g] = stepped_scale(max_scale[g], d.dmax_scale, lr, bound);
     } else {
       min_scale[g] = d.dmin_scale;
       max_scale[g] = d.dmax_scale;
@@ -240,81 +220,7 @@ RT_SIMD_CLONES void range_gradients_row(GridArrays grids, const GroupSums* __res
   }
 }
 
-// If the error of a group of the row is less than the least so far, `candidate` becomes the group's scale.
-template <WeightType kType, std::int64_t kWidth>
-RT_SIMD_CLONES void try_scale_row(const float* __restrict weight, const float* __restrict importance, Row row,
-                                  float candidate, float* __restrict least, float* __restrict scale) {
-  for (std::int64_t begin = 0, group = 0; begin < row.columns; begin += row.width, ++group) {
-    const GroupGrid grid = row.grids.get(group);
-    float error = 0;
-#pragma omp simd reduction(+ : error)
-    for (std::int64_t i = 0; i < row.size<kWidth>(begin); ++i) {
-      error += importance[begin + i] * nearest_error<kType>(grid, weight[begin + i]);
-    }
-    const bool better = error < least[group];
-    least[group] = better ? error : least[group];
-    scale[group] = better ? candidate : scale[group];
-  }
-}
-
-// Writes the best candidates for the groups of the rows [first, first + rows) into `scale`.
-template <WeightType kType, std::int64_t kWidth>
-void search_rows(const WeightArrays& a, const QuantScheme& scheme, const float* importance, std::int64_t first,
-                 std::int64_t rows, float* scale) {
-  const std::int64_t width = scheme.group_columns(a.columns);
-  const std::int64_t groups = rows * a.groups;
-  std::vector<float> room;
-  const float* weight = wide_weights(a, first * a.columns, rows * a.columns, room);
-  std::vector<float> numbers(static_cast<std::size_t>(GridArrays::kNumbers * groups));
-  const GridArrays grids{numbers.data(), groups};
-  std::vector<float> tried(static_cast<std::size_t>(groups));
-  std::vector<float> least(static_cast<std::size_t>(groups), std::numeric_limits<float>::infinity());
-  std::fill(scale, scale + groups, 1.0f);
-  for (int i = 0; i < kScaleCandidates; ++i) {
-    std::fill(tried.begin(), tried.end(), scale_candidate(i));
-    make_grids({a.wmin + first * a.groups, a.wmax + first * a.groups, tried.data(), tried.data()}, scheme, groups,
-               grids);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const std::int64_t at = r * a.groups;
-      try_scale_row<kType, kWidth>(weight + r * a.columns, importance,
-                                   Row{a.columns, width, {grids.first + at, grids.stride}}, scale_candidate(i),
-                                   least.data() + at, scale + at);
-    }
-  }
-}
-
-// Calls body(kType, kWidth), as types, for what the weight and its scheme are.
-template <class Body>
-void with_kinds(const WeightArrays& a, const QuantScheme& scheme, const Body& body) {
-  const std::int64_t width = scheme.group_columns(a.columns);
-  const auto is = [&](std::int64_t usual) { return width == usual && a.columns % usual == 0; };
-  with_type(scheme, [&](auto type) {
-    if constexpr (type() == WeightType::kInt) {
-      if (is(64)) return body(type, Width<64>());
-      if (is(128)) return body(type, Width<128>());
-    } else {
-      if (is(16)) return body(type, Width<16>());
-      if (is(32)) return body(type, Width<32>());
-    }
-    body(type, Width<0>());
-  });
-}
-
 }  // namespace
-
-void search_scales(const WeightArrays& a, const QuantScheme& scheme, const float* importance) {
-  with_kinds(a, scheme, [&](auto type, auto width) {
-    const std::int64_t some = rows_at_once(a);
-    at::parallel_for(0, a.rows, some, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t first = begin; first < end; first += some) {
-        const std::int64_t rows = std::min(some, end - first);
-        float* scale = a.max_scale + first * a.groups;
-        search_rows<type(), width()>(a, scheme, importance, first, rows, scale);
-        std::copy(scale, scale + rows * a.groups, a.min_scale + first * a.groups);
-      }
-    });
-  });
-}
 
 void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* result, bool result_is_bf16) {
   with_kinds(a, scheme, [&](auto type, auto width) {
@@ -333,8 +239,8 @@ void sign_step(const WeightArrays& a, const QuantScheme& scheme, const float* gr
                      GroupSums* sums = at_least(room.sums, row.groups());
                      gradients_row<type(), true, width()>(weight, a.v + at, gradient + at, row, size.lr, nullptr, sums);
                      if (size.minmax_lr != 0) {
-                       range_gradients_row<true>(row.grids, sums, row.groups(), size.minmax_lr, a.min_scale + first,
-                                                 a.max_scale + first);
+                       range_gradients_row<true>(row.grids, sums, row.groups(), size.minmax_lr,
+                                                 size.minmax_bound, a.min_scale + first, a.max_scale + first);
                      }
                    });
   });
@@ -347,7 +253,7 @@ void rounding_gradients(const WeightArrays& a, const QuantScheme& scheme, const 
         a, scheme, [&](const float* weight, std::int64_t at, std::int64_t first, const Row& row, Room& room) {
           GroupSums* sums = at_least(room.sums, row.groups());
           gradients_row<type(), false, width()>(weight, a.v + at, gradient + at, row, 0, out.v + at, sums);
-          range_gradients_row<false>(row.grids, sums, row.groups(), 0, out.min_scale + first, out.max_scale + first);
+          range_gradients_row<false>(row.grids, sums, row.groups(), 0, 0, out.min_scale + first, out.max_scale + first);
         });
   });
 }

@@ -7,6 +7,7 @@
 
 #include "quant/fake_quant_kernels.h"
 #include "quant/fake_quant_math.h"
+#include "quant/scale_search.h"
 
 namespace roundtable::cuda {
 namespace {
@@ -113,34 +114,99 @@ __global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, Teams teams,
     out.min_scale[group.index] = d.dmin_scale;
     out.max_scale[group.index] = d.dmax_scale;
   } else if (size.minmax_lr != 0) {
-    a.min_scale[group.index] = stepped_scale(a.min_scale[group.index], d.dmin_scale, size.minmax_lr);
-    a.max_scale[group.index] = stepped_scale(a.max_scale[group.index], d.dmax_scale, size.minmax_lr);
+    a.min_scale[group.index] = stepped_scale(a.min_scale[group.index], d.dmin_scale, size.minmax_lr,
+                                             size.minmax_bound);
+    a.max_scale[group.index] = stepped_scale(a.max_scale[group.index], d.dmax_scale, size.minmax_lr,
+                                             size.minmax_bound);
   }
 }
 
+// All lanes of the warp call the functions below: a team sums the errors of each candidate. All lanes of a team return
+// the same.
 template <WeightType kType, class W>
-__global__ void search_kernel(WeightArrays a, QuantScheme scheme, Teams teams, const float* importance) {
-  const Group group = group_of_team(a, teams);
-  const W* weight = static_cast<const W*>(a.weight) + group.offset;
-  const float* inputs = importance + group.offset % a.columns;
-  float best = 1;
+__device__ inline FoundRange search_symmetric(const QuantScheme& scheme, const ScaleCandidates& candidates,
+                                              const Group& group, const W* weight, const float* importance,
+                                              FoundRange range) {
+  const LevelBounds bounds = symmetric_bounds<kType>(scheme);
+  const float anchor = search_anchor(scheme, range);
+  const float anchor_inverse = reciprocal_or_zero(anchor);
   float least = INFINITY;
-  for (int candidate = 0; candidate < kScaleCandidates; ++candidate) {
-    const float scale = scale_candidate(candidate);
-    const GroupGrid grid = group_grid(scheme, {a.wmin[group.index], a.wmax[group.index], scale, scale});
+  float best = candidates.value[0];
+  for (int candidate = 0; candidate < candidates.count; ++candidate) {
+    const float value = candidates.value[candidate];
+    const CandidateScale one = candidate_scale<kType>(scheme, anchor, anchor_inverse, value);
     float error = 0;
     for (std::uint32_t i = group.lane; i < group.size; i += group.team) {
-      error += inputs[i] * nearest_error<kType>(grid, load(weight[i]));
+      const float difference = nearest_error<kType>(one, bounds, load(weight[i]));
+      error += importance[i] * (difference * difference);
     }
     error = team_sum(error, group.team);
     if (error < least) {
       least = error;
-      best = scale;
+      best = value;
     }
   }
+  return symmetric_range<kType>(scheme, range, best);
+}
+
+template <class W>
+__device__ inline FoundRange search_asymmetric(const QuantScheme& scheme, const ScaleCandidates& coarse,
+                                               const Group& group, const W* weight, const float* importance,
+                                               FoundRange range) {
+  const float top = top_level(scheme);
+  const float widest = widest_scale(scheme, range);
+  // Where nothing is better, and that is where no token came: rounding to nearest.
+  float best_scale = widest;
+  float best_zero = nearest_zero_point(scheme, range, 1.0f / widest);
+  int best = kCoarseFractions - 1;
+  const auto error_of = [&](float scale, float inverse, float zero, bool tried) {
+    float error = 0;
+    for (std::uint32_t j = group.lane; tried && j < group.size; j += group.team) {
+      const float own = load(weight[j]);
+      const float difference = level_error(scale, within(rintf(own * inverse), -zero, top - zero), own);
+      error += importance[j] * (difference * difference);
+    }
+    return team_sum(error, group.team);
+  };
+  float least = error_of(widest, 1.0f / widest, best_zero, true);
+  for (int i = 0, center = 0; i < kCoarseFractions + kFineFractions; ++i) {
+    if (i <= kCoarseFractions) center = best;
+    const float scale = widest * fraction_of(coarse, i, center);
+    const float inverse = 1.0f / scale;
+    const ZeroPointRange zeros = zero_points_of(scheme, range, inverse);
+    // Teams of a warp have as many zero points to try as the one that has most: all take part in its sums.
+    for (int step = 0; step < kMostZeroPoints; ++step) {
+      const float zero = zeros.first + static_cast<float>(step);
+      const bool tried = zero <= zeros.last;
+      if (!__any_sync(0xffffffffu, tried)) break;
+      const float error = error_of(scale, inverse, zero, tried);
+      if (tried && error < least) {
+        least = error;
+        best_scale = scale;
+        best_zero = zero;
+        best = i;
+      }
+    }
+  }
+  return asymmetric_range(scheme, best_scale, best_zero);
+}
+
+template <WeightType kType, class W>
+__global__ void search_kernel(WeightArrays a, QuantScheme scheme, Teams teams, ScaleCandidates candidates,
+                              const float* importance) {
+  const Group group = group_of_team(a, teams);
+  const W* weight = static_cast<const W*>(a.weight) + group.offset;
+  const float* inputs = importance + group.offset % a.columns;
+  const FoundRange range{a.wmin[group.index], a.wmax[group.index]};
+  FoundRange found;
+  if (kType == WeightType::kInt && !scheme.symmetric) {  // the same in all threads
+    found = search_asymmetric(scheme, candidates, group, weight, inputs, range);
+  } else {
+    found = search_symmetric<kType>(scheme, candidates, group, weight, inputs, range);
+  }
   if (group.lane != 0 || group.size == 0) return;
-  a.min_scale[group.index] = best;
-  a.max_scale[group.index] = best;
+  a.wmin[group.index] = found.wmin;
+  a.wmax[group.index] = found.wmax;
 }
 
 template <WeightType kType, class W>
@@ -197,12 +263,13 @@ void launch_gradient(const WeightArrays& a, const QuantScheme& scheme, const flo
 }  // namespace
 
 void search_scales(const WeightArrays& a, const QuantScheme& scheme, const float* importance) {
+  const ScaleCandidates candidates = scale_candidates(scheme);
   const Teams teams = teams_for(a, scheme);
   const auto stream = c10::cuda::getCurrentCUDAStream().stream();
   with_types(a, scheme, [&](auto* weight, auto type) {
     using W = std::remove_pointer_t<decltype(weight)>;
     search_kernel<decltype(type)::value, W>
-        <<<blocks_for(a, teams), kThreads, 0, stream>>>(a, scheme, teams, importance);
+        <<<blocks_for(a, teams), kThreads, 0, stream>>>(a, scheme, teams, candidates, importance);
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }

@@ -18,8 +18,8 @@ struct WeightArrays {
   float* v;               // [rows, columns]
   float* min_scale;       // [rows, groups]
   float* max_scale;
-  const float* wmin;
-  const float* wmax;
+  float* wmin;
+  float* wmax;
 };
 
 // Where rounding_gradients leaves its results; sign_step needs none.

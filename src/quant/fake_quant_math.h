@@ -45,8 +45,8 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE float least_scale(const QuantScheme& scheme) {
 
 // What is fixed when a group is wrapped, and what is tuned of it.
 struct GroupRange {
-  float wmin;  // min(W, 0)
-  float wmax;  // max(W, 0)
+  float wmin;  // min(W, 0), or what a search has found in its place
+  float wmax;  // max(W, 0), or the same
   float min_scale;
   float max_scale;
 };
@@ -268,17 +268,6 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE float level_of(const GroupGrid& grid, float we
   return clamped(grid, rintf(ratio_of(grid, weight) + v));
 }
 
-// The candidates of the search for scales: 1, 0.975, ... 0.4.
-constexpr int kScaleCandidates = 25;
-C10_HOST_DEVICE C10_ALWAYS_INLINE float scale_candidate(int i) { return 1.0f - 0.025f * static_cast<float>(i); }
-
-// Squared error of a weight that is rounded to nearest.
-template <WeightType kType>
-C10_HOST_DEVICE C10_ALWAYS_INLINE float nearest_error(const GroupGrid& grid, float weight) {
-  const float error = grid.scale * level_of<kType>(grid, weight, 0.0f) - weight;
-  return error * error;
-}
-
 // The weight as it is stored, in 8 bits.
 template <WeightType kType>
 C10_HOST_DEVICE C10_ALWAYS_INLINE std::int32_t bits_of(const GroupGrid& grid, float weight, float v) {
@@ -338,10 +327,10 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE float stepped(float value, float gradient, flo
   return value - (fabsf(gradient) > 0 ? copysignf(lr, gradient) : 0.0f);
 }
 
-// The same, kept in [0, 1]: min_scale and max_scale.
-C10_HOST_DEVICE C10_ALWAYS_INLINE float stepped_scale(float value, float gradient, float lr) {
+// The same, kept in [0, bound]: min_scale and max_scale.
+C10_HOST_DEVICE C10_ALWAYS_INLINE float stepped_scale(float value, float gradient, float lr, float bound) {
   const float next = stepped(value, gradient, lr);
-  return next < 0.0f ? 0.0f : (next > 1.0f ? 1.0f : next);
+  return next < 0.0f ? 0.0f : (next > bound ? bound : next);
 }
 
 }  // namespace roundtable

@@ -122,7 +122,7 @@ nlohmann::json content_fingerprint(const Config& config) {
 nlohmann::json fingerprint(const Config& config, const Plan& plan) {
   // The version is to be raised if the same settings give another result than before.
   nlohmann::json print = {
-      {"version", 6}, {"number of stages", plan.stages.size()}, {"graphs of the model", plan.model.digest()}};
+      {"version", 7}, {"number of stages", plan.stages.size()}, {"graphs of the model", plan.model.digest()}};
   print.update(settings_fingerprint(config));
   print.update(content_fingerprint(config));
   return print;

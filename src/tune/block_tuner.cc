@@ -107,7 +107,7 @@ torch::Tensor BlockTuner::run_rows(const torch::Tensor& rows) {
   const auto elements = static_cast<double>(rows_.batch()) * static_cast<double>(samples_.target[0].numel());
   const torch::Tensor output = chain_.forward(samples_.input.rows(rows).to(chain_.blocks().front()->device()));
   // The gradient by hand: autograd would keep fp32 copies of the activations for it.
-  const SquaredError error = squared_error(output, samples_.target, rows, 1.0 / elements);
+  const SquaredError error = squared_error(output, samples_.target, rows, 1.0 / elements, settings_.outliers);
   state_->arena().add_loss(error.loss);  // before the backward pass, in which the first bucket leaves
   output.backward(error.gradient);
   return error.loss;

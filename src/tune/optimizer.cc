@@ -34,8 +34,8 @@ class WithState final : public RoundingOptimizer {
     if (size.minmax_lr == 0) return;
     rules_[1].update(parameters.min_scale, gradients.min_scale, size.minmax_lr);
     rules_[2].update(parameters.max_scale, gradients.max_scale, size.minmax_lr);
-    parameters.min_scale.clamp_(0, 1);
-    parameters.max_scale.clamp_(0, 1);
+    parameters.min_scale.clamp_(0, size.minmax_bound);
+    parameters.max_scale.clamp_(0, size.minmax_bound);
   }
 
  private:

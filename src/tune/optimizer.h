@@ -21,7 +21,8 @@ class RoundingOptimizer {
  public:
   virtual ~RoundingOptimizer() = default;
 
-  // One step from `gradient` = dL/dWq, [out, in] fp32. min_scale and max_scale stay in [0, 1]; if size.minmax_lr is 0
+  // One step from `gradient` = dL/dWq, [out, in] fp32. min_scale and max_scale stay in [0, size.minmax_bound]; if
+  // size.minmax_lr is 0
   // they stay as they are. Called once per iteration, always with the same layer.
   virtual void step(const torch::Tensor& weight, RoundingParameters& parameters, const QuantScheme& scheme,
                     const torch::Tensor& gradient, const StepSize& size) = 0;

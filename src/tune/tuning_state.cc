@@ -200,7 +200,8 @@ void TuningState::step(std::int64_t iteration) {
         settings_.lr > 0 ? settings_.lr : default_lr(settings_.optimizer, matrix.scheme.bits, settings_.iters);
     const double minmax_lr = settings_.minmax_lr > 0 ? settings_.minmax_lr : lr;
     const StepSize size{static_cast<float>(lr * factor),
-                        settings_.enable_minmax_tuning ? static_cast<float>(minmax_lr * factor) : 0.0f};
+                        settings_.enable_minmax_tuning ? static_cast<float>(minmax_lr * factor) : 0.0f,
+                        static_cast<float>(settings_.minmax_scale_bound)};
     matrix.optimizer->step(matrix.original, matrix.parameters, matrix.scheme, matrix.gradient, size);
   }
 }

@@ -24,6 +24,8 @@ struct TuneSettings {
   double lr = 0;                 // 0: default_lr() of each layer
   double minmax_lr = 0;          // 0: the layer's lr
   bool enable_minmax_tuning = true;
+  double minmax_scale_bound = 1;  // the largest factor on a range
+  double outliers = 0;            // squared_error()
   bool not_use_mse = false;  // keep the last parameters instead of those of the least loss
   OptimizerKind optimizer = OptimizerKind::kSignRound;
   double momentum = 0;  // signround only

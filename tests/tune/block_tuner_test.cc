@@ -193,6 +193,24 @@ TEST(BlockTuner, StartsFromSearchedScales) {
   EXPECT_LT(tuned(true, 20).best_loss(), tuned(false, 20).best_loss());
 }
 
+TEST(BlockTuner, TheLargestErrorsAreLeftOut) {
+  const TinyProblem problem;
+  const float whole = tune(problem, {.iters = 1}).first_loss();
+  EXPECT_LT(tune(problem, {.iters = 1, .outliers = 0.05}).first_loss(), 0.9f * whole);
+}
+
+TEST(BlockTuner, FactorsAboveOneMakeLargerScales) {
+  const TinyProblem problem;
+  const auto largest_growth = [&](double bound) {
+    const TuneSettings settings{.iters = 10, .lr = 0.05, .minmax_scale_bound = bound, .not_use_mse = true};
+    const QuantizedWeight tuned = *tune(problem, settings).weights[0];
+    const GroupScales start = nearest_scales(problem.weights.weights[0], *problem.schemes[0]);
+    return (tuned.scale / start.scale).max().item<float>();
+  };
+  EXPECT_LE(largest_growth(1), 1);
+  EXPECT_GT(largest_growth(2), 1.05);
+}
+
 TEST(BlockTuner, ALayerWithoutASchemeStaysFloat) {
   TinyProblem problem;
   problem.schemes[3].reset();

@@ -3,6 +3,8 @@
 
 #include <torch/types.h>
 
+#include <cstdint>
+
 namespace roundtable {
 
 // With y [n, ...] and the rows `rows` (int64 [n], where target is) of target [m, ...], both in one dtype, `target` on
@@ -13,7 +15,12 @@ struct SquaredError {
   torch::Tensor gradient;
 };
 
+// `outliers`: the share of each row's elements, those of the largest |y - t|, that are left out of loss and gradient:
+// at least one, and of equal ones the first; 0: none.
 SquaredError squared_error(const torch::Tensor& y, const torch::Tensor& target, const torch::Tensor& rows,
-                           double scale);
+                           double scale, double outliers = 0);
+
+// How many of n elements that share is.
+std::int64_t outlier_count(std::int64_t n, double outliers);
 
 }  // namespace roundtable
