@@ -204,7 +204,7 @@ TEST_P(Float4Search, FindsTheLeastError) {
     search_scales(weight, found, scheme, importance);
     EXPECT_TRUE(torch::all(errors(found) <= least * (1 + 1e-5)).item<bool>());
     EXPECT_LT(found.wmax.lt(start.wmax).sum().item<int>(), found.wmax.numel());
-    EXPECT_GT(found.wmax.lt(start.wmax).sum().item<int>(), 0);
+    if (!is_mx) EXPECT_GT(found.wmax.lt(start.wmax).sum().item<int>(), 0);  // half of mx_fp's scale clips too much
     EXPECT_GT(found.wmax.gt(start.wmax).sum().item<int>(), 0);  // above the largest weight too
   }
 }
