@@ -15,7 +15,7 @@
 namespace roundtable {
 namespace {
 
-constexpr std::int64_t kPiece = 4096;  // so many terms are summed in fp32
+constexpr std::int64_t kPiece = 512;  // so many terms are summed in fp32
 constexpr float kLeastLog = -87.0f;    // exp_of() knows no smaller one
 
 template <class T>
