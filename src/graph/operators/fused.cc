@@ -2,6 +2,8 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include <utility>
+
 #include "graph/operators/library.h"
 #include "model/forward/activation.h"
 #include "model/forward/norm.h"
@@ -17,6 +19,16 @@ bool has_kernel(const Tensor& x) { return x.scalar_type() == torch::kFloat32 || 
 
 bool serves_gate(const Tensor& gate, const Tensor& up) {
   return has_kernel(gate) && gate.sizes() == up.sizes() && gate.scalar_type() == up.scalar_type();
+}
+
+bool serves_halves(const Tensor& joined) {
+  return has_kernel(joined) && joined.dim() > 0 && joined.size(-1) % 2 == 0;
+}
+
+std::pair<Tensor, Tensor> halves_of(const Tensor& joined) {
+  const auto halves = joined.chunk(2, -1);
+  TORCH_CHECK(halves.size() == 2, "there must be a gate and a second half");
+  return {halves[0], halves[1]};
 }
 
 // The table's rows [seqlen, rotary_dim] if the dimensions before are of size 1, but for that of the positions at
@@ -68,17 +80,15 @@ Tensor fused_geglu(const Tensor& gate, const Tensor& up) {
 }
 
 Tensor fused_swiglu_of_halves(const Tensor& joined) {
-  if (has_kernel(joined) && joined.dim() > 0 && joined.size(-1) % 2 == 0) return swiglu_of_halves(joined);
-  const auto halves = joined.chunk(2, -1);
-  TORCH_CHECK(halves.size() == 2, "there must be a gate and a second half");
-  return torch::silu(halves[0]) * halves[1];
+  if (serves_halves(joined)) return swiglu_of_halves(joined);
+  const auto [gate, up] = halves_of(joined);
+  return fused_swiglu(gate, up);
 }
 
 Tensor fused_geglu_of_halves(const Tensor& joined) {
-  if (has_kernel(joined) && joined.dim() > 0 && joined.size(-1) % 2 == 0) return geglu_of_halves(joined);
-  const auto halves = joined.chunk(2, -1);
-  TORCH_CHECK(halves.size() == 2, "there must be a gate and a second half");
-  return torch::gelu(halves[0], "tanh") * halves[1];
+  if (serves_halves(joined)) return geglu_of_halves(joined);
+  const auto [gate, up] = halves_of(joined);
+  return fused_geglu(gate, up);
 }
 
 }  // namespace roundtable

@@ -283,14 +283,14 @@ torch::Tensor swiglu_of_halves(const torch::Tensor& joined) {
   RT_CHECK(joined.dim() > 0 && joined.size(-1) % 2 == 0);
   if (joined.is_cpu()) return JoinedGate<Activation::kSilu>::apply(joined);
   const auto halves = joined.chunk(2, -1);
-  return torch::silu(halves[0]) * halves[1];
+  return swiglu(halves[0], halves[1]);
 }
 
 torch::Tensor geglu_of_halves(const torch::Tensor& joined) {
   RT_CHECK(joined.dim() > 0 && joined.size(-1) % 2 == 0);
   if (joined.is_cpu()) return JoinedGate<Activation::kGeluTanh>::apply(joined);
   const auto halves = joined.chunk(2, -1);
-  return torch::gelu(halves[0], "tanh") * halves[1];
+  return geglu(halves[0], halves[1]);
 }
 
 }  // namespace roundtable
