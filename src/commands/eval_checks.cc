@@ -3,27 +3,17 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <numeric>
 
 #include "base/error.h"
-#include "data/sha256.h"
 #include "export/quantized_checkpoint.h"
-#include "io/file.h"
+#include "plan/checks.h"
 #include "plan/layout.h"
 
 namespace roundtable {
 namespace {
 
 constexpr const char* kAgainst = "--against";
-constexpr std::uint64_t kMaxTokenizer = 1 << 30;
-
-// The digest of the model's tokenizer.json; empty without one.
-std::string tokenizer_digest(const std::string& directory) {
-  const std::string path = directory + "/tokenizer.json";
-  std::error_code ignored;
-  return std::filesystem::exists(path, ignored) ? sha256(read_text_file(path, kMaxTokenizer)) : "";
-}
 
 }  // namespace
 

@@ -258,16 +258,22 @@ std::int64_t check_tokens(const Config& config, const Plan& plan) {
 
 }  // namespace
 
-std::string check_tokenizer(const Config& config, const std::string& tokens) {
+std::string tokenizer_digest(const std::string& directory) {
   constexpr std::uint64_t kMaxTokenizer = 1 << 30;
+  const std::string path = directory + "/tokenizer.json";
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored) ? sha256(read_text_file(path, kMaxTokenizer)) : "";
+}
+
+std::string check_tokenizer(const Config& config, const std::string& tokens) {
   const std::string theirs = tokenizer_of_tokens(tokens);
   if (theirs.empty()) return "";
   const std::string path = config.model.path + "/tokenizer.json";
-  std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) {
+  const std::string ours = tokenizer_digest(config.model.path);
+  if (ours.empty()) {
     return fmt::format("{}: whether the model's own tokenizer made it is not known: there is no {}", tokens, path);
   }
-  if (sha256(read_text_file(path, kMaxTokenizer)) == theirs) return "";
+  if (ours == theirs) return "";
   const std::string problem = fmt::format("was made with another tokenizer than {}", path);
   if (!config.calibration.check_tokenizer) return fmt::format("{}: {}", tokens, problem);
   throw bad_input(tokens, problem,

@@ -34,6 +34,9 @@ void check_settings(const Config& config, const Plan& plan);
 // Returns the number of held-out tokens (run.eval_tokens), 0 without such a set.
 std::int64_t check_files(const Config& config, const Plan& plan);
 
+// The SHA-256 of a model's tokenizer.json; empty without one. Throws Error where it cannot be read.
+std::string tokenizer_digest(const std::string& directory);
+
 // Compares the tokenizer that made the token set `tokens` with the model's tokenizer.json. Throws Error (kBadInput)
 // where they differ; if calibration.check_tokenizer is false, returns a warning. Also returns one where the model has
 // no tokenizer.json to compare with. Empty where they are the same, or the token set does not name its tokenizer.
