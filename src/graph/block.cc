@@ -23,7 +23,6 @@
 namespace roundtable {
 namespace {
 
-constexpr std::size_t kExpertsOfDispatch = 2;         // of its arguments
 constexpr std::size_t kFixed = std::size_t{1} << 32;  // more than any block has layers: the places of fixed_ begin here
 
 // [out, in] of one expert as a view of the parameter.

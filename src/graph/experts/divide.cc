@@ -17,8 +17,6 @@ namespace roundtable {
 namespace {
 
 constexpr std::string_view kDispatch = "rt::dispatch";
-constexpr std::size_t kRows = 0, kEnds = 3;     // arguments of rt::expert_linear
-constexpr std::size_t kEndsOfDispatch = 1;      // of its results
 
 // Operators that give the row i of their result from the row i of their arguments [rows, width] and from what has no
 // rows (numbers, parameters of the width).
@@ -65,7 +63,7 @@ class Divider {
     }
     for (const auto& [node, product] : products_of(part_)) {
       if (product.form != ProductForm::kExperts) continue;
-      RT_CHECK(dispatched.contains(part_.nodes[node].args[kEnds].value().value_or(-1)));
+      RT_CHECK(dispatched.contains(part_.nodes[node].args[kEndsOfExpertLinear].value().value_or(-1)));
       products_.insert(node);
     }
   }
@@ -92,7 +90,7 @@ class Divider {
       const GraphNode& node = part_.nodes[i];
       std::optional<std::int64_t> ends;
       if (products_.contains(i)) {
-        ends = node.args[kEnds].value();
+        ends = node.args[kEndsOfExpertLinear].value();
       } else if (is_row_by_row(node)) {
         ends = common_ends(node);
       }
@@ -120,7 +118,7 @@ class Divider {
 
   bool stays_away(std::size_t user, std::int64_t ends) const {
     const GraphNode& node = part_.nodes[user];
-    if (products_.contains(user)) return node.args[kEnds].value() == ends;
+    if (products_.contains(user)) return node.args[kEndsOfExpertLinear].value() == ends;
     return std::any_of(node.out.begin(), node.out.end(), [&](const auto& value) {
       const auto found = value ? away_.find(*value) : away_.end();
       return found != away_.end() && found->second == ends;
@@ -156,8 +154,8 @@ class Divider {
 
   // In front of a product: its rows are at the ranks of their experts, and so are the ends.
   void send(GraphNode& product, std::vector<GraphNode>& nodes) {
-    const std::int64_t ends = *product.args[kEnds].value();
-    const std::int64_t rows = product.args[kRows].value().value_or(-1);
+    const std::int64_t ends = *product.args[kEndsOfExpertLinear].value();
+    const std::int64_t rows = product.args[kRowsOfExpertLinear].value().value_or(-1);
     if (!away_.contains(rows)) {
       const auto [entry, is_new] = sent_.emplace(std::pair(rows, ends), part_.values);
       if (is_new) {
@@ -166,9 +164,9 @@ class Divider {
         nodes.push_back(made("fused::to_owners", {rows, ends}, {there, ends_there}, product));
         routed_.emplace(ends, ends_there);
       }
-      product.args[kRows].is = Argument::Value{entry->second};
+      product.args[kRowsOfExpertLinear].is = Argument::Value{entry->second};
     }
-    product.args[kEnds].is = Argument::Value{routed_.at(ends)};
+    product.args[kEndsOfExpertLinear].is = Argument::Value{routed_.at(ends)};
   }
 
   static GraphNode made(const char* op, std::initializer_list<std::int64_t> values,

@@ -2,6 +2,7 @@
 // each gradient goes where the tuner wants it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -11,6 +12,11 @@
 #include "graph/format/manifest.h"
 
 namespace roundtable {
+
+// Places in rt::dispatch(x, index, experts) -> (rows, ends, order) and in rt::expert_linear(rows, weight, bias, ends, ..).
+constexpr std::size_t kIndexOfDispatch = 1, kExpertsOfDispatch = 2;  // arguments
+constexpr std::size_t kEndsOfDispatch = 1;                           // a result
+constexpr std::size_t kRowsOfExpertLinear = 0, kEndsOfExpertLinear = 3;
 
 enum class ProductForm {
   kLinear,   // aten::linear(x, weight [out, in], bias)

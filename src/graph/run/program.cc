@@ -17,10 +17,6 @@
 namespace roundtable {
 namespace {
 
-constexpr std::size_t kEndsOfDispatch = 1;      // of its results
-constexpr std::size_t kIndexOfDispatch = 1, kExpertsOfDispatch = 2;  // of its arguments
-constexpr std::size_t kEndsOfExpertLinear = 3;  // of its arguments
-
 // LibTorch puts a stack trace behind the message.
 std::string first_line(const c10::Error& error) {
   const std::string text = error.what_without_backtrace();
