@@ -81,8 +81,10 @@ if(ROUNDTABLE_CUDA)
   target_link_libraries(roundtable_torch INTERFACE
     -Wl,--no-as-needed ${TORCH_ROOT}/lib/libtorch_cuda.so ${TORCH_ROOT}/lib/libc10_cuda.so -Wl,--as-needed)
   target_link_directories(roundtable_torch INTERFACE ${site_packages}/nvidia/cu13/lib ${site_packages}/nvidia/nccl/lib)
+  # RPATH instead of RUNPATH: LD_LIBRARY_PATH comes before the latter, and modules such as `cuda` or `nvhpc` set it to
+  # folders with an older NCCL, which libtorch_cuda cannot work with.
   target_link_options(roundtable_torch INTERFACE
-    -Wl,-rpath-link,${site_packages}/nvidia/cu13/lib,-rpath-link,${site_packages}/nvidia/nccl/lib)
+    -Wl,--disable-new-dtags -Wl,-rpath-link,${site_packages}/nvidia/cu13/lib,-rpath-link,${site_packages}/nvidia/nccl/lib)
   target_include_directories(roundtable_torch SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
   target_link_libraries(roundtable_torch INTERFACE CUDA::cudart)
   add_library(roundtable_nccl INTERFACE)

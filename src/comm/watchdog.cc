@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "comm/agree.h"
+#include "comm/link_check.h"
 #include "comm/mpi/mailbox.h"
 #include "comm/signs_of_life.h"
 
@@ -26,6 +27,7 @@ constexpr auto kLastTick = std::chrono::milliseconds(1);
 constexpr int kTag = 0;  // on a communicator of the watchdogs' own
 constexpr double kSignSeconds = 1;
 constexpr double kReportSeconds = 4;  // how long a failed rank gives rank 0 to report for it
+constexpr double kCauseSeconds = 2;   // how long a broken link waits for the report of the rank that failed behind it
 
 // A message is {"type": "sign_of_life", ...to_json()}, {"type": "end"}, or {"type": "fault", "code", "line"}.
 std::string sign_message() {
@@ -115,6 +117,7 @@ class Watchdog::Thread {
         std::this_thread::sleep_for(ending_ ? kLastTick : kTick);
         was_stopped();
         receive();
+        check_links();
         rank_ == 0 ? lead() : follow();
       }
     } catch (const Error& error) {
@@ -138,6 +141,18 @@ class Watchdog::Thread {
   bool checks() const { return limit_ > 0 && steady_seconds() > no_checks_before_; }
 
   double sign_seconds() const { return limit_ > 0 ? std::min(kSignSeconds, limit_ / 4) : kSignSeconds; }
+
+  // A link breaks because the rank behind it has failed, and that rank's own report says more.
+  void check_links() {
+    const double now = steady_seconds();
+    if (link_fault_ && now > link_fault_at_ + kCauseSeconds) {
+      end_all(ExitCode::kMachine, fmt::format("{}: {}", where(), *link_fault_));
+    }
+    if (link_fault_ || now < links_checked_at_ + kSignSeconds) return;
+    links_checked_at_ = now;
+    link_fault_ = LinkCheck::find_fault();
+    link_fault_at_ = now;
+  }
 
   // ---- mail ----
 
@@ -225,6 +240,9 @@ class Watchdog::Thread {
   double no_checks_before_ = 0;
   bool said_goodbye_ = false;
   double last_sent_ = 0;
+  double links_checked_at_ = 0;
+  std::optional<std::string> link_fault_;
+  double link_fault_at_ = 0;
   std::thread thread_;
 };
 

@@ -3,7 +3,7 @@
 // It is one thread per rank. Every second each rank tells rank 0 what it does (base/activity.h), and rank 0 tells them
 // that it lives. Rank 0 ends the job if it finds a fault in these signs (find_fault() in comm/signs_of_life.h); the
 // others end it if rank 0 is silent. A rank that fails reports through rank 0, which prints the first report and ends
-// all ranks.
+// all ranks. A rank that finds a broken link (comm/link_check.h) does so too, if nobody reports a cause soon after.
 #pragma once
 
 #include <memory>

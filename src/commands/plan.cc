@@ -73,7 +73,7 @@ Plan make_plan_for(const Config& config, const Models& models, const World& here
 nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial) {
   World ranks = world_of(world);
   if (config.cluster.nodes == 0) {  // a described cluster is another machine than this one
-    check_backend(config, world);
+    ranks.devices = check_devices(config, world);
     check_shared_memory_everywhere(world, config);
   }
   nlohmann::json result;

@@ -58,6 +58,7 @@ class QuantizeRun {
     std::optional<VitalSigns> vital_signs;
     if (is_root()) vital_signs.emplace(watchdog_, paths_.ranks());
     RunContext context = make_context();
+    meter_.set_device(context.ranks.device);
     recall_tensors(context);
     run_phases(phases(context), context, meter_);
     return summarize();
@@ -66,7 +67,7 @@ class QuantizeRun {
   // Everything that can be checked is checked before the first byte is written.
   void plan() {
     World ranks = world_of(world_);
-    check_backend(config_, world_);
+    ranks.devices = check_devices(config_, world_);
     check_shared_memory_everywhere(world_, config_);
     run_on_root(world_, [&] { require_keys(config_, {"calibration.tokens", "output.path"}); });
     ranks.parts_on_record = run_on_root(world_, [&] { return parts_on_record(paths_); });
@@ -102,6 +103,7 @@ class QuantizeRun {
   void log_start() {
     if (state_->finished_summary() != nullptr) return;
     events_->append(event::Start{.version = std::string(program_version()),
+                                 .devices = plan_.world.devices.names,
                                  .ranks = plan_.world.ranks,
                                  .groups = plan_.groups,
                                  .shards = plan_.shards,
@@ -179,6 +181,7 @@ class QuantizeRun {
     summary.output = paths_.output;
     summary.seconds = meter_.seconds();
     summary.peak_bytes = meter_.peak_bytes(world_);
+    summary.peak_device_bytes = meter_.peak_device_bytes(world_);
     if (evaluation_) {
       summary.perplexity = evaluation_->perplexity;
       summary.divergence = evaluation_->divergence;

@@ -3,6 +3,7 @@
 
 #include <torch/types.h>
 
+#include <cstdlib>
 #include <iostream>
 
 #include "base/activity.h"
@@ -19,24 +20,36 @@
 namespace roundtable {
 namespace {
 
+struct ChosenDevice {
+  torch::Device mine;
+  WorldDevices all;
+};
+
 // The device of this rank by parallel.backend: `auto` takes CUDA where LibTorch finds a device. All ranks have one of the
 // same kind. Collective.
-torch::Device choose_device(const ParallelSection& section, MpiCommunicator& world, int rank_in_node) {
-  RankDevice mine{host_name(), false, "this build has no NCCL"};
+ChosenDevice choose_device(const Config& config, MpiCommunicator& world, int rank_in_node) {
+  RankDevice mine{.node = host_name(), .reason = "this build has no CUDA and NCCL"};
   std::optional<torch::Device> found;
-  if (section.backend != Backend::kMpi && nccl_available()) {
+  const bool by_choice = config.parallel.backend == Backend::kMpi;
+  if (by_choice) mine.reason = "parallel.backend is mpi";
+  if (!by_choice && nccl_available()) {
     found = cuda_device_of(rank_in_node);
     mine.is_cuda = found.has_value();
     mine.reason = found ? "" : why_no_cuda_device();
   }
-  check_devices(world, mine);
+  if (found) {
+    const DeviceIdentity identity = identity_of(*found);
+    mine.name = identity.name;
+    mine.uuid = identity.uuid;
+  }
+  const std::vector<RankDevice> ranks = gather_devices(world, mine, config.parallel.share_devices);
   run_on_all(world, [&] {
-    if (section.backend != Backend::kNccl || found) return;
-    throw bad_input("parallel.backend",
-                    fmt::format("'nccl' needs a CUDA device and a build with NCCL, and there is none here: {}", mine.reason),
-                    "use 'auto' or 'mpi'");
+    const auto asking = who_asks_for_cuda(config, std::getenv("SLURM_GPUS_ON_NODE"));
+    if (!asking || found) return;
+    throw bad_input(*asking, fmt::format("CUDA devices are asked for, and there is none here: {}", mine.reason),
+                    "set parallel.backend: mpi to work on CPUs");
   });
-  return found.value_or(torch::kCPU);
+  return {found.value_or(torch::kCPU), {describe_devices(ranks, nccl_version()), by_choice ? "" : mine.reason}};
 }
 
 std::unique_ptr<DeviceCommunicator> device_communicator(RankGrid& grid, const torch::Device& device) {
@@ -85,16 +98,18 @@ World world_of(MpiCommunicator& world) {
   return {world.size(), world.broadcast_value(node->size(), 0)};
 }
 
-void check_backend(const Config& config, MpiCommunicator& world) {
+WorldDevices check_devices(const Config& config, MpiCommunicator& world) {
   const auto node = world.split_by_node();
-  choose_device(config.parallel, world, node->rank());
+  return choose_device(config, world, node->rank()).all;
 }
 
 RankContext make_rank_context(const Config& config, int shards, int expert_parts, MpiCommunicator& world) {
   const auto node = world.split_by_node();
   keep_freed_memory();
   set_threads(config.parallel.threads, node->rank(), node->size());
-  const torch::Device device = choose_device(config.parallel, world, node->rank());
+  const torch::Device device = choose_device(config, world, node->rank()).mine;
+  use_device(device);
+  if (device.is_cuda() && config.tuning.enable_deterministic_algorithms) ask_for_determinism();
   RankGrid grid(world, shards);
   std::unique_ptr<DeviceCommunicator> device_group = device_communicator(grid, device);
   const ExpertPart part = expert_parts > 1 ? ExpertPart{grid.shard(), expert_parts} : ExpertPart{};

@@ -28,13 +28,14 @@ Models models_for(MpiCommunicator& world, const Config& config);
 // Ranks of the world and of a node. Collective.
 World world_of(MpiCommunicator& world);
 
-// Throws AgreedError where parallel.backend asks for a device that a rank does not have, and where only some ranks have
-// one. Collective: before anything is written.
-void check_backend(const Config& config, MpiCommunicator& world);
+// What the ranks work on, for World. Throws AgreedError where CUDA devices are asked for that a rank does not have, where
+// only some ranks have one, and where two share one without parallel.share_devices. Collective: before anything is
+// written.
+WorldDevices check_devices(const Config& config, MpiCommunicator& world);
 
 // Threads, device, grid of `shards` ranks per group, communicators of this rank and, with `expert_parts` of the plan,
 // its part of the experts. `world` must outlive the result. Collective. Throws AgreedError as
-// check_backend().
+// check_devices().
 RankContext make_rank_context(const Config& config, int shards, int expert_parts, MpiCommunicator& world);
 
 // Where progress is drawn: stderr on rank 0, nowhere on the others.

@@ -36,6 +36,13 @@ std::string traffic_text(const StepBytes& bytes) {
   return text;
 }
 
+// The most of any rank; empty if tuning was not metered.
+std::string most_in_tuning(const std::map<std::string, std::vector<std::int64_t>>& peaks) {
+  const auto found = peaks.find("tune");
+  if (found == peaks.end() || found->second.empty()) return "";
+  return human_bytes(*std::max_element(found->second.begin(), found->second.end()));
+}
+
 }  // namespace
 
 std::string divergence_text(const Divergence& divergence) {
@@ -68,9 +75,10 @@ void print_summary(const RunSummary& summary) {
     times += fmt::format("{}{} {:.1f} s", times.empty() ? "" : ", ", name, phase->second);
   }
   fmt::print("time         {}\n", times);
-  if (const auto peaks = summary.peak_bytes.find("tune"); peaks != summary.peak_bytes.end() && !peaks->second.empty()) {
-    fmt::print("peak memory  {} per rank in tuning\n",
-               human_bytes(*std::max_element(peaks->second.begin(), peaks->second.end())));
+  const std::string memory = most_in_tuning(summary.peak_bytes), on_device = most_in_tuning(summary.peak_device_bytes);
+  if (!memory.empty()) {
+    fmt::print("peak memory  {} per rank in tuning{}\n", memory,
+               on_device.empty() ? "" : fmt::format(", and {} of its device", on_device));
   }
   fmt::print("checkpoint   {}\n", summary.output);
 }

@@ -18,6 +18,7 @@
 #include "comm/agree.h"
 #include "commands/start.h"
 #include "data/sampler.h"
+#include "device/device.h"
 #include "device/process.h"
 #include "io/checkpoint.h"
 #include "graph/block_loader.h"
@@ -162,6 +163,7 @@ class Trial {
     settings.iters = 2;
 
     reset_peak_resident_bytes();
+    reset_peak_device_bytes(context_.ranks.device);
     States states = ForwardPass(context_.ranks, context_.plan.model, 0).embed_rows(source_, tokens, range);
     if (context_.config.tuning.low_gpu_mem_usage) states = states.to(torch::kCPU);
     SelfCommunicator alone;
@@ -196,6 +198,7 @@ class Trial {
             {"seconds", context_.ranks.world.all_gather(step[1])},
             {"own_seconds", context_.ranks.world.all_gather(own[1])},
             {"peak_bytes", context_.ranks.world.all_gather(peak_resident_bytes())},
+            {"peak_device_bytes", context_.ranks.world.all_gather(peak_device_bytes(context_.ranks.device))},
             {"hosts", all_gather_text(context_.ranks.world, host_name())}};
   }
 
@@ -325,11 +328,13 @@ std::string describe_trial(const json& trial) {
                                trial["boundary"]["samples"].get<std::int64_t>(), bytes(trial["boundary"]["bytes"]),
                                bytes(trial["boundary"]["write_rate"]), bytes(trial["boundary"]["read_rate"])));
   const std::vector<double> own = step["own_seconds"];
-  const std::vector<std::int64_t> peaks = step["peak_bytes"];
+  const std::vector<std::int64_t> peaks = step["peak_bytes"], on_device = step["peak_device_bytes"];
+  const std::int64_t most_on_device = *std::max_element(on_device.begin(), on_device.end());
   line("step", fmt::format("{:.3f} s for block 0 (the first one {:.3f} s); work of one rank {:.3f} to {:.3f} s",
                            step["seconds"][0].get<double>(), step["first_seconds"][0].get<double>(),
                            *std::min_element(own.begin(), own.end()), *std::max_element(own.begin(), own.end())));
-  line("memory", fmt::format("peak {} per rank", human_bytes(*std::max_element(peaks.begin(), peaks.end()))));
+  line("memory", fmt::format("peak {} per rank{}", human_bytes(*std::max_element(peaks.begin(), peaks.end())),
+                             most_on_device == 0 ? "" : fmt::format(", and {} of its device", human_bytes(most_on_device))));
   const json& reduction = trial["all_reduce"];
   line("all-reduce", reduction["bus_rate"] == 0
                          ? "none: a group is one rank"

@@ -175,6 +175,7 @@ struct TuningSection {
   SamplerKind sampler = SamplerKind::kStrata;
   std::int64_t seed = 42;
   std::int64_t micro_batch = 0;
+  bool enable_deterministic_algorithms = true;
 
   template <ConfigVisitor Visitor>
   void visit(Visitor& v) {
@@ -230,6 +231,10 @@ struct TuningSection {
     v("seed", seed, kChangesResult, "seed of the sampler", whole_from(0));
     v("micro_batch", micro_batch, kKeepsResult, "samples per forward pass; 0: a rank's share of batch_size",
       whole_from(0, kMaxCount));
+    v("enable_deterministic_algorithms", enable_deterministic_algorithms, kKeepsResult,
+      "on CUDA devices, take only operators that give the same bits each time: a run that was interrupted then writes the "
+      "bytes of one that was not",
+      true_or_false());
   }
   bool operator==(const TuningSection&) const = default;
 };
@@ -240,6 +245,7 @@ struct ParallelSection {
   std::int64_t threads = 0;
   Experts experts = Experts::kAuto;
   Backend backend = Backend::kAuto;
+  bool share_devices = false;
   GradientDtype gradient_dtype = GradientDtype::kFp32;
 
   template <ConfigVisitor Visitor>
@@ -254,7 +260,12 @@ struct ParallelSection {
     // The journal holds the number of parts, because the names of files follow from it.
     v("experts", experts, kKeepsResult,
       "the experts of a block: divided over the ranks of a group, or all of them on each rank", choice<Experts>());
-    v("backend", backend, kKeepsResult, "the library that carries gradients and weights", choice<Backend>());
+    v("backend", backend, kKeepsResult,
+      "the library that carries gradients and weights: nccl for CUDA devices, mpi for CPUs, auto for what is there",
+      choice<Backend>());
+    v("share_devices", share_devices, kKeepsResult,
+      "let several ranks use one CUDA device; they must be in groups of their own, because NCCL allows no other way",
+      true_or_false());
     v("gradient_dtype", gradient_dtype, kChangesResult,
       "type in which a group sums gradients; bf16 moves half the bytes; sign: a majority vote of signs, an experiment",
       choice<GradientDtype>());

@@ -3,6 +3,7 @@
 
 #include <c10/core/Device.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -16,6 +17,29 @@ std::optional<c10::Device> cuda_device_of(int rank_in_node);
 
 // Why there is none, in one line: LibTorch's own words where it has any.
 std::string why_no_cuda_device();
+
+struct DeviceIdentity {
+  std::string name;  // "NVIDIA H100 80GB HBM3"
+  std::string uuid;  // as `nvidia-smi -L` has it; parts of one device (MIG) have their own
+};
+
+// Of a CUDA device. Makes no context on it. A build without CUDA has no such device.
+DeviceIdentity identity_of(const c10::Device& device);
+
+// Makes a CUDA device the calling thread's own; a CPU needs nothing. Whatever asks CUDA for anything before makes a
+// context on device 0, which takes about 0.5 GB there, and fails where devices allow only one process.
+void use_device(const c10::Device& device);
+
+// Asks LibTorch for operators on CUDA devices that give the same bits each time, from now on in all threads; to be called
+// before the first product. An operator that has no such way throws an exception, see has_no_deterministic_way().
+void ask_for_determinism();
+
+// Whether LibTorch threw an exception with this text because of ask_for_determinism().
+bool has_no_deterministic_way(const std::string& text);
+
+// The most memory that LibTorch has reserved on a device since the last reset, in bytes; 0 for a CPU.
+std::int64_t peak_device_bytes(const c10::Device& device);
+void reset_peak_device_bytes(const c10::Device& device);
 
 // The stream on which LibTorch enqueues the calling thread's work on `device`, which is a CUDA device. A build without
 // CUDA has no such device; it answers with the default stream.

@@ -93,6 +93,9 @@ std::string describe(const Plan& plan, const Config& config) {
   if (plan.head) line("lm_head", scheme_text(*plan.head) + ", rounded to nearest");
   line("ranks", fmt::format("{} = {} groups x {} shards, {} per node", plan.world.ranks, plan.groups, plan.shards,
                             plan.world.ranks_a_node));
+  if (const WorldDevices& devices = plan.world.devices; !devices.names.empty()) {
+    line("devices", devices.why_cpu.empty() ? devices.names : fmt::format("{} ({})", devices.names, devices.why_cpu));
+  }
   if (plan.expert_parts > 1) line("experts", experts_text(plan));
   line("stages", fmt::format("{} of up to {} blocks{}", plan.stages.size(), plan.stages.front().size(),
                              source_of_stages(config, plan)));

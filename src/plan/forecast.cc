@@ -20,6 +20,9 @@ constexpr double kGiga = 1e9;
 // LibTorch with its libraries, MPI and HDF5, and what of them the first products bring in: measured (VmHWM of the plan
 // phase, and 85 MB of pages after it).
 constexpr std::int64_t kProgramBytes = 500'000'000;
+// On a CUDA device: its context and modules, workspaces of cuBLAS and cuDNN, buffers of NCCL. Not measured: between 1.5
+// and 2.5 GB by what NVIDIA's and PyTorch's users report for an H100.
+constexpr std::int64_t kDeviceProgramBytes = 2'000'000'000;
 // The allocator keeps what was freed, and batches are copied once more than counted.
 constexpr double kSlack = 1.08;
 constexpr const char* kSamples = "samples";  // items of memory that follow the number of samples
@@ -195,7 +198,7 @@ std::vector<Forecast::Bytes> count_memory(const Config& config, const Model& m, 
   // Rows of tokens as they arrive, before they are put in the order of the experts.
   const double arriving = layout.expert_parts > 1 ? block.routed : 0;
   return {
-      {"program", kProgramBytes},
+      {"program", sums_in_host_memory(config) ? kProgramBytes : kDeviceProgramBytes},
       // Original and fake-quantized weight.
       {"weights of a block", bytes(joint * held * 2 * s.element)},
       {"next block", bytes(m.n_blocks() > 1 ? held * 2 : 0)},  // read ahead, on one rank of a group

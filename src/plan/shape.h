@@ -16,11 +16,18 @@ struct Stage {
   std::int64_t size() const { return last - first; }
 };
 
+// What the ranks work on, in words for people.
+struct WorldDevices {
+  std::string names;    // "8 x NVIDIA H100 80GB HBM3, NCCL 2.29.7"; empty: a described cluster's
+  std::string why_cpu;  // why no CUDA device is used although one would be taken; else empty
+};
+
 // The ranks of this run, as far as the plan depends on them.
 struct World {
   int ranks = 1;
   int ranks_a_node = 1;
   int parts_on_record = 0;  // Plan::expert_parts of the start that began this run; 0: this one does
+  WorldDevices devices{};
 };
 
 // The world divided into groups x shards, and the blocks into stages.

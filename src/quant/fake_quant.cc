@@ -1,6 +1,7 @@
 // Checks shapes and hands the arrays to the kernels of the tensors' device.
 #include "quant/fake_quant.h"
 
+#include <c10/core/DeviceGuard.h>
 #include <torch/types.h>
 
 #include <algorithm>
@@ -41,6 +42,7 @@ torch::Tensor grouped(const torch::Tensor& weight, const QuantScheme& scheme) {
 
 void quantize_into(const bool* wanted, const torch::Tensor& weight, const RoundingParameters& parameters,
                    const QuantScheme& scheme, QuantizedWeight& out) {
+  const c10::DeviceGuard guard(weight.device());  // kernels run on the calling thread's device
   const auto kernel = weight.is_cuda() ? cuda::quantize : cpu::quantize;
   kernel(arrays_of(weight, parameters, scheme), scheme, wanted,
          {out.q.data_ptr<std::uint8_t>(), out.scale.data_ptr<float>(), out.zero_point.data_ptr<std::uint8_t>()});
@@ -103,6 +105,7 @@ RoundingParameters make_rounding_parameters(const torch::Tensor& weight, const Q
 void search_scales(const torch::Tensor& weight, RoundingParameters& parameters, const QuantScheme& scheme,
                    const torch::Tensor& importance) {
   RT_CHECK(importance.dim() == 1 && importance.size(0) == weight.size(1) && importance.is_contiguous());
+  const c10::DeviceGuard guard(weight.device());
   const auto kernel = weight.is_cuda() ? cuda::search_scales : cpu::search_scales;
   kernel(arrays_of(weight, parameters, scheme), scheme, importance.const_data_ptr<float>());
 }
@@ -110,6 +113,7 @@ void search_scales(const torch::Tensor& weight, RoundingParameters& parameters, 
 void fake_quantize(const torch::Tensor& weight, const RoundingParameters& parameters, const QuantScheme& scheme,
                    torch::Tensor& result) {
   RT_CHECK(result.sizes() == weight.sizes() && result.is_contiguous());
+  const c10::DeviceGuard guard(weight.device());
   const auto kernel = weight.is_cuda() ? cuda::fake_quantize : cpu::fake_quantize;
   kernel(arrays_of(weight, parameters, scheme), scheme, result.data_ptr(), is_bf16(result));
 }
@@ -117,6 +121,7 @@ void fake_quantize(const torch::Tensor& weight, const RoundingParameters& parame
 void sign_step(const torch::Tensor& weight, RoundingParameters& parameters, const QuantScheme& scheme,
                const torch::Tensor& gradient, const StepSize& size) {
   RT_CHECK(gradient.sizes() == weight.sizes() && gradient.is_contiguous());
+  const c10::DeviceGuard guard(weight.device());
   const auto kernel = weight.is_cuda() ? cuda::sign_step : cpu::sign_step;
   kernel(arrays_of(weight, parameters, scheme), scheme, gradient.const_data_ptr<float>(), size);
 }
@@ -126,6 +131,7 @@ RoundingGradients rounding_gradients(const torch::Tensor& weight, const Rounding
   RT_CHECK(gradient.sizes() == weight.sizes() && gradient.is_contiguous());
   RoundingGradients out{torch::empty_like(parameters.v), torch::empty_like(parameters.min_scale),
                         torch::empty_like(parameters.max_scale)};
+  const c10::DeviceGuard guard(weight.device());
   const auto kernel = weight.is_cuda() ? cuda::rounding_gradients : cpu::rounding_gradients;
   kernel(arrays_of(weight, parameters, scheme), scheme, gradient.const_data_ptr<float>(),
          {out.v.data_ptr<float>(), out.min_scale.data_ptr<float>(), out.max_scale.data_ptr<float>()});

@@ -230,6 +230,7 @@ namespace event {
 struct Start {
   static constexpr const char* kType = "start";
   std::string version;
+  std::string devices;  // "8 x NVIDIA H100 80GB HBM3, NCCL 2.29.7"
   int ranks = 0;
   int groups = 0;
   int shards = 0;
@@ -244,6 +245,7 @@ struct Start {
   template <class Fields>
   void fields(Fields& f) {
     f("version", version);
+    f("devices", devices);
     f("ranks", ranks);
     f("groups", groups);
     f("shards", shards);

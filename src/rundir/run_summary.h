@@ -58,6 +58,7 @@ struct RunSummary {
   std::string output;
   std::map<std::string, double> seconds;                        // by phase, of rank 0
   std::map<std::string, std::vector<std::int64_t>> peak_bytes;  // by phase and rank: the largest resident set
+  std::map<std::string, std::vector<std::int64_t>> peak_device_bytes;  // the same of CUDA devices; empty: on CPUs
   std::optional<PerplexityPair> perplexity;                     // with run.eval_tokens
   std::optional<Divergence> divergence;                         // the same
   std::vector<std::string> experts_without_tokens;              // full names: they are rounded to nearest
@@ -70,6 +71,7 @@ struct RunSummary {
     f("output", output);
     f("seconds", seconds);
     f("peak_bytes", peak_bytes);
+    f("peak_device_bytes", peak_device_bytes);
     f("perplexity", perplexity);
     f("divergence", divergence);
     f("experts_without_tokens", experts_without_tokens);

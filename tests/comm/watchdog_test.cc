@@ -6,10 +6,14 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <optional>
+#include <stdexcept>
+#include <string>
 #include <thread>
 
 #include "base/activity.h"
 #include "base/clock.h"
+#include "comm/link_check.h"
 #include "tests/mpi_main.h"
 
 namespace roundtable {
@@ -62,6 +66,21 @@ TEST(FindFault, RanksThatHaveLeftDoNotCount) {
   left.left = true;
   EXPECT_EQ(fault({sign({works(1)}), left}), "none");
   EXPECT_THAT(fault({sign({waits(61, "MPI_Ibarrier")}), left}), HasSubstr("all ranks have waited for each other"));
+}
+
+TEST(LinkCheck, IsAskedAsLongAsItLives) {
+  EXPECT_EQ(LinkCheck::find_fault(), std::nullopt);
+  std::optional<std::string> state;
+  const LinkCheck one([&] { return state; });
+  EXPECT_EQ(LinkCheck::find_fault(), std::nullopt);
+  {
+    const LinkCheck other([]() -> std::optional<std::string> { throw std::runtime_error("the look itself failed"); });
+    EXPECT_EQ(LinkCheck::find_fault(), "the look itself failed");
+    state = "a link is down";
+    EXPECT_EQ(LinkCheck::find_fault(), "a link is down");
+  }
+  state.reset();
+  EXPECT_EQ(LinkCheck::find_fault(), std::nullopt);
 }
 
 TEST(FindFault, ARankThatHasNoPhaseYetPlans) {

@@ -114,14 +114,14 @@ TEST_F(PlanChecks, EachRefusalNamesItsKey) {
 }
 
 TEST_F(PlanChecks, TooLittleMemoryForOneBlockIsNoMatterOfSamples) {
-  const Forecast forecast = plan().forecast;
-  ASSERT_LT(forecast.block_bytes(), forecast.memory_bytes());
   const auto with_memory = [&](double bytes) {
     return plan([&](Config& c) {
       c.cluster.nodes = 1, c.cluster.devices_a_node = 1;
       c.cluster.device_memory = bytes / 1e9;
     });
   };
+  const Forecast forecast = with_memory(1e12).forecast;
+  ASSERT_LT(forecast.block_bytes(), forecast.memory_bytes());
   const auto block = static_cast<double>(forecast.block_bytes()), all = static_cast<double>(forecast.memory_bytes());
   EXPECT_BAD_INPUT(with_memory(0.9 * block),
                    AllOf(HasSubstr("of it for one block and its tuning"), HasSubstr("more memory")));

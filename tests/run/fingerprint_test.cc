@@ -24,7 +24,7 @@ const std::set<std::string> kDoNotMatter = {
     // Its values are what matters.
     "tuning.recipe",
     // How the work is divided: the fingerprint holds the number of stages that comes of it.
-    "parallel.shards", "parallel.stages", "parallel.threads", "parallel.backend", "parallel.experts",
+    "parallel.shards", "parallel.stages", "parallel.threads", "parallel.backend", "parallel.share_devices", "tuning.enable_deterministic_algorithms", "parallel.experts",
     "tuning.micro_batch",
     "tuning.low_gpu_mem_usage", "cluster.nodes", "cluster.devices_a_node", "cluster.device_memory",
     "cluster.matrix_rate", "cluster.memory_bandwidth", "cluster.link_bandwidth", "cluster.network_bandwidth",

@@ -2,8 +2,8 @@
 # this file. Figures for the forecast: configs/clusters/h100-8.yaml and h100-8x8.yaml.
 # shellcheck shell=bash
 
-# Names differ from site to site. Needed are Open MPI with UCX and PMIx, parallel HDF5 of the same MPI, CUDA 12 or
-# newer.
+# Names differ from site to site. Needed are Open MPI with UCX and PMIx, parallel HDF5 of the same MPI, CUDA 13
+# (the LibTorch that setup.sh installs is made with it).
 if command -v module >/dev/null; then
   module load openmpi hdf5-parallel cuda roundtable
 fi

@@ -4,7 +4,11 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include <exception>
+#include <optional>
+
 #include "base/error.h"
+#include "comm/link_check.h"
 
 namespace roundtable {
 namespace {
@@ -84,10 +88,13 @@ class NcclCommunicator final : public DeviceCommunicator {
     ncclUniqueId id{};
     if (rank_ == 0) check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId");
     check_nccl(ncclCommInitRank(&comm_, size_, host.broadcast_value(id, 0), rank_), "ncclCommInitRank");
+    link_.emplace([comm = comm_] { return fault_of(comm); });
   }
 
+  // To destroy a communicator waits for the sums that are under way, in which the other ranks may never take part.
   ~NcclCommunicator() override {
-    if (comm_ != nullptr) ncclCommDestroy(comm_);
+    link_.reset();
+    if (comm_ != nullptr) std::uncaught_exceptions() > exceptions_ ? ncclCommAbort(comm_) : ncclCommDestroy(comm_);
     if (sums_ != nullptr) cudaStreamDestroy(sums_);
   }
 
@@ -138,22 +145,34 @@ class NcclCommunicator final : public DeviceCommunicator {
 
  private:
   // A peer that died or a broken link shows as an asynchronous error, not as the result of a call.
-  void poll() {
+  static std::optional<std::string> fault_of(ncclComm_t comm) {
     ncclResult_t state = ncclSuccess;
-    check_nccl(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError");
-    check_nccl(state, "NCCL (asynchronous)");
+    check_nccl(ncclCommGetAsyncError(comm, &state), "ncclCommGetAsyncError");
+    if (state == ncclSuccess || state == ncclInProgress) return std::nullopt;
+    return fmt::format("NCCL lost another rank or a link: {} ({})", ncclGetErrorString(state), ncclGetLastError(nullptr));
+  }
+  void poll() const {
+    if (const auto fault = fault_of(comm_)) throw Error(ExitCode::kMachine, *fault);
   }
 
+  int exceptions_ = std::uncaught_exceptions();
   int rank_;
   int size_;
   cudaStream_t stream_;          // LibTorch's
   cudaStream_t sums_ = nullptr;  // ours: sums overlap what LibTorch computes
   ncclComm_t comm_ = nullptr;
+  std::optional<LinkCheck> link_;
 };
 
 }  // namespace
 
 bool nccl_available() { return true; }
+
+std::string nccl_version() {
+  int version = 0;  // 22907: NCCL_VERSION_CODE of nccl.h
+  check_nccl(ncclGetVersion(&version), "ncclGetVersion");
+  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
 
 std::unique_ptr<DeviceCommunicator> make_nccl_communicator(HostCommunicator& host, const Stream& stream) {
   return std::make_unique<NcclCommunicator>(host, stream);

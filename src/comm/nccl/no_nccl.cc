@@ -6,6 +6,8 @@ namespace roundtable {
 
 bool nccl_available() { return false; }
 
+std::string nccl_version() { return ""; }
+
 std::unique_ptr<DeviceCommunicator> make_nccl_communicator(HostCommunicator&, const Stream&) {
   throw bad_input("parallel.backend", "this build has no NCCL", "build where a CUDA toolkit is found, or choose 'mpi'");
 }
