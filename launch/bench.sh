@@ -68,7 +68,7 @@ if [ "$device" = cuda ]; then
   launch/setup.sh >&2
   say "checking the results of the kernels and of NCCL on this GPU, before their speed"
   ctest --test-dir "$build" --output-on-failure --no-tests=error -R '^(fake_quant_cuda_test\.|nccl_test_)' >&2 ||
-    die "the tests of the CUDA kernels or of NCCL failed (see above), or this build has none: install a CUDA toolkit (nvcc)"
+    die "the tests of the CUDA kernels or of NCCL failed (see above), or this build has none: run launch/setup.sh again, which installs the CUDA compiler"
   cmake --build "$build" --target nccl_bench >&2
   options+=(--nccl "$build/tests/bench/nccl_bench")
   python=$venv/bin/python

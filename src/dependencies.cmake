@@ -54,10 +54,17 @@ target_link_libraries(roundtable_torch INTERFACE ${TORCH_ROOT}/lib/libtorch_cpu.
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 target_link_libraries(roundtable_torch INTERFACE OpenMP::OpenMP_CXX)
 
-# CUDA and NCCL: compiled and linked wherever a toolkit is found.
+# CUDA and NCCL: compiled and linked wherever a toolkit is found. That of PyPI comes first, which fits LibTorch.
 option(ROUNDTABLE_USE_CUDA "Use a CUDA toolkit where one is found" ON)
 set(ROUNDTABLE_CUDA OFF)
+set(cuda_wheels ${site_packages}/nvidia/cu13)
 if(ROUNDTABLE_USE_CUDA)
+  if(NOT CMAKE_CUDA_COMPILER AND EXISTS ${cuda_wheels}/bin/nvcc)
+    include(src/cuda_toolkit.cmake)
+    roundtable_cuda_toolkit(${cuda_wheels} ${CMAKE_BINARY_DIR}/cuda_toolkit)
+    set(CMAKE_CUDA_COMPILER ${CMAKE_BINARY_DIR}/cuda_toolkit/bin/nvcc)
+    set(CUDAToolkit_ROOT ${CMAKE_BINARY_DIR}/cuda_toolkit)
+  endif()
   include(CheckLanguage)
   check_language(CUDA)
 endif()
@@ -80,14 +87,19 @@ if(ROUNDTABLE_CUDA)
   # --no-as-needed: libtorch_cuda registers its kernels when it is loaded; no symbol of ours pulls it in.
   target_link_libraries(roundtable_torch INTERFACE
     -Wl,--no-as-needed ${TORCH_ROOT}/lib/libtorch_cuda.so ${TORCH_ROOT}/lib/libc10_cuda.so -Wl,--as-needed)
-  target_link_directories(roundtable_torch INTERFACE ${site_packages}/nvidia/cu13/lib ${site_packages}/nvidia/nccl/lib)
+  target_link_directories(roundtable_torch INTERFACE ${cuda_wheels}/lib ${site_packages}/nvidia/nccl/lib)
   # RPATH instead of RUNPATH: LD_LIBRARY_PATH comes before the latter, and modules such as `cuda` or `nvhpc` set it to
   # folders with an older NCCL, which libtorch_cuda cannot work with.
   target_link_options(roundtable_torch INTERFACE
-    -Wl,--disable-new-dtags -Wl,-rpath-link,${site_packages}/nvidia/cu13/lib,-rpath-link,${site_packages}/nvidia/nccl/lib)
+    -Wl,--disable-new-dtags -Wl,-rpath-link,${cuda_wheels}/lib,-rpath-link,${site_packages}/nvidia/nccl/lib)
   target_include_directories(roundtable_torch SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
-  target_link_libraries(roundtable_torch INTERFACE CUDA::cudart)
+  # The runtime that LibTorch loads, and no second one with another notion of the current device.
+  set(cuda_runtime ${cuda_wheels}/lib/libcudart.so.13)
+  if(NOT EXISTS ${cuda_runtime})
+    set(cuda_runtime CUDA::cudart)  # LibTorch is no wheel
+  endif()
+  target_link_libraries(roundtable_torch INTERFACE ${cuda_runtime})
   add_library(roundtable_nccl INTERFACE)
   target_include_directories(roundtable_nccl SYSTEM INTERFACE ${NCCL_INCLUDE_DIR})
-  target_link_libraries(roundtable_nccl INTERFACE ${NCCL_LIBRARY} CUDA::cudart)
+  target_link_libraries(roundtable_nccl INTERFACE ${NCCL_LIBRARY} ${cuda_runtime})
 endif()

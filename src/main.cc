@@ -1,5 +1,4 @@
 // The command line: parse, run, map an error to an exit code.
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -26,7 +25,7 @@
 #include "commands/status.h"
 #include "config/config.h"
 #include "config/user_path.h"
-#include "device/device.h"
+#include "device/faults.h"
 #include "io/json_fields.h"
 #include "rundir/events.h"
 
@@ -145,13 +144,6 @@ Error error_of_present_exception() {
     return {error.code(), fmt::format("{}: {}", where(), error.what())};
   } catch (const std::bad_alloc&) {
     return out_of_memory();
-  } catch (const c10::OutOfMemoryError& error) {  // of a device
-    return machine_error(where(), first_line(error.what_without_backtrace()),
-                         "lower tuning.micro_batch, raise parallel.shards, or set tuning.low_gpu_mem_usage");
-  } catch (const c10::AcceleratorError& error) {
-    return machine_error(where(), first_line(error.what_without_backtrace()),
-                         "look for the device's faults (nvidia-smi -q, dmesg) and leave a broken node out of the job; run "
-                         "the same command again: it resumes");
   } catch (const std::system_error& error) {
     // The standard library's and {fmt}'s: a print to a full disk, a folder that cannot be listed, a thread.
     const int number = error.code().value();
@@ -159,13 +151,9 @@ Error error_of_present_exception() {
     return machine_error(where(), problem + first_line(error.what()), fix_of_call(number));
   } catch (const std::exception& error) {
     const std::string text = first_line(error.what());
-    // LibTorch's allocators, c10/core/impl/alloc_cpu.cpp and c10/cuda/CUDACachingAllocator.cpp.
-    if (has_no_deterministic_way(text)) {
-      return bad_input(where(), text,
-                       "set tuning.enable_deterministic_algorithms: false; runs of this model then differ in their last bits");
-    }
-    const bool memory =
-        text.find("can't allocate memory") != std::string::npos || text.find("out of memory") != std::string::npos;
+    if (const auto known = error_of_device(where())) return *known;
+    // LibTorch's allocator of host memory, c10/core/impl/alloc_cpu.cpp.
+    const bool memory = text.find("can't allocate memory") != std::string::npos;
     return memory ? out_of_memory() : Error(ExitCode::kInternal, fmt::format("{}: {}", where(), text));
   }
 }

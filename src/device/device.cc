@@ -72,11 +72,6 @@ void ask_for_determinism() {
   context.setDeterministicFillUninitializedMemory(false);
 }
 
-// LibTorch's aten/src/ATen/Context.cpp, alertNotDeterministic().
-bool has_no_deterministic_way(const std::string& text) {
-  return text.find("does not have a deterministic implementation") != std::string::npos;
-}
-
 std::int64_t peak_device_bytes([[maybe_unused]] const c10::Device& device) {
 #ifdef ROUNDTABLE_CUDA
   constexpr auto kAll = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);

@@ -31,11 +31,8 @@ DeviceIdentity identity_of(const c10::Device& device);
 void use_device(const c10::Device& device);
 
 // Asks LibTorch for operators on CUDA devices that give the same bits each time, from now on in all threads; to be called
-// before the first product. An operator that has no such way throws an exception, see has_no_deterministic_way().
+// before the first product. An operator that has no such way throws an exception, see faults.h.
 void ask_for_determinism();
-
-// Whether LibTorch threw an exception with this text because of ask_for_determinism().
-bool has_no_deterministic_way(const std::string& text);
 
 // The most memory that LibTorch has reserved on a device since the last reset, in bytes; 0 for a CPU.
 std::int64_t peak_device_bytes(const c10::Device& device);
