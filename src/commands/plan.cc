@@ -27,7 +27,8 @@ nlohmann::json to_json(const std::vector<Forecast::Bytes>& items) {
 nlohmann::json to_json(const Plan& plan) {
   nlohmann::json seconds = nlohmann::json::object();
   for (const auto& phase : plan.forecast.phases) seconds[phase.name] = phase.seconds;
-  return {{"ranks", plan.world.ranks},
+  return {{"devices", plan.world.devices.names},
+          {"ranks", plan.world.ranks},
           {"groups", plan.groups},
           {"shards", plan.shards},
           {"expert_parts", plan.expert_parts},
