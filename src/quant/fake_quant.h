@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include "quant/scheme.h"
+#include "quant/step_size.h"
 
 namespace roundtable {
 
@@ -31,13 +32,6 @@ struct RoundingGradients {
   torch::Tensor v;
   torch::Tensor min_scale;
   torch::Tensor max_scale;
-};
-
-// The learning rates of a step: how far each parameter moves.
-struct StepSize {
-  float lr = 0;          // for v
-  float minmax_lr = 0;   // for min_scale and max_scale; 0 leaves them
-  float minmax_bound = 1;  // the largest min_scale and max_scale
 };
 
 // Every function takes a contiguous weight [out, in] in fp32 or bf16 and works on the weight's device.

@@ -1,9 +1,11 @@
 // Fake quantization on CUDA: some lanes of a warp (a team) per group, along the group's weights.
-// tests/quant/fake_quant_cuda_test.cc (label gpu) compares it with the CPU's results.
+// tests/simt runs this file on a CPU and compares it with the CPU's kernels; tests/quant/fake_quant_cuda_test.cc (label
+// gpu) does so on a GPU.
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
 #include <cuda_bf16.h>
+#include <cuda_runtime.h>
 
 #include "quant/fake_quant_kernels.h"
 #include "quant/fake_quant_math.h"
@@ -159,16 +161,16 @@ __device__ inline FoundRange search_asymmetric(const QuantScheme& scheme, const 
   float best_scale = widest;
   float best_zero = nearest_zero_point(scheme, range, 1.0f / widest);
   int best = kCoarseFractions - 1;
-  const auto error_of = [&](float scale, float inverse, float zero, bool tried) {
+  const auto error_of = [&](float scale, float zero, bool tried, const auto& ratio_of) {
     float error = 0;
     for (std::uint32_t j = group.lane; tried && j < group.size; j += group.team) {
       const float own = load(weight[j]);
-      const float difference = level_error(scale, within(rintf(own * inverse), -zero, top - zero), own);
+      const float difference = level_error(scale, within(rintf(ratio_of(own)), -zero, top - zero), own);
       error += importance[j] * (difference * difference);
     }
     return team_sum(error, group.team);
   };
-  float least = error_of(widest, 1.0f / widest, best_zero, true);
+  float least = error_of(widest, best_zero, true, [&](float own) { return own / widest; });
   for (int i = 0, center = 0; i < kCoarseFractions + kFineFractions; ++i) {
     if (i <= kCoarseFractions) center = best;
     const float scale = widest * fraction_of(coarse, i, center);
@@ -179,7 +181,7 @@ __device__ inline FoundRange search_asymmetric(const QuantScheme& scheme, const 
       const float zero = zeros.first + static_cast<float>(step);
       const bool tried = zero <= zeros.last;
       if (!__any_sync(0xffffffffu, tried)) break;
-      const float error = error_of(scale, inverse, zero, tried);
+      const float error = error_of(scale, zero, tried, [&](float own) { return own * inverse; });
       if (tried && error < least) {
         least = error;
         best_scale = scale;
@@ -248,48 +250,49 @@ unsigned blocks_for(const WeightArrays& a, const Teams& teams) {
   return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
 }
 
+// Runs a kernel with a team per group on the current stream. It is a call and not <<<>>>, which compilers other than
+// nvcc cannot read: tests/simt runs this file on a CPU.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(WeightArrays, QuantScheme, Teams, Parameters...), const WeightArrays& a,
+            const QuantScheme& scheme, const Arguments&... arguments) {
+  const Teams teams = teams_for(a, scheme);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks_for(a, teams));
+  config.blockDim = dim3(kThreads);
+  config.stream = c10::cuda::getCurrentCUDAStream().stream();
+  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, a, scheme, teams, arguments...));
+}
+
 void launch_gradient(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size,
                      const GradientArrays& out) {
-  const Teams teams = teams_for(a, scheme);
-  const auto stream = c10::cuda::getCurrentCUDAStream().stream();
   with_types(a, scheme, [&](auto* weight, auto type) {
     using W = std::remove_pointer_t<decltype(weight)>;
-    gradient_kernel<decltype(type)::value, W>
-        <<<blocks_for(a, teams), kThreads, 0, stream>>>(a, scheme, teams, gradient, size, out);
+    launch(gradient_kernel<decltype(type)::value, W>, a, scheme, gradient, size, out);
   });
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 }  // namespace
 
 void search_scales(const WeightArrays& a, const QuantScheme& scheme, const float* importance) {
   const ScaleCandidates candidates = scale_candidates(scheme);
-  const Teams teams = teams_for(a, scheme);
-  const auto stream = c10::cuda::getCurrentCUDAStream().stream();
   with_types(a, scheme, [&](auto* weight, auto type) {
     using W = std::remove_pointer_t<decltype(weight)>;
-    search_kernel<decltype(type)::value, W>
-        <<<blocks_for(a, teams), kThreads, 0, stream>>>(a, scheme, teams, candidates, importance);
+    launch(search_kernel<decltype(type)::value, W>, a, scheme, candidates, importance);
   });
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* result, bool result_is_bf16) {
-  const Teams teams = teams_for(a, scheme);
-  const auto stream = c10::cuda::getCurrentCUDAStream().stream();
   with_types(a, scheme, [&](auto* weight, auto type) {
     using W = std::remove_pointer_t<decltype(weight)>;
-    const auto launch = [&](auto* out) {
-      fake_quantize_kernel<decltype(type)::value, W>
-          <<<blocks_for(a, teams), kThreads, 0, stream>>>(a, scheme, teams, out);
+    const auto launch_into = [&](auto* out) {
+      launch(fake_quantize_kernel<decltype(type)::value, W, std::remove_pointer_t<decltype(out)>>, a, scheme, out);
     };
     if (result_is_bf16) {
-      launch(static_cast<__nv_bfloat16*>(result));
+      launch_into(static_cast<__nv_bfloat16*>(result));
     } else {
-      launch(static_cast<float*>(result));
+      launch_into(static_cast<float*>(result));
     }
   });
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 void sign_step(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size) {
@@ -302,14 +305,10 @@ void rounding_gradients(const WeightArrays& a, const QuantScheme& scheme, const 
 }
 
 void quantize(const WeightArrays& a, const QuantScheme& scheme, const bool* wanted, const QuantizedArrays& out) {
-  const Teams teams = teams_for(a, scheme);
-  const auto stream = c10::cuda::getCurrentCUDAStream().stream();
   with_types(a, scheme, [&](auto* weight, auto type) {
     using W = std::remove_pointer_t<decltype(weight)>;
-    quantize_kernel<decltype(type)::value, W>
-        <<<blocks_for(a, teams), kThreads, 0, stream>>>(a, scheme, teams, wanted, out);
+    launch(quantize_kernel<decltype(type)::value, W>, a, scheme, wanted, out);
   });
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 }  // namespace roundtable::cuda

@@ -1,10 +1,12 @@
-// The kernels behind fake_quant.h, once for the CPU (fake_quant_cpu.cc) and once for CUDA (fake_quant_cuda.cu).
+// The kernels behind fake_quant.h, once for the CPU (fake_quant_cpu.cc) and once for CUDA (fake_quant_cuda.cu). No
+// tensors here: nvcc would read their headers for each GPU.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
-#include "quant/fake_quant.h"
+#include "quant/scheme.h"
+#include "quant/step_size.h"
 
 namespace roundtable {
 
