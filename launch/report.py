@@ -125,6 +125,9 @@ def tiles(run):
     ranks, groups, shards = (whole(start.get(k)) for k in ("ranks", "groups", "shards"))
     if ranks and groups and shards:
         found.append(tile("ranks", str(ranks), f"{counted(groups, 'group')} x {counted(shards, 'shard')}"))
+    devices = start.get("devices")
+    if isinstance(devices, str) and devices:
+        found.append(tile("devices", devices, "one per rank"))
     moved = table(summary.get("bytes_per_step"))
     parts = [f"{human_bytes(size)} {what}" for what, size in (("all-reduce", number(moved.get("all_reduce"))),
                                                               ("all-to-all", number(moved.get("all_to_all")))) if size]
@@ -236,8 +239,13 @@ def phases(run):
 
 
 def memory(run):
+    return memory_of(run, "peak_bytes", "Memory by rank", "Peak resident memory") + memory_of(
+        run, "peak_device_bytes", "Memory by device", "Peak memory that LibTorch reserved on the rank's device")
+
+
+def memory_of(run, field, title, what):
     peaks = {name: [v for v in numbers(ranks) if v is not None] for name, ranks in
-             table((run.summary or {}).get("peak_bytes")).items()}
+             table((run.summary or {}).get(field)).items()}
     order = report_timeline.PHASES
     peaks = {name: peaks[name] for name in sorted(peaks, key=lambda n: order.index(n) if n in order else 9) if peaks[name]}
     if not peaks:
@@ -246,9 +254,9 @@ def memory(run):
     rows = [(name, human_bytes(min(r)), human_bytes(statistics.median(r)), human_bytes(max(r)), r.index(max(r)))
             for name, r in peaks.items()]
     gigabytes = [v / 1e9 for v in peaks[fullest]]
-    return section("Memory by rank", charts.columns(gigabytes, lambda v: f"{v:.2f} GB", "rank", "peak memory by rank")
+    return section(title, charts.columns(gigabytes, lambda v: f"{v:.2f} GB", "rank", f"{title.lower()}, peak")
                    + rows_of(["phase", "least", "median", "most", "on rank"], rows),
-                   f"Peak resident memory in GB, in {html.escape(fullest)}, the phase that took most.")
+                   f"{what} in GB, in {html.escape(fullest)}, the phase that took most.")
 
 
 def config(run):

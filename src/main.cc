@@ -26,6 +26,7 @@
 #include "config/config.h"
 #include "config/user_path.h"
 #include "device/faults.h"
+#include "device/process.h"
 #include "io/json_fields.h"
 #include "rundir/events.h"
 
@@ -198,6 +199,7 @@ int run(MpiRuntime& mpi, const CommandLine& line) {
   set_rank(world.rank());
   if (world.size() > 1) set_log_prefix(fmt::format("rank {}: ", world.rank()));
   prepare_to_stop(line, world.rank() == 0);
+  set_memory_gauge([] { return MemoryUse{peak_resident_bytes(), 0}; });  // until a device is chosen
   const WatchedThread watched(Lane::kMain);
   std::optional<Watchdog> watchdog;
   try {

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <utility>
 
 #include "base/clock.h"
 
@@ -26,9 +27,22 @@ std::string phase_name;
 std::atomic<std::int64_t> block_index{-1};
 std::atomic<int> rank_number{0};
 
+std::mutex gauge_mutex;
+std::function<MemoryUse()> memory_gauge;
+
 }  // namespace
 
 void set_rank(int rank) { rank_number = rank; }
+
+void set_memory_gauge(std::function<MemoryUse()> gauge) {
+  const std::lock_guard lock(gauge_mutex);
+  memory_gauge = std::move(gauge);
+}
+
+MemoryUse memory_use() {
+  const std::lock_guard lock(gauge_mutex);
+  return memory_gauge ? memory_gauge() : MemoryUse{};
+}
 
 void enter_phase(const std::string& phase) {
   const std::lock_guard lock(phase_mutex);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "base/error.h"
@@ -55,6 +56,18 @@ class WaitsForOthers {
 };
 
 Activity activity(Lane lane);
+
+// The most memory that this process has used since the present phase began, in bytes.
+struct MemoryUse {
+  std::int64_t host = 0;
+  std::int64_t device = 0;  // 0: it works on a CPU
+};
+
+// How to find that out: whoever chooses the device says it. `gauge` is called from any thread until the process ends.
+void set_memory_gauge(std::function<MemoryUse()> gauge);
+
+// Zeros before that.
+MemoryUse memory_use();
 
 std::string host_name();
 

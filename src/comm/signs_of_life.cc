@@ -44,6 +44,7 @@ SignOfLife own_sign() {
   SignOfLife sign;
   sign.phase = present_phase();
   sign.block = present_block();
+  sign.memory = memory_use();
   for (int lane = 0; lane < kLanes; ++lane) {
     const Activity seen = activity(static_cast<Lane>(lane));
     if (seen.watched) sign.lanes.push_back({kLaneNames[lane], seen.idle_seconds, seen.waiting_in});
@@ -54,12 +55,16 @@ SignOfLife own_sign() {
 nlohmann::json to_json(const SignOfLife& sign) {
   nlohmann::json lanes = nlohmann::json::array();
   for (const LaneSign& lane : sign.lanes) lanes.push_back({lane.name, lane.idle_seconds, lane.waiting_in});
-  return {{"phase", sign.phase}, {"block", sign.block}, {"lanes", lanes}};
+  return {{"phase", sign.phase},
+          {"block", sign.block},
+          {"memory", {sign.memory.host, sign.memory.device}},
+          {"lanes", lanes}};
 }
 
 void read_sign(const nlohmann::json& json, SignOfLife& sign) {
   sign.phase = json["phase"];
   sign.block = json["block"];
+  sign.memory = {json["memory"][0], json["memory"][1]};
   sign.lanes.clear();
   for (const nlohmann::json& lane : json["lanes"]) sign.lanes.push_back({lane[0], lane[1], lane[2]});
 }

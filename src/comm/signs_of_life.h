@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "base/activity.h"
+
 namespace roundtable {
 
 // One thread of a rank, as it was when the sign was sent.
@@ -22,6 +24,7 @@ struct SignOfLife {
   std::string host;
   std::string phase;
   std::int64_t block = -1;
+  MemoryUse memory;
   std::vector<LaneSign> lanes;  // the threads that work, the main one first
   double heard = 0;             // when rank 0 had it from the rank, in seconds of rank 0's steady clock
   bool left = false;            // the rank is done, and nothing is expected of it
@@ -32,7 +35,7 @@ struct SignOfLife {
   std::string waiting_in() const { return lanes.empty() ? std::string() : lanes.front().waiting_in; }
 };
 
-// This process, now (base/activity.h), and the way of a sign to rank 0: its phase, its block and its lanes.
+// This process, now (base/activity.h), and the way of a sign to rank 0: its phase, block, memory and lanes.
 SignOfLife own_sign();
 nlohmann::json to_json(const SignOfLife& sign);
 void read_sign(const nlohmann::json& json, SignOfLife& sign);

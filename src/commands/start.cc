@@ -109,6 +109,7 @@ RankContext make_rank_context(const Config& config, int shards, int expert_parts
   set_threads(config.parallel.threads, node->rank(), node->size());
   const torch::Device device = choose_device(config, world, node->rank()).mine;
   use_device(device);
+  set_memory_gauge([device] { return MemoryUse{peak_resident_bytes(), peak_device_bytes(device)}; });
   if (device.is_cuda() && config.tuning.enable_deterministic_algorithms) ask_for_determinism();
   RankGrid grid(world, shards);
   std::unique_ptr<DeviceCommunicator> device_group = device_communicator(grid, device);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "config/units.h"
 #include "rundir/events.h"
 #include "rundir/journal.h"
@@ -160,7 +161,9 @@ class Reader {
                        .block = sign.block,
                        .seconds_ago = written + sign.age,
                        .idle = sign.idle,
-                       .waiting_in = sign.waiting_in});
+                       .waiting_in = sign.waiting_in,
+                       .peak_bytes = sign.peak_bytes,
+                       .peak_device_bytes = sign.peak_device_bytes});
     }
     return ranks;
   }
@@ -229,6 +232,8 @@ std::string rank_lines(const RunStatus& status) {
     const RunStatus::Rank& rank = ranks[i];
     text += fmt::format("  rank {} on {}  {:.0f} s ago", i, rank.host, rank.seconds_ago);
     if (rank.block >= 0) text += fmt::format("  block {}", rank.block);
+    if (rank.peak_bytes > 0) text += fmt::format("  peak {}", human_bytes(rank.peak_bytes));
+    if (rank.peak_device_bytes > 0) text += fmt::format(", {} of its device", human_bytes(rank.peak_device_bytes));
     if (!rank.waiting_in.empty()) text += fmt::format("  waits in {} for {:.0f} s", rank.waiting_in, rank.idle);
     text += "\n";
   }

@@ -59,6 +59,8 @@ struct RunStatus {
     double seconds_ago = 0;   // since it was last heard of
     double idle = 0;          // seconds that it had been without a step then
     std::string waiting_in;   // the call in which it waited for other ranks; empty: it worked
+    std::int64_t peak_bytes = 0;         // of host memory, since the phase began
+    std::int64_t peak_device_bytes = 0;  // 0: it works on a CPU
 
     template <class Fields>
     void fields(Fields& f) {
@@ -69,6 +71,8 @@ struct RunStatus {
       f("seconds_ago", seconds_ago);
       f("idle", idle);
       f("waiting_in", waiting_in);
+      f("peak_bytes", peak_bytes);
+      f("peak_device_bytes", peak_device_bytes);
     }
   };
 

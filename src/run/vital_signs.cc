@@ -40,7 +40,9 @@ void VitalSigns::write() const {
                             .block = sign.block,
                             .age = sign.age(steady_seconds()),
                             .idle = sign.idle_seconds(),
-                            .waiting_in = sign.waiting_in()});
+                            .waiting_in = sign.waiting_in(),
+                            .peak_bytes = sign.memory.host,
+                            .peak_device_bytes = sign.memory.device});
   }
   try {
     write_rank_status(path_, status);

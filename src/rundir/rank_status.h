@@ -16,6 +16,8 @@ struct RankSign {
   double age = 0;           // seconds since it was heard
   double idle = 0;          // seconds that the rank had been without a step then
   std::string waiting_in;   // the call in which it waited for other ranks; empty: it worked
+  std::int64_t peak_bytes = 0;         // of host memory, since the phase began
+  std::int64_t peak_device_bytes = 0;  // 0: it works on a CPU
 
   template <class Fields>
   void fields(Fields& f) {
@@ -25,6 +27,8 @@ struct RankSign {
     f("age", age);
     f("idle", idle);
     f("waiting_in", waiting_in);
+    f("peak_bytes", peak_bytes);
+    f("peak_device_bytes", peak_device_bytes);
   }
 };
 

@@ -71,7 +71,8 @@ TEST_F(Status, OfAJobThatTunes) {
   }
   log(121, event::StageEnd{0});
   write_rank_status(directory_ + "/ranks.json",
-                    {990, {{"node1", "tune", 3, 1, 0, ""}, {"node2", "tune", 4, 2, 30, "MPI_Iallreduce"}}});
+                    {990, {{"node1", "tune", 3, 1, 0, "", 2'000'000, 3'000'000'000},
+                           {"node2", "tune", 4, 2, 30, "MPI_Iallreduce"}}});
 
   const RunStatus status = this->status();
   EXPECT_EQ(status.state, "at work");
@@ -98,6 +99,7 @@ TEST_F(Status, OfAJobThatTunes) {
   EXPECT_THAT(words,
               HasSubstr("45.0 % lower than before the first step, as the mean of 3 blocks; least in block 2: 40.0 %"));
   EXPECT_THAT(words, HasSubstr("ranks    2, last heard of 11 to 12 s ago\n"));
+  EXPECT_THAT(words, HasSubstr("  block 3  peak 2.0 MB, 3.00 GB of its device\n"));
   EXPECT_THAT(words, HasSubstr("rank 1 on node2  12 s ago  block 4  waits in MPI_Iallreduce for 30 s\n"));
 }
 

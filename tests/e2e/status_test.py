@@ -52,8 +52,10 @@ class StatusTest(program.Case):
             for rank in status["ranks"]:
                 self.assertEqual(rank["host"], os.uname().nodename)
                 self.assertLess(rank["seconds_ago"], 30)
+                self.assertGreater(rank["peak_bytes"], 1e6)
+                self.assertEqual(rank["peak_device_bytes"], 0)
             for word in ("at work", "phase    tune, for 0:00:", "left", "blocks   ", "lower than",
-                         "rank 1 on"):
+                         "rank 1 on", "  peak "):
                 self.assertIn(word, words)
         finally:
             program.kill(job)

@@ -16,7 +16,7 @@ import report_record  # noqa: E402
 import report_tensorboard  # noqa: E402
 
 TOOL = os.environ["ROUNDTABLE_RECORDS_TOOL"]
-BY_NAME = {"seconds", "peak_bytes", "layer_errors"}  # objects whose keys are phases and layers, not fields
+BY_NAME = {"seconds", "peak_bytes", "peak_device_bytes", "layer_errors"}  # objects whose keys are phases and layers, not fields
 
 
 class Strict(dict):
@@ -66,12 +66,12 @@ class RecordsTest(unittest.TestCase):
         Strict.asked.clear()
         self.assertIn("<h2>Loss by block</h2>", report.page(self.read))
         report_tensorboard.write(self.read, self.path / "tensorboard")
-        for name in ("event", "time", "ranks", "groups", "shards", "blocks", "warnings", "phase", "seconds", "stage", "group",
+        for name in ("event", "time", "devices", "ranks", "groups", "shards", "blocks", "warnings", "phase", "seconds", "stage", "group",
                      "block", "first_loss", "best_loss", "best_iteration", "losses", "layer_errors", "nearest", "tuned",
                      "experts_without_tokens", "experts_with_few_tokens", "least", "experts",
                      "in_calibration", "tokens_added", "in_tuning", "bytes_per_step", "all_reduce",
                      "all_to_all", "perplexity", "float", "quantized", "tokens", "divergence",
-                     "mean", "p99", "same_top", "peak_bytes"):
+                     "mean", "p99", "same_top", "peak_bytes", "peak_device_bytes"):
             self.assertIn(name, Strict.asked, "or the test shows nothing")
 
 

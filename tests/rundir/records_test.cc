@@ -157,18 +157,20 @@ TEST_F(RunFiles, AnUnknownEventNamesItsVersion) {
   EXPECT_BAD_INPUT(events_of_last_start(events_), AllOf(HasSubstr("teapot"), HasSubstr("unknown to this version")));
   folder_.put("events.jsonl", R"({"time": 1, "event": "start", "version": "8.8"})"
                               "\n");
-  EXPECT_BAD_INPUT(events_of_last_start(events_), AllOf(HasSubstr("8.8"), HasSubstr("'ranks' is missing")));
+  EXPECT_BAD_INPUT(events_of_last_start(events_), AllOf(HasSubstr("8.8"), HasSubstr("'devices' is missing")));
 }
 
 TEST_F(RunFiles, SignsOfLife) {
   const std::string path = folder_.path() + "/ranks.json";
   EXPECT_FALSE(read_rank_status(path));
-  write_rank_status(path, {12.5, {{"node01", "tune", 3, 0.5, 1.5, "MPI_Iallreduce"}, {"node02", "", -1, 2, 0, ""}}});
+  write_rank_status(path, {12.5, {{"node01", "tune", 3, 0.5, 1.5, "MPI_Iallreduce", 9, 5}, {"node02", "", -1, 2, 0, ""}}});
   const auto read = read_rank_status(path);
   ASSERT_TRUE(read && read->ranks.size() == 2u);
   EXPECT_EQ(read->time, 12.5);
   EXPECT_EQ(read->ranks[0].host, "node01");
   EXPECT_EQ(read->ranks[0].waiting_in, "MPI_Iallreduce");
+  EXPECT_EQ(read->ranks[0].peak_bytes, 9);
+  EXPECT_EQ(read->ranks[0].peak_device_bytes, 5);
   EXPECT_EQ(read->ranks[1].block, -1);
   folder_.put("ranks.json", R"({"time": 1, "ranks": [{"host": 3}]})");
   EXPECT_FALSE(read_rank_status(path));
