@@ -55,6 +55,11 @@ if [ -z "${ROUNDTABLE_VENV:-}" ] && ! "$venv/bin/python" -c 'import tensorboardX
   "$venv/bin/pip" install -q tensorboardX==2.6.5
 fi
 
+# Headers that CUDA's runtime lacks in the wheels that torch brings, for tests/standin.
+if [ -z "${ROUNDTABLE_VENV:-}" ] && [ ! -e "$(site_of "$venv")/nvidia/cu13/include/crt/host_defines.h" ]; then
+  "$venv/bin/pip" install -q --no-deps nvidia-cuda-crt==13.0.88
+fi
+
 make_peer() {
   say "environment of auto-round in $peer_venv"
   make_venv "$peer_venv"
