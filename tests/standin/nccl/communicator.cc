@@ -151,7 +151,8 @@ Work send_and_receive(const std::shared_ptr<ncclComm>& comm, std::vector<Part> p
   for (const Part& part : parts) {
     const int from = part.sends ? comm->rank : part.peer, to = part.sends ? part.peer : comm->rank;
     const std::int64_t number = part.sends ? comm->sent[part.peer]++ : comm->received[part.peer]++;
-    open->push_back({part, "message." + std::to_string(from) + "." + std::to_string(to) + "." + std::to_string(number)});
+    const std::string name = std::to_string(from) + "." + std::to_string(to) + "." + std::to_string(number);
+    open->push_back({part, "message." + name});
   }
   return [comm, open] {
     if (comm->aborted) return true;

@@ -6,7 +6,8 @@
 
 ABSENT(cudaDeviceEnablePeerAccess, int, unsigned)
 ABSENT(cudaDeviceGetDefaultMemPool, cudaMemPool_t*, int)
-ABSENT(cudaGetDriverEntryPointByVersion, const char*, void**, unsigned, unsigned long long, cudaDriverEntryPointQueryResult*)
+ABSENT(cudaGetDriverEntryPointByVersion, const char*, void**, unsigned, unsigned long long,
+       cudaDriverEntryPointQueryResult*)
 ABSENT(cudaGraphNodeGetDependencies, cudaGraphNode_t, cudaGraphNode_t*, cudaGraphEdgeData*, size_t*)
 ABSENT(cudaIpcCloseMemHandle, void*)
 ABSENT(cudaIpcGetMemHandle, cudaIpcMemHandle_t*, void*)

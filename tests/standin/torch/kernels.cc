@@ -1,4 +1,4 @@
-// Roundtable's own kernels for CUDA: those for the CPU on the same memory. tests/simt runs the CUDA source itself.
+// Roundtable's own kernels for CUDA: those for the CPU on the same memory.
 #include "quant/fake_quant_kernels.h"
 
 #include <c10/core/Device.h>
