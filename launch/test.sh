@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs, builds and runs every test. Further arguments go to ctest:
 #   launch/test.sh            everything, and launch/sanitize.sh
-#   launch/test.sh -L mpi     one kind (unit, mpi, e2e, peer, slurm, simt, gpu)
+#   launch/test.sh -L mpi     one kind (unit, mpi, e2e, standin, simt, peer, slurm, gpu)
 # The last line says how many GPU tests ran, and how many were skipped because this machine has no GPU.
 source "$(dirname "$0")/common.sh"
 

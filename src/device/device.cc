@@ -4,10 +4,11 @@
 #include <ATen/Context.h>
 #include <torch/cuda.h>
 #ifdef ROUNDTABLE_CUDA
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
 #endif
 
 #include <fmt/format.h>
@@ -42,7 +43,8 @@ std::string why_no_cuda_device() {
 DeviceIdentity identity_of(const c10::Device& device) {
   RT_CHECK(device.is_cuda() && device.has_index());
 #ifdef ROUNDTABLE_CUDA
-  const cudaDeviceProp& properties = *at::cuda::getDeviceProperties(device.index());
+  cudaDeviceProp properties{};
+  C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device.index()));
   std::string uuid = "GPU";
   for (std::size_t i = 0; i < sizeof(properties.uuid.bytes); ++i) {
     const bool dash = i == 0 || i == 4 || i == 6 || i == 8 || i == 10;
