@@ -58,7 +58,9 @@ DeviceIdentity identity_of(const c10::Device& device) {
 
 void use_device([[maybe_unused]] const c10::Device& device) {
 #ifdef ROUNDTABLE_CUDA
-  if (device.is_cuda()) c10::cuda::set_device(device.index());
+  if (!device.is_cuda()) return;
+  c10::cuda::set_device(device.index());
+  at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);  // the allocator knows no device before that
 #endif
 }
 
