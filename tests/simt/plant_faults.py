@@ -3,7 +3,7 @@
 
   tests/simt/plant_faults.py [--build build] [--only WORD]
 
-Takes about 20 s per fault. Exit code 1 if a fault is not found, or is found by something else than expected. The source
+Takes about 15 s per fault. Exit code 1 if a fault is not found, or is found by something else than expected. The source
 in src/ is not touched: the build folder holds the planted one. The faults are those of README.md.
 """
 
