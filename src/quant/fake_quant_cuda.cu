@@ -16,11 +16,29 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr int kWarpsABlock = 8;
+constexpr unsigned kThreads = kWarp * kWarpsABlock;
 
 __device__ inline float load(float x) { return x; }
 __device__ inline float load(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ inline void store(float x, float& out) { out = x; }
 __device__ inline void store(float x, __nv_bfloat16& out) { out = __float2bfloat16_rn(x); }
+
+// Weights that lie together, which a lane loads and stores at once: 16 bytes of fp32. One by one, the loads of a loop
+// that also stores wait for the store before them: the compiler does not know that it goes elsewhere.
+constexpr int kPack = 4;
+template <class T, int kWide>
+struct alignas(sizeof(T) * kWide) Pack {
+  T at[kWide];
+};
+
+template <int kWide, class T>
+__device__ inline Pack<T, kWide> load_pack(const T* from) {
+  return *reinterpret_cast<const Pack<T, kWide>*>(from);
+}
+template <class T, int kWide>
+__device__ inline void store_pack(const Pack<T, kWide>& pack, T* to) {
+  *reinterpret_cast<Pack<T, kWide>*>(to) = pack;
+}
 
 // Groups of `width` weights, each with 2^shift lanes. A lane has four weights of a group if there are as many: every
 // lane makes the group's grid, which takes as long as several weights.
@@ -74,7 +92,7 @@ __device__ inline float team_sum(float x, std::uint32_t team) {
   return x;
 }
 
-template <WeightType kType, class W, class R>
+template <WeightType kType, int kWide, class W, class R>
 __global__ void fake_quantize_kernel(WeightArrays a, QuantScheme scheme, Teams teams, R* result) {
   const Group group = group_of_team(a, teams);
   if (group.size == 0) return;
@@ -82,15 +100,25 @@ __global__ void fake_quantize_kernel(WeightArrays a, QuantScheme scheme, Teams t
   const W* weight = static_cast<const W*>(a.weight) + group.offset;
   const float* v = a.v + group.offset;
   result += group.offset;
-  for (std::uint32_t i = group.lane; i < group.size; i += group.team) {
-    store(grid.scale * level_of<kType>(grid, load(weight[i]), v[i]), result[i]);
+  for (std::uint32_t i = group.lane * kWide; i < group.size; i += group.team * kWide) {
+    const auto weights = load_pack<kWide>(weight + i);
+    const auto moved = load_pack<kWide>(v + i);
+    Pack<R, kWide> out;
+    for (int k = 0; k < kWide; ++k) {
+      store(grid.scale * level_of<kType>(grid, load(weights.at[k]), moved.at[k]), out.at[k]);
+    }
+    store_pack(out, result + i);
   }
 }
 
 // The step (out == nullptr) or the gradients themselves, which share everything but the last line.
-template <WeightType kType, class W>
-__global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, Teams teams, const float* gradient,
-                                StepSize size, GradientArrays out) {
+//
+// Five blocks share a multiprocessor, with 48 registers per thread: more, as the compiler takes on its own for nv_fp,
+// leave too few warps to wait for the memory.
+template <WeightType kType, int kWide, class W>
+__global__ void __launch_bounds__(kThreads, 5) gradient_kernel(WeightArrays a, QuantScheme scheme, Teams teams,
+                                                               const float* gradient, StepSize size,
+                                                               GradientArrays out) {
   const Group group = group_of_team(a, teams);
   const GroupGrid grid = grid_of(a, scheme, group.index);
   const W* weight = static_cast<const W*>(a.weight) + group.offset;
@@ -98,15 +126,18 @@ __global__ void gradient_kernel(WeightArrays a, QuantScheme scheme, Teams teams,
   gradient += group.offset;
   float dscale = 0;
   float dzero = 0;
-  for (std::uint32_t i = group.lane; i < group.size; i += group.team) {
-    const WeightGradient one = weight_gradient<kType>(grid, load(weight[i]), v[i], gradient[i]);
-    dscale += one.dscale;
-    dzero += one.dzero;
-    if (out.v != nullptr) {
-      out.v[group.offset + i] = one.dv;
-    } else {
-      v[i] = stepped(v[i], one.dv, size.lr);
+  float* to = out.v != nullptr ? out.v + group.offset : v;
+  for (std::uint32_t i = group.lane * kWide; i < group.size; i += group.team * kWide) {
+    const auto weights = load_pack<kWide>(weight + i);
+    const auto gradients = load_pack<kWide>(gradient + i);
+    auto moved = load_pack<kWide>(v + i);
+    for (int k = 0; k < kWide; ++k) {
+      const WeightGradient one = weight_gradient<kType>(grid, load(weights.at[k]), moved.at[k], gradients.at[k]);
+      dscale += one.dscale;
+      dzero += one.dzero;
+      moved.at[k] = out.v != nullptr ? one.dv : stepped(moved.at[k], one.dv, size.lr);
     }
+    store_pack(moved, to + i);
   }
   dscale = team_sum(dscale, group.team);
   dzero = team_sum(dzero, group.team);
@@ -211,7 +242,7 @@ __global__ void search_kernel(WeightArrays a, QuantScheme scheme, Teams teams, S
   a.wmax[group.index] = found.wmax;
 }
 
-template <WeightType kType, class W>
+template <WeightType kType, int kWide, class W>
 __global__ void quantize_kernel(WeightArrays a, QuantScheme scheme, Teams teams, const bool* wanted,
                                 QuantizedArrays out) {
   if (wanted != nullptr && !*wanted) return;
@@ -221,8 +252,14 @@ __global__ void quantize_kernel(WeightArrays a, QuantScheme scheme, Teams teams,
   const W* weight = static_cast<const W*>(a.weight) + group.offset;
   const float* v = a.v + group.offset;
   std::uint8_t* q = out.q + group.offset;
-  for (std::uint32_t i = group.lane; i < group.size; i += group.team) {
-    q[i] = static_cast<std::uint8_t>(bits_of<kType>(grid, load(weight[i]), v[i]));
+  for (std::uint32_t i = group.lane * kWide; i < group.size; i += group.team * kWide) {
+    const auto weights = load_pack<kWide>(weight + i);
+    const auto moved = load_pack<kWide>(v + i);
+    Pack<std::uint8_t, kWide> bits;
+    for (int k = 0; k < kWide; ++k) {
+      bits.at[k] = static_cast<std::uint8_t>(bits_of<kType>(grid, load(weights.at[k]), moved.at[k]));
+    }
+    store_pack(bits, q + i);
   }
   if (group.lane != 0) return;
   out.scale[group.index] = grid.scale;
@@ -241,7 +278,24 @@ void with_types(const WeightArrays& a, const QuantScheme& scheme, const Body& bo
   });
 }
 
-constexpr unsigned kThreads = kWarp * kWarpsABlock;
+template <class T>
+bool begins_a_pack(const T* array) {
+  return reinterpret_cast<std::uintptr_t>(array) % (kPack * sizeof(T)) == 0;
+}
+
+// The same with an integer as a third type: kPack where every group of all these arrays is whole packs, else 1.
+template <class... Arrays, class Body>
+void with_packs(const WeightArrays& a, const QuantScheme& scheme, const Body& body, const Arrays*... arrays) {
+  const bool is_whole = a.columns % kPack == 0 && scheme.group_columns(a.columns) % kPack == 0;
+  with_types(a, scheme, [&](auto* weight, auto type) {
+    const auto* weights = static_cast<const std::remove_pointer_t<decltype(weight)>*>(a.weight);
+    if (is_whole && begins_a_pack(weights) && begins_a_pack(a.v) && (begins_a_pack(arrays) && ...)) {
+      body(weight, type, std::integral_constant<int, kPack>());
+    } else {
+      body(weight, type, std::integral_constant<int, 1>());
+    }
+  });
+}
 
 unsigned blocks_for(const WeightArrays& a, const Teams& teams) {
   const std::int64_t threads = (a.rows * a.groups) << teams.shift;
@@ -265,10 +319,11 @@ void launch(void (*kernel)(WeightArrays, QuantScheme, Teams, Parameters...), con
 
 void launch_gradient(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size,
                      const GradientArrays& out) {
-  with_types(a, scheme, [&](auto* weight, auto type) {
+  const auto run = [&](auto* weight, auto type, auto wide) {
     using W = std::remove_pointer_t<decltype(weight)>;
-    launch(gradient_kernel<decltype(type)::value, W>, a, scheme, gradient, size, out);
-  });
+    launch(gradient_kernel<decltype(type)::value, decltype(wide)::value, W>, a, scheme, gradient, size, out);
+  };
+  with_packs(a, scheme, run, gradient, out.v);
 }
 
 }  // namespace
@@ -282,17 +337,19 @@ void search_scales(const WeightArrays& a, const QuantScheme& scheme, const float
 }
 
 void fake_quantize(const WeightArrays& a, const QuantScheme& scheme, void* result, bool result_is_bf16) {
-  with_types(a, scheme, [&](auto* weight, auto type) {
-    using W = std::remove_pointer_t<decltype(weight)>;
-    const auto launch_into = [&](auto* out) {
-      launch(fake_quantize_kernel<decltype(type)::value, W, std::remove_pointer_t<decltype(out)>>, a, scheme, out);
+  const auto run_into = [&](auto* out) {
+    const auto run = [&](auto* weight, auto type, auto wide) {
+      using W = std::remove_pointer_t<decltype(weight)>;
+      using R = std::remove_pointer_t<decltype(out)>;
+      launch(fake_quantize_kernel<decltype(type)::value, decltype(wide)::value, W, R>, a, scheme, out);
     };
-    if (result_is_bf16) {
-      launch_into(static_cast<__nv_bfloat16*>(result));
-    } else {
-      launch_into(static_cast<float*>(result));
-    }
-  });
+    with_packs(a, scheme, run, out);
+  };
+  if (result_is_bf16) {
+    run_into(static_cast<__nv_bfloat16*>(result));
+  } else {
+    run_into(static_cast<float*>(result));
+  }
 }
 
 void sign_step(const WeightArrays& a, const QuantScheme& scheme, const float* gradient, const StepSize& size) {
@@ -305,10 +362,11 @@ void rounding_gradients(const WeightArrays& a, const QuantScheme& scheme, const 
 }
 
 void quantize(const WeightArrays& a, const QuantScheme& scheme, const bool* wanted, const QuantizedArrays& out) {
-  with_types(a, scheme, [&](auto* weight, auto type) {
+  const auto run = [&](auto* weight, auto type, auto wide) {
     using W = std::remove_pointer_t<decltype(weight)>;
-    launch(quantize_kernel<decltype(type)::value, W>, a, scheme, wanted, out);
-  });
+    launch(quantize_kernel<decltype(type)::value, decltype(wide)::value, W>, a, scheme, wanted, out);
+  };
+  with_packs(a, scheme, run, out.q);
 }
 
 }  // namespace roundtable::cuda

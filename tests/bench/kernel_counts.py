@@ -47,10 +47,12 @@ OTHERWISE = ("H100 SXM", H100)
 LANES = 128             # that a multiprocessor issues to per clock: four warps
 HALF_RATE, SLOW = 2, 8  # times as long: 64 lanes, 16 lanes
 HALVES = ("integer", "fp compare")
-# What the program never launches, because a weight is tuned in its own type (src/tune/tuning_state.cc); and the search
-# of scales, which runs once per block and writes nothing in its loop.
+# What the program never launches, because a weight is tuned in its own type (src/tune/tuning_state.cc); the search of
+# scales, which runs once per block and writes nothing in its loop; and kernels with one weight per load, which only
+# groups take that are not whole packs of four.
 KINDS_OF_WEIGHTS = ("int", "mx_fp", "nv_fp")  # WeightType of src/config/choices.h, in its order
-UNUSED = re.compile(r"search_kernel|fake_quantize_kernel<\w+, (?:float, __nv_bfloat16|__nv_bfloat16, float)>")
+UNUSED = re.compile(r"search_kernel|<\w+, 1, |"
+                    r"fake_quantize_kernel<\w+, \d, (?:float, __nv_bfloat16|__nv_bfloat16, float)>")
 
 
 class CannotCount(Exception):
@@ -154,13 +156,13 @@ def warps_of(registers):
     return min(64, 65536 // of_warp // 8 * 8)
 
 
-def a_weight(done, group_size):
+def a_weight(done, group_size, wide):
     """What is executed for a group, per weight: by all lanes of its team, also those without a weight."""
     counts, lanes = machine_code.counts_of(done.code), team_of(group_size) / group_size
     return {"instructions": {kind: round(n * lanes, 3) for kind, n in counts["instructions"].items()},
             "all_instructions": len(done.code) * lanes, "flops": counts["flops"] * lanes,
-            "slow": counts["slow"] * lanes, "bytes_read": done.weight_read + done.group_read / group_size,
-            "bytes_written": done.weight_written + done.group_written / group_size}
+            "slow": counts["slow"] * lanes, "bytes_read": done.weight_read / wide + done.group_read / group_size,
+            "bytes_written": done.weight_written / wide + done.group_written / group_size}
 
 
 def bound_of(weight, peak):
@@ -192,17 +194,25 @@ def team_of(group_size):
     return team
 
 
+def wide_of(kernel):
+    """Weights that a lane loads and stores at once: the template argument kWide of fake_quant_cuda.cu."""
+    number = re.search(r"<\w+, (\d+)", kernel)
+    return int(number[1]) if number else 1
+
+
 def group_sizes(kernel, of_integers):
     """Those of floats of 4 bits are given (src/quant/scheme.h)."""
     return (32,) if "<mx_fp" in kernel else (16,) if "<nv_fp" in kernel else (of_integers,)
 
 
 def count_kernel(name, code, group_size, resources, arch):
+    wide = wide_of(name)
     try:
-        done = machine_code.executed(code, -(-group_size // team_of(group_size)))
+        done = machine_code.executed(code, -(-group_size // (team_of(group_size) * wide)))
     except ValueError as error:
         raise CannotCount(f"{name}: {error}: machine_code.py cannot count a kernel of this kind") from error
-    peak, warps, weight = GPUS.get(arch, OTHERWISE)[1], warps_of(resources["registers"]), a_weight(done, group_size)
+    peak, warps = GPUS.get(arch, OTHERWISE)[1], warps_of(resources["registers"])
+    weight = a_weight(done, group_size, wide)
     row = {"kernel": name, "arch": arch} | resources | {
         "warps": warps, "group_size": group_size, "a_weight": weight, "bound": bound_of(weight, peak),
         "code": machine_code.counts_of(code)["instructions"], "waits": None, "latency_hidden": None}
@@ -225,10 +235,10 @@ def count_file(nvcc, nvdisasm, entry, arch, group_size):
 # --- text --------------------------------------------------------------------------------------------------------
 
 def short_name(kernel):
-    """fake_quantize_kernel<int, float, float> as 'fake_quantize, int, fp32'."""
+    """fake_quantize_kernel<int, 4, float, float> as 'fake_quantize, int, fp32'."""
     name, _, arguments = kernel.rstrip(">").partition("<")
     words = {"float": "fp32", "__nv_bfloat16": "bf16"}
-    kinds = dict.fromkeys(words.get(one, one) for one in arguments.split(", ") if one)
+    kinds = dict.fromkeys(words.get(one, one) for one in arguments.split(", ") if one and not one.isdigit())
     return ", ".join([name.removesuffix("_kernel"), *kinds])
 
 

@@ -1,7 +1,7 @@
 """What a compiled kernel executes, counted in the text of its code: SASS as `nvdisasm -c` prints it, or PTX.
 
 The kernels counted here go along the weights of a group, each lane of a warp to every 32nd, and store one number per
-weight, and sometimes some numbers of the group after that. The compiler makes several loops of this, with one weight or
+weight, and sometimes some numbers of the group after that. Weights that a lane loads and stores at once count as one. The compiler makes several loops of this, with one weight or
 with four per iteration, and puts single iterations before a loop. Of all ways through the code on which a lane stores
 as many weights as its group has for it, the one with the fewest iterations is taken, and of several such ways the
 longest. So if a group takes one of two branches, such as symmetric or not, the more expensive one counts. A way that
@@ -69,12 +69,21 @@ def ways_on(code):
     return [following(one, i, at, len(code)) for i, one in enumerate(code)]
 
 
+def target_of(one):
+    return one.operands.rsplit(",", 1)[-1].strip(" `()")
+
+
+def is_call(one):
+    """Of a subroutine. CALL.REL to a place of the kernel itself is how a large loop is left in code for sm_80."""
+    return one.base in CALLS and not target_of(one).startswith(".L_")
+
+
 def following(one, i, at, size):
     onward = [i + 1] if i + 1 < size else []
     if one.base in ENDS:
         return onward if one.conditional else []
-    if one.base in ("BRA", "bra") and "DIV" not in one.suffixes:
-        target = one.operands.rsplit(",", 1)[-1].strip(" `()")
+    if one.base in ("BRA", "bra") and "DIV" not in one.suffixes or one.base in CALLS and not is_call(one):
+        target = target_of(one)
         taken = [at[target]] if target in at else []
         # A uniform predicate is an operand: BRA.U !UP0, `(.L_x_1)
         return taken + (onward if one.conditional or "," in one.operands else [])
@@ -223,16 +232,15 @@ def executed(code, weights):
     """What a lane executes of a kernel for a group that has so many weights for it."""
     nexts = ways_on(code)
     order, back = walk(nexts)
-    calls = {i for i, one in enumerate(code) if one.base in CALLS}
+    calls = {i for i, one in enumerate(code) if is_call(one)}
     for closed in (calls, set()):
         loops = loops_with_stores(code, nexts, order, back, closed)
-        if not loops:
-            raise ValueError("no loop that stores to global memory")
-        way = best_way(code, nexts, order, back, loops, weights, closed)
+        way = loops and best_way(code, nexts, order, back, loops, weights, closed)
         if way:
             break
     else:
-        raise ValueError(f"no way on which a lane stores {weights} weight(s)")
+        raise ValueError(f"no way on which a lane stores {weights} weight(s)" if loops else
+                         "no loop that stores to global memory")
     run = [code[place] for place in way]
     widest = max(loops.values(), key=lambda loop: loop.weights)
     read, written = (moved // widest.weights for moved in bytes_moved([code[i] for i in widest.iteration]))

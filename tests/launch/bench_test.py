@@ -304,8 +304,9 @@ class MachineCodeTest(unittest.TestCase):
                          {"_Zf": {"registers": 35, "spill_bytes": 12, "shared_bytes": 64}})
         self.assertEqual([kernel_counts.warps_of(n) for n in (32, 35, 46)], [64, 48, 40])
         self.assertEqual([kernel_counts.team_of(n) for n in (8, 16, 32, 40, 64, 128, 4096)], [4, 4, 8, 8, 16, 32, 32])
-        name = kernel_counts.plain_name("void a::(anonymous namespace)::f_kernel<(roundtable::WeightType)1, __nv_bfloat16>(a::B, int*)")
-        self.assertEqual((name, kernel_counts.short_name(name)), ("f_kernel<mx_fp, __nv_bfloat16>", "f, mx_fp, bf16"))
+        name = kernel_counts.plain_name("void a::(anonymous namespace)::f_kernel<(roundtable::WeightType)1, 4, __nv_bfloat16>(a::B, int*)")
+        self.assertEqual((name, kernel_counts.short_name(name), kernel_counts.wide_of(name)),
+                         ("f_kernel<mx_fp, 4, __nv_bfloat16>", "f, mx_fp, bf16", 4))
 
     def test_options_are_the_projects(self):
         command = "nvcc -I/src -O3 --generate-code=arch=compute_80,code=[sm_80] --fmad=false -x cu -c a.cu -o b/a.o"

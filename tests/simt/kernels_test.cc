@@ -276,6 +276,41 @@ TEST(CudaKernels, WorkOnOneExpertAlone) {
   }
 }
 
+// Behind one element more, so that no pack of several begins there.
+template <class T>
+struct Shifted {
+  explicit Shifted(const std::vector<T>& from) : room(from.size() + 1), data(room.data() + 1) {
+    std::copy(from.begin(), from.end(), data);
+  }
+  std::vector<T> room;
+  T* data;
+};
+
+// Rows of whole packs in arrays that do not begin with one: v, then the weights, then what goes in and out.
+TEST(CudaKernels, ArraysBeginAnywhere) {
+  Matrices matrices;
+  const Matrix m = matrices.next({}, {32, {5, 64}}, true);
+  const StepSize size{0.01f, 0.0f, m.bound};
+  Matrix usual = m;
+  std::vector<float> expected(m.size());
+  cuda::fake_quantize(arrays_of(usual), m.scheme, expected.data(), false);
+  cuda::sign_step(arrays_of(usual), m.scheme, m.gradient.data(), size);
+  for (int shifted = 0; shifted < 3; ++shifted) {
+    Matrix one = m;
+    std::vector<float> found(m.size());
+    Shifted<float> v(m.v), gradient(m.gradient), result(found);
+    Shifted<std::uint16_t> weight(m.bf16);
+    WeightArrays a = arrays_of(one);
+    if (shifted == 0) a.v = v.data;
+    if (shifted == 1) a.weight = weight.data;
+    float* out = shifted == 2 ? result.data : found.data();
+    cuda::fake_quantize(a, m.scheme, out, false);
+    cuda::sign_step(a, m.scheme, shifted == 2 ? gradient.data : m.gradient.data(), size);
+    EXPECT_EQ(different(std::vector<float>(out, out + m.size()), expected), 0u) << shifted;
+    EXPECT_EQ(different(std::vector<float>(a.v, a.v + m.size()), usual.v), 0u) << shifted;
+  }
+}
+
 // A gradient that is not a number moves neither its weight's v nor its group's factors.
 TEST(CudaKernels, GradientsThatAreNoNumbersMoveNothing) {
   Matrices matrices;

@@ -11,6 +11,7 @@
 
 #define __global__
 #define __device__
+#define __launch_bounds__(...)
 // A block runs alone on its thread. No other variables of the program are thread_local: simt::launch() fills these.
 #define __shared__ static thread_local
 
