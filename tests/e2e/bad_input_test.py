@@ -262,10 +262,15 @@ class SettingsTest(BadInputCase):
     def test_nccl_without_a_gpu(self):
         with unittest.mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):
             nccl = {"parallel.backend": "nccl"}
-            self.refuse(nccl, "parallel.backend: 'nccl' needs a CUDA device", "use 'auto' or 'mpi'", ranks=(1, 2))
-            self.fail_with(["plan", self.config(nccl)], 1, BAD_INPUT, "parallel.backend: 'nccl' needs a CUDA device")
+            words = "CUDA devices are asked for, and there is none here"
+            self.refuse(nccl, f"parallel.backend: nccl: {words}", "set parallel.backend: mpi", ranks=(1, 2))
+            self.fail_with(["plan", self.config(nccl)], 1, BAD_INPUT, f"parallel.backend: nccl: {words}")
+            self.refuse({"cluster.nodes": 1}, f"(--cluster): {words}")
             # The cluster that is described has devices, whatever the login node has.
             self.succeed(["plan", self.config(nccl | {"cluster.nodes": 1})])
+        with unittest.mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES="", SLURM_GPUS_ON_NODE="8"):
+            self.refuse({}, f"this Slurm job, which has GPUs (SLURM_GPUS_ON_NODE=8): {words}")
+            self.succeed(["plan", self.config({"parallel.backend": "mpi"})])
 
     def test_required_keys(self):
         for key in ("model.path", "calibration.tokens", "output.path"):

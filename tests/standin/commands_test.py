@@ -54,6 +54,18 @@ class CommandsTest(standin.Case):
                              STANDIN_WORK="late").json["trial"]
         self.assertEqual(len(trial["step"]["seconds"]), RANKS)
         self.assertGreater(trial["all_reduce"]["rate"], 0)
+        self.assertGreater(min(trial["step"]["peak_device_bytes"]), 1 << 20)
+
+    def test_devices_are_named_and_each_rank_has_only_its_own(self):
+        run = self.standin(self.command("named", "tuning.iters=1") + ["--json"], RANKS)
+        names = "2 x Stand-in H100, NCCL 2."
+        self.assertRegex(run.out, f"\n  devices +{names}")
+        self.assertIn(names, program.events(self.folder / "named.run", "start")[0]["devices"])
+        self.assertIn(f"| devices | {names}", (self.folder / "named" / "README.md").read_text())
+        self.assertEqual(len(run.json["peak_device_bytes"]["tune"]), RANKS)
+        self.assertGreater(min(run.json["peak_device_bytes"]["tune"]), 1 << 20)
+        for rank in range(RANKS):
+            self.assertEqual(list(self.report(rank)["contexts"]), [str(rank)])
 
     def test_bf16_and_grouped_products(self):
         """In bf16 roundings differ early, so that only the first loss is near the CPU's."""

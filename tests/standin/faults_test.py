@@ -25,6 +25,19 @@ class FaultsTest(standin.Case):
     def test_memory_of_a_device_that_is_full(self):
         self.fails(3, ["out of memory", "tuning.micro_batch"], STANDIN_OUT_OF_MEMORY="0:2000")
 
+    def test_memory_that_is_full_while_sums_are_under_way(self):
+        """The communicator is aborted: to destroy it would wait for sums in which the other rank never takes part."""
+        for tensor in (2100, 2300, 2500):
+            with self.subTest(tensor):
+                self.fails(3, ["rank 1 on ", "out of memory"], 2, "run.time_limit=00:01:00", STANDIN_OUT_OF_MEMORY=f"1:{tensor}")
+
+    def test_two_ranks_on_one_device(self):
+        self.fails(3, ["ranks 0 and 1 on ", "both have the device Stand-in H100 (GPU-01000000-", "--ntasks-per-node"], 2,
+                   STANDIN_DEVICES="1")
+        command = program.quantize_command(self.config, self.folder / "shared", "parallel.share_devices=true",
+                                           "parallel.shards=1", "tuning.iters=1")
+        self.standin(command, 2, STANDIN_DEVICES="1")
+
     def test_nccl_that_reports_an_error_later(self):
         self.fails(3, ["NCCL", "remote process exited"], 2, STANDIN_NCCL_ERROR="1:4")
 

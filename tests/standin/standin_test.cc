@@ -7,9 +7,11 @@
 #include <torch/utils.h>
 
 #include <cmath>
+#include <functional>
 #include <thread>
 
 #include "quant/fake_quant.h"
+#include "quant/fake_quant_kernels.h"
 #include "tests/standin/device/settings.h"
 
 namespace roundtable::standin {
@@ -109,14 +111,13 @@ TEST(StandIn, KernelsRunOnTheDeviceOfTheirThread) {
   const QuantScheme scheme;
   const RoundingParameters parameters = make_rounding_parameters(weight, scheme);
   torch::Tensor result = torch::empty_like(weight);
-  const auto on_new_thread = [&](bool sets_device) {
-    std::thread([&] {
-      if (sets_device) cudaSetDevice(1);
-      fake_quantize(weight, parameters, scheme, result);
-    }).join();
-  };
-  EXPECT_DEATH(on_new_thread(false), "fake_quantize is launched on device 0 with memory of device 1");
-  on_new_thread(true);
+  const WeightArrays arrays{weight.const_data_ptr(), false, 4, 64, scheme.groups(64), parameters.v.data_ptr<float>(),
+                            parameters.min_scale.data_ptr<float>(), parameters.max_scale.data_ptr<float>(),
+                            parameters.wmin.data_ptr<float>(), parameters.wmax.data_ptr<float>()};
+  const auto on_new_thread = [](const std::function<void()>& work) { std::thread(work).join(); };
+  EXPECT_DEATH(on_new_thread([&] { cuda::fake_quantize(arrays, scheme, result.data_ptr(), false); }),
+               "fake_quantize is launched on device 0 with memory of device 1");
+  on_new_thread([&] { fake_quantize(weight, parameters, scheme, result); });  // which sets the weight's device
   EXPECT_FALSE(result.isnan().any().item<bool>());
 }
 
