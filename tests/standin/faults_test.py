@@ -28,6 +28,10 @@ class FaultsTest(standin.Case):
     def test_nccl_that_reports_an_error_later(self):
         self.fails(3, ["NCCL", "remote process exited"], 2, STANDIN_NCCL_ERROR="1:4")
 
+    def test_one_node_with_an_old_driver(self):
+        self.fails(3, ["rank 1 on ", "driver on your system is too old (found version 12000)"], 2,
+                   STANDIN_DRIVER="13000,12000")
+
     def test_a_machine_without_a_driver(self):
         self.fails(2, ["parallel.backend", "NVIDIA driver"], 1, "parallel.backend=nccl", STANDIN_DRIVER="0")
 
