@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <sstream>
 #include <vector>
 
 #include "io/file.h"
@@ -31,14 +30,6 @@ bool same_tensors(const std::string& directory, const Checkpoint& checkpoint, co
 }
 
 }  // namespace
-
-void untie_head(nlohmann::json& config, const Model& model) {
-  config["tie_word_embeddings"] = false;
-  nlohmann::json* part = &config;
-  std::istringstream path(model.graphs().text_config);
-  for (std::string key; std::getline(path, key, '.') && part->contains(key);) part = &(*part)[key];
-  (*part)["tie_word_embeddings"] = false;
-}
 
 Model with_head_of(const Model& model, const std::string& directory) {
   if (model.tied_head().empty() || !has_checkpoint(directory)) return model;

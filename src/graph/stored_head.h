@@ -14,8 +14,4 @@ namespace roundtable {
 // if they are equal. Reads both tensors if they are.
 Model with_head_of(const Model& model, const std::string& directory);
 
-// Says in a config.json of that model that the head is not tied: readers look where the text part is described, and some
-// at the top.
-void untie_head(nlohmann::json& config, const Model& model);
-
 }  // namespace roundtable
