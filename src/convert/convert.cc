@@ -118,7 +118,7 @@ std::unique_ptr<Journal> claim(const CheckpointJob& job, const ConversionOutput&
 }  // namespace
 
 Converted make_checkpoint(HostCommunicator& world, const CheckpointJob& job,
-                          const std::function<void(std::int64_t bytes)>& on_file) {
+                          const std::function<void()>& on_file) {
   std::optional<Maker> maker;
   std::unique_ptr<Journal> journal;  // rank 0; held open, so that no other job works here
   run_on_root(world, [&] {
@@ -135,7 +135,7 @@ Converted make_checkpoint(HostCommunicator& world, const CheckpointJob& job,
       const Maker::Made made = maker->make(file);
       digests[maker->output().file_name(file)] = made.digest;
       kept += made.kept ? 1 : 0;
-      if (on_file) on_file(maker->output().bytes_of(file));
+      if (on_file) on_file();
     }
   });
   Converted converted{.files = maker->output().files()};

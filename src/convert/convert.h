@@ -36,10 +36,10 @@ struct Converted {
 // what was written; no rank holds more than one file's tensors. Files that an earlier start has written are proven in
 // the same way and kept; index and configs come last. Throws Error (kBadInput) for a source that cannot be read, for
 // what the format cannot hold (naming formats that can), and for an output directory with somebody else's files.
-// Collective; `on_file` is called on each rank after each of its files, with the bytes of its weights. Throws
-// AgreedError (kStartAgain) between layers when a rank is asked to leave.
+// Collective; `on_file` is called on each rank after each of its files. Throws AgreedError
+// (kStartAgain) between layers when a rank is asked to leave.
 Converted make_checkpoint(HostCommunicator& world, const CheckpointJob& job,
-                          const std::function<void(std::int64_t bytes)>& on_file);
+                          const std::function<void()>& on_file);
 
 struct Conversion {
   std::string source;  // a quantized model directory, in a format that holds integers

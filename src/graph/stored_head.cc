@@ -9,7 +9,6 @@
 #include "model/load/tensor_source.h"
 
 namespace roundtable {
-namespace {
 
 bool same_tensors(const std::string& directory, const Checkpoint& checkpoint, const std::string& a,
                   const std::string& b) {
@@ -28,8 +27,6 @@ bool same_tensors(const std::string& directory, const Checkpoint& checkpoint, co
   }
   return true;
 }
-
-}  // namespace
 
 Model with_head_of(const Model& model, const std::string& directory) {
   if (model.tied_head().empty() || !has_checkpoint(directory)) return model;
