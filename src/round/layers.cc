@@ -118,21 +118,21 @@ class Namer {
       const LinearSpec& linear = matrix.linear;
       const auto place = block_of(linear.name);
       if (!place || !is_linear_layer(place->below)) continue;
-      NamedLayer layer{linear, NamedLayer::Use::kDefault, place->block, place->below, ""};
+      FoundLayer layer{linear, FoundLayer::Use::kDefault, place->block, place->below, ""};
       const KeptName* kept = kept_by(place->below, [&] {
         const auto found = inputs.find(linear.name.substr(0, linear.name.rfind('.')));
         return found != inputs.end() && linear.out < found->second;
       });
       if (is_router(place->below)) {
-        layer.use = NamedLayer::Use::kNever;
+        layer.use = FoundLayer::Use::kNever;
       } else if (kept != nullptr || is_of_other_part(place->below)) {
-        layer.use = NamedLayer::Use::kKept;
+        layer.use = FoundLayer::Use::kKept;
         layer.reason = kept != nullptr ? kept->reason : "it belongs to another part than the text";
       }
       model_.layers.push_back(std::move(layer));
     }
     std::stable_sort(model_.layers.begin(), model_.layers.end(),
-                     [](const NamedLayer& a, const NamedLayer& b) { return a.block < b.block; });
+                     [](const FoundLayer& a, const FoundLayer& b) { return a.block < b.block; });
   }
 
   // The embedding, the head, and other layers that belong to no block.

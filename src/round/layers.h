@@ -14,7 +14,7 @@
 
 namespace roundtable {
 
-struct NamedLayer {
+struct FoundLayer {
   enum class Use {
     kDefault,  // it is quantized unless the config says otherwise
     kKept,     // it is not, unless a rule asks for it alone; `reason` says why
@@ -29,7 +29,7 @@ struct NamedLayer {
 
 struct NamedModel {
   CheckpointModel facts;
-  std::vector<NamedLayer> layers;        // of all blocks, in their order
+  std::vector<FoundLayer> layers;        // of all blocks, in their order
   std::optional<LinearSpec> head;        // nothing where it is tied
   std::vector<std::string> carried_over;  // tensors of other parts: vision, prediction of more tokens
   // Matrices of any part that the publisher has quantized, each with the tensors that hold it, the weight first.

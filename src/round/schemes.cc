@@ -11,14 +11,14 @@
 namespace roundtable {
 namespace {
 
-using Use = NamedLayer::Use;
+using Use = FoundLayer::Use;
 
 // "model.layers.N.NAME with N from 0 to 11 and NAME of self_attn.q_proj, ..."
 std::string layers_text(const NamedModel& model) {
   constexpr std::size_t kShown = 8;
   const std::string& first = model.facts.first_block;
   std::vector<std::string> names;
-  for (const NamedLayer& layer : model.layers) {
+  for (const FoundLayer& layer : model.layers) {
     if (layer.block == model.facts.n_blocks - 1 && layer.use == Use::kDefault) names.push_back(layer.below);
   }
   const bool cut = names.size() > kShown;
@@ -29,7 +29,7 @@ std::string layers_text(const NamedModel& model) {
 
 // Routers, and whatever lies in other parts.
 std::optional<std::string> never_quantized(const NamedModel& model, const LayerPattern& pattern) {
-  for (const NamedLayer& layer : model.layers) {
+  for (const FoundLayer& layer : model.layers) {
     if (layer.use == Use::kNever && pattern.matches(layer.linear.name)) return layer.below;
   }
   for (const auto* names : {&model.facts.outside_linears, &model.carried_over}) {
@@ -43,7 +43,7 @@ std::optional<std::string> never_quantized(const NamedModel& model, const LayerP
 
 RoundedLayers choose_schemes(const QuantizationSection& section, const NamedModel& model, const Formats& formats) {
   LayerRules rules(section, formats, model.facts.head_layer);
-  for (const NamedLayer& layer : model.layers) {
+  for (const FoundLayer& layer : model.layers) {
     if (layer.use == Use::kDefault) rules.see_default(layer.linear.name);
   }
   RoundedLayers out;
@@ -52,7 +52,7 @@ RoundedLayers choose_schemes(const QuantizationSection& section, const NamedMode
   out.scheme.carried_over = model.carried_over;
   Reasons reasons;
   std::size_t place = 0;
-  for (const NamedLayer& layer : model.layers) {
+  for (const FoundLayer& layer : model.layers) {
     LayerRules::Choice choice;
     if (layer.use == Use::kDefault || (layer.use == Use::kKept && rules.asks_for(layer.linear.name))) {
       choice = rules.choose(layer.linear);

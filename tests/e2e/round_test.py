@@ -42,7 +42,7 @@ class RoundTest(RoundCase):
     def setUpClass(cls):
         super().setUpClass()
         cls.settings = tiny_model.make_inputs(cls.folder, rows=4, seqlen=16, family="qwen2", dtype=torch.bfloat16,
-                                              num_hidden_layers=2, shard_size="60KB")
+                                              num_hidden_layers=2, shard_size="30KB")
 
     def hold_to_quantize(self, name, changes):
         settings = {"tuning.init_scale": "one"} | changes
@@ -130,18 +130,17 @@ class RoundTest(RoundCase):
         other.mkdir()
         (other / "letter").write_text("mine")
         for code, changes, *words in (
-                (BAD_INPUT, spoilt("cut", cut), "model-00002-of-", "fetch"),
+                (BAD_INPUT, spoilt("cut", cut), "model-00002-of-"),
                 (NUMERIC, spoilt("inf", not_finite), "model.layers.1.mlp.up_proj.weight", "is not finite"),
                 (BAD_INPUT, spoilt("quantized", quantized), "config.json", "gptq", "the weights are floats"),
                 (BAD_INPUT, {"quantization.ignore_layers": ["up_prj"]}, "quantization.ignore_layers 'up_prj'",
                  "matches no layer that is quantized", "model.layers.N.NAME with N from 0 to 1 and NAME of mlp.down_proj"),
                 (BAD_INPUT, {"output.formats": ["auto_awq"], "quantization.bits": 3}, "output.formats", "only 4 bits"),
                 (BAD_INPUT, {"output.path": str(other)}, "other", "is not empty (letter)")):
-            ranks = 2 if code == NUMERIC else 1
-            self.fail_with(self.round("refused", changes), ranks, code, *words)
+            shutil.rmtree(self.folder / "refused", ignore_errors=True)
+            self.fail_with(self.round("refused", changes), 2 if code == NUMERIC else 1, code, *words)
+            self.assertEqual((self.folder / "refused").exists(), code == NUMERIC)  # that is found while it works
         self.assertEqual([p.name for p in other.iterdir()], ["letter"])
-        self.assertEqual(list((self.folder / "refused").glob("*.safetensors")) if (self.folder / "refused").exists() else [],
-                         [])
 
 
 class StrangeTest(RoundCase):
@@ -182,7 +181,7 @@ class StrangeTest(RoundCase):
         self.assertEqual(set(floats), set(self.tensors))
         for name, tensor in self.tensors.items():
             if name in self.kept:
-                self.assertTrue(torch.equal(have[name].float(), tensor.float()), name)
+                self.assertTrue(torch.equal(have[name], tensor.to(have[name].dtype)), name)
                 self.assertTrue(torch.equal(floats[name], tensor), name)
                 continue
             error = (floats[name].float() - tensor.float()).norm() / tensor.float().norm()
