@@ -118,6 +118,7 @@ nlohmann::json dispatch(MpiCommunicator& world, Watchdog& watchdog, const Comman
   leave_after(config.run.max_time.seconds());
   watchdog.set_time_limit(config.run.time_limit.seconds());
   if (line.command == "plan") return run_plan(world, config, line.trial);
+  if (line.command == "round") return run_round(world, config);
   if (line.command == "eval") return run_eval(world, config, line.against);
   return run_quantize(world, watchdog, config);
 }
@@ -240,6 +241,8 @@ int main(int argc, char** argv) {
       ->add_flag("--trial", line.trial,
                  "also run a small part of everything on these ranks, and say what would be slow");
   add_command(app, line, "quantize", "quantize model.path into output.path");
+  add_command(app, line, "round",
+              "round the weights of model.path to nearest into output.path: no samples, no tuning, any architecture");
   add_command(app, line, "eval", "perplexity of model.path on run.eval_tokens")
       ->add_option("--against", line.against,
                    "directory of the float model: also the KL divergence of its distribution of the next token to that "

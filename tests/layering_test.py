@@ -22,7 +22,8 @@ FLOORS = [
     {"export", "tune", "rundir"},
     {"plan"},
     {"run"},
-    {"phases", "convert"},
+    {"convert"},
+    {"phases", "round"},
     {"commands"},
     {""},  # main.cc and the precompiled header
 ]
@@ -30,7 +31,6 @@ FLOORS = [
 # Neighbours on one floor do not know each other, except for these.
 BESIDE = {
     "device": {"base"},
-    "phases": {"convert"},  # the phase "formats" is a conversion
 }
 
 # What a folder leaves out of that, to stay small or free of a heavy library.
@@ -61,7 +61,7 @@ def floor_of(folder):
 
 
 # header (or the folder that it is in) -> the folders that may include it
-ABOVE_TENSORS = {"quant", "model", "graph", "tune", "export", "plan", "run", "convert", "phases", "commands"}
+ABOVE_TENSORS = {"quant", "model", "graph", "tune", "export", "plan", "run", "convert", "round", "phases", "commands"}
 CONFINED = {
     "torch/": {"", "device"} | ABOVE_TENSORS,
     "ATen/": {"device"} | ABOVE_TENSORS,

@@ -20,6 +20,10 @@ nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial
 // plan -> calibrate -> tune -> assemble -> prove -> formats -> evaluate. The same command starts a run and resumes it.
 nlohmann::json run_quantize(MpiCommunicator& world, Watchdog& watchdog, const Config& config);
 
+// Rounds every matrix of the blocks of model.path to nearest, whatever its architecture, and writes output.formats. Uses
+// the sections model, quantization and output, and tuning.init_scale. The same command starts and resumes it.
+nlohmann::json run_round(MpiCommunicator& world, const Config& config);
+
 // Perplexity of model.path (float, or quantized in a layout that we read) on run.eval_tokens. If `against` is not empty,
 // it is the directory of the float model, as a user wrote it, and model.path's distribution of the next token is compared
 // with that model's.

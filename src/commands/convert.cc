@@ -44,7 +44,7 @@ nlohmann::json run_convert(MpiCommunicator& world, const ConvertOptions& options
                                           .trust_remote_code = options.trust_remote_code});
   const auto node = world.split_by_node();
   set_threads(0, node->rank(), node->size());
-  const Converted converted = convert_checkpoint(world, conversion, {});
+  const Converted converted = convert_checkpoint(world, conversion);
   if (world.rank() == 0) {
     fmt::print("{} in {}: {} in {} {}\n", options.format, conversion.output, human_bytes(converted.bytes),
                converted.files, converted.files == 1 ? "file" : "files");

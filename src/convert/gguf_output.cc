@@ -6,7 +6,6 @@
 #include <torch/types.h>
 
 #include <map>
-#include <numeric>
 #include <optional>
 
 #include "base/error.h"
@@ -15,6 +14,7 @@
 #include "export/gguf/blocks.h"
 #include "export/gguf/model.h"
 #include "export/gguf/vocab.h"
+#include "run/stop.h"
 
 namespace roundtable {
 namespace {
@@ -41,12 +41,12 @@ constexpr const char* kRopeFactors = "rope_freqs.weight";
 
 class GgufOutput final : public ConversionOutput {
  public:
-  GgufOutput(const ConversionSource& source, std::int64_t max_bytes) : source_(source) {
+  GgufOutput(const ConversionSource& source, const CheckpointFormat& format, std::int64_t max_bytes)
+      : source_(source), format_(format) {
     add_layers();
     add_plain();
     std::vector<std::uint64_t> sizes;
     for (const Item& item : items_) sizes.push_back(item.tensor.bytes);
-    bytes_ = static_cast<std::int64_t>(std::accumulate(sizes.begin(), sizes.end(), std::uint64_t{0}));
     files_ = cut_by_size(sizes, max_bytes);
   }
 
@@ -54,13 +54,14 @@ class GgufOutput final : public ConversionOutput {
   std::string file_name(std::int64_t file) const override {
     return files() == 1 ? "model.gguf" : fmt::format("model-{:05d}-of-{:05d}.gguf", file + 1, files());
   }
-  std::int64_t bytes() const override { return bytes_; }
-
-  void write(const std::string& directory, std::int64_t file) const override {
-    write_gguf(directory + "/" + file_name(file), entries(file), tensors(file), data(file));
+  std::int64_t bytes_of(std::int64_t file) const override {
+    std::uint64_t bytes = 0;
+    for (const GgufTensor& tensor : tensors(file)) bytes += tensor.bytes;
+    return static_cast<std::int64_t>(bytes);
   }
-  bool holds(const std::string& directory, std::int64_t file) const override {
-    return holds_gguf(directory + "/" + file_name(file), entries(file), tensors(file), data(file));
+
+  std::string write(const std::string& directory, std::int64_t file) const override {
+    return write_gguf(directory + "/" + file_name(file), entries(file), tensors(file), data(file));
   }
   // The tokenizer is inside; licences and notes go along.
   std::vector<std::string> finish(const std::string& directory, bool card) const override {
@@ -90,7 +91,8 @@ class GgufOutput final : public ConversionOutput {
   void add_plain() {
     for (const TensorSpec& tensor : source_.plain()) {
       // A tied head that the file has all the same is the embedding.
-      if (!source_.model().head() && tensor.name == source_.model().tied_head()) continue;
+      const CheckpointModel& model = source_.model();
+      if (model.tied_head && tensor.name == model.head_layer + ".weight") continue;
       if (is_derived_table(tensor.name)) continue;
       TensorSpec own = tensor;
       own.type = type_of_plain(tensor);
@@ -123,6 +125,7 @@ class GgufOutput final : public ConversionOutput {
 
   GgufData data(std::int64_t file) const {
     return [this, file](std::size_t index) {
+      leave_here_if_asked();
       const torch::Tensor tensor = values(items_[files_[static_cast<std::size_t>(file)][index]]).contiguous();
       const auto* bytes = static_cast<const char*>(tensor.const_data_ptr());
       return std::vector<char>(bytes, bytes + tensor.nbytes());
@@ -137,7 +140,7 @@ class GgufOutput final : public ConversionOutput {
       return order.defined() ? rows.index_select(0, order) : rows;
     };
     if (!item.layer) return ordered(source_.read_plain(item.stored).to(type_of_plain(item.stored)));
-    const QuantizedWeight weight = source_.read_layer(*item.layer);
+    const QuantizedWeight weight = source_.read_layer(*item.layer, format_);
     if (const auto reason = gguf_minimum_obstacle(weight.scheme, item.layer->in, {weight.scale, weight.zero_point})) {
       throw bad_input(fmt::format("{}: layer '{}'", source_.directory(), item.layer->name), *reason,
                       "choose another format");
@@ -146,16 +149,17 @@ class GgufOutput final : public ConversionOutput {
   }
 
   const ConversionSource& source_;
+  const CheckpointFormat& format_;
   std::vector<Item> items_;
   std::vector<std::vector<std::size_t>> files_;
-  std::int64_t bytes_ = 0;
   GgufType main_type_ = GgufType::kQ4_0;
 };
 
 }  // namespace
 
-std::unique_ptr<ConversionOutput> make_gguf_output(const ConversionSource& source, std::int64_t max_bytes) {
-  return std::make_unique<GgufOutput>(source, max_bytes);
+std::unique_ptr<ConversionOutput> make_gguf_output(const ConversionSource& source, const CheckpointFormat& format,
+                                                   std::int64_t max_bytes) {
+  return std::make_unique<GgufOutput>(source, format, max_bytes);
 }
 
 }  // namespace roundtable

@@ -9,11 +9,11 @@
 
 namespace roundtable {
 
-std::optional<std::string> CheckpointFormat::checkpoint_obstacle(const Model&, const CheckpointScheme&) const {
+std::optional<std::string> CheckpointFormat::checkpoint_obstacle(const CheckpointModel&, const CheckpointScheme&) const {
   return std::nullopt;
 }
 
-std::optional<std::string> CheckpointFormat::model_obstacle(const Model&) const { return std::nullopt; }
+std::optional<std::string> CheckpointFormat::model_obstacle(const CheckpointModel&) const { return std::nullopt; }
 
 std::optional<std::string> CheckpointFormat::directory_obstacle(const std::string&) const { return std::nullopt; }
 
@@ -37,7 +37,7 @@ bool PackedFormat::holds(const TensorReader& reader, const LinearSpec& linear, c
          torch::equal(read.zero_point, weight.zero_point.cpu());
 }
 
-std::optional<std::string> obstacle(const CheckpointFormat& format, const Model& model,
+std::optional<std::string> obstacle(const CheckpointFormat& format, const CheckpointModel& model,
                                     const CheckpointScheme& checkpoint) {
   if (auto reason = format.model_obstacle(model)) return reason;
   for (const LayerScheme& layer : written_layers(checkpoint)) {

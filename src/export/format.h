@@ -12,7 +12,7 @@
 
 #include "export/fused_layer.h"
 #include "export/layer_tensors.h"
-#include "graph/model.h"
+#include "export/checkpoint_model.h"
 #include "quant/fake_quant.h"
 
 namespace roundtable {
@@ -48,10 +48,10 @@ class CheckpointFormat {
   // size, asymmetry); a layer, which then stays in 16 bits; a model, or a mixture of schemes.
   virtual std::optional<std::string> scheme_obstacle(const QuantScheme& scheme) const = 0;
   virtual std::optional<std::string> layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme) const = 0;
-  virtual std::optional<std::string> checkpoint_obstacle(const Model& model,
+  virtual std::optional<std::string> checkpoint_obstacle(const CheckpointModel& model,
                                                          const CheckpointScheme& checkpoint) const;
   // The same for a model that it cannot hold in any scheme; asked first.
-  virtual std::optional<std::string> model_obstacle(const Model& model) const;
+  virtual std::optional<std::string> model_obstacle(const CheckpointModel& model) const;
   // The same for the files next to the weights, such as a tokenizer. Throws Error (kBadInput) if one cannot be read.
   virtual std::optional<std::string> directory_obstacle(const std::string& directory) const;
   // Bytes of a quantized layer in a file, without its bias. `float_type` is what the model's own weights are stored in.
@@ -91,7 +91,7 @@ class SafetensorsFormat : public CheckpointFormat {
                      torch::ScalarType float_type) const = 0;
 
   // config.json's `quantization_config`; null for none.
-  virtual nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const Model& model) const = 0;
+  virtual nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const CheckpointModel& model) const = 0;
   // Files next to config.json that hold the same object, for readers that look there.
   virtual std::vector<std::string> config_files() const { return {}; }
 };
@@ -115,7 +115,7 @@ class PackedFormat : public SafetensorsFormat {
 };
 
 // Why a format cannot hold a checkpoint, with the layer at which it fails; nothing if it can.
-std::optional<std::string> obstacle(const CheckpointFormat& format, const Model& model,
+std::optional<std::string> obstacle(const CheckpointFormat& format, const CheckpointModel& model,
                                     const CheckpointScheme& checkpoint);
 
 // The obstacle of numbers that are to be stored in fp16, where one is too large; `what` they are opens the text.

@@ -4,6 +4,10 @@
 #include <fmt/ranges.h>
 #include <torch/types.h>
 
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
 #include "base/error.h"
 #include "model/load/tensor_span.h"
 
@@ -43,6 +47,23 @@ TensorReader reader_of(const Checkpoint& checkpoint, const std::string& named) {
       [&checkpoint](const std::string& name) { return checkpoint.contains(name) ? &checkpoint.info(name) : nullptr; },
       [&checkpoint](const TensorInfo& info, void* data) { checkpoint.read(info.name, data); },
       checkpoint.contains(named) ? checkpoint.file_of(named) : "config.json"};
+}
+
+TensorReader reader_of(const std::vector<NamedTensor>& tensors, const std::string& place) {
+  auto infos = std::make_shared<std::vector<TensorInfo>>();  // in the order of the tensors
+  for (const NamedTensor& named : tensors) {
+    const TensorView view = named.view();
+    infos->push_back({view.name, view.type, view.shape, 0, named.tensor.nbytes()});
+  }
+  return {[infos](const std::string& name) {
+            const auto found = std::ranges::find(*infos, name, &TensorInfo::name);
+            return found == infos->end() ? nullptr : &*found;
+          },
+          [&tensors, infos](const TensorInfo& info, void* data) {
+            const auto place = static_cast<std::size_t>(&info - infos->data());
+            std::memcpy(data, tensors[place].tensor.const_data_ptr(), info.bytes);
+          },
+          place};
 }
 
 }  // namespace roundtable

@@ -41,5 +41,7 @@ struct TensorReader {
 // The reader must not outlive what it reads from. In a checkpoint, errors begin with the file of tensor `named`.
 TensorReader reader_of(const SafetensorsFile& file);
 TensorReader reader_of(const Checkpoint& checkpoint, const std::string& named);
+// Of tensors that are not in a file yet.
+TensorReader reader_of(const std::vector<NamedTensor>& tensors, const std::string& place);
 
 }  // namespace roundtable

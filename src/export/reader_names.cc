@@ -61,14 +61,14 @@ bool have_one_scheme(const NamedLayer& a, const NamedLayer& b) {
 
 }  // namespace
 
-ReaderNames::ReaderNames(const Model& model, const CheckpointScheme& checkpoint) {
-  const std::string first = model.block_name(0);  // "model.layers.0"
+ReaderNames::ReaderNames(const CheckpointModel& model, const CheckpointScheme& checkpoint) {
+  const std::string first = model.first_block;  // "model.layers.0"
   const std::string list = first.substr(0, first.rfind('.'));
   const std::size_t dot = list.rfind('.');
   prefix_ = dot == std::string::npos ? "" : list.substr(0, dot + 1);
   list_ = dot == std::string::npos ? list : list.substr(dot + 1);
-  const auto text = model.config().find("text_config");
-  const bool wrapped = !model.graphs().text_config.empty() || (text != model.config().end() && text->is_object());
+  const auto text = model.config.find("text_config");
+  const bool wrapped = !model.text_config.empty() || (text != model.config.end() && text->is_object());
   block_lists_ = {list};
   if (wrapped) {
     for (const std::string& before : {list.substr(0, dot == std::string::npos ? 0 : dot),
@@ -127,15 +127,15 @@ void ReaderNames::add_layers(const CheckpointScheme& checkpoint) {
   }
 }
 
-void ReaderNames::add_other_parts(const Model& model, const CheckpointScheme& checkpoint) {
+void ReaderNames::add_other_parts(const CheckpointModel& model, const CheckpointScheme& checkpoint) {
   for (const std::string& name : checkpoint.carried_over) {
-    if (name == model.embedding() || name == model.head_layer() + ".weight") continue;
+    if (name == model.embedding || name == model.head_layer + ".weight") continue;
     std::vector<std::string> words = words_of(name);
     while (words.size() > 1 && is_wrapper(words.front())) words.erase(words.begin());
     if (words.size() < 2) continue;
     std::string part = words.front();
     if (const auto number = number_in(words[1]); part == list_ && number) {
-      if (*number < model.n_blocks()) continue;  // of a block: no layer of its own
+      if (*number < model.n_blocks) continue;  // of a block: no layer of its own
       part += "." + words[1];
     }
     if (std::find(other_parts_.begin(), other_parts_.end(), part) == other_parts_.end()) other_parts_.push_back(part);

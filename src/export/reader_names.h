@@ -32,7 +32,7 @@ struct NamedLayer {
 
 class ReaderNames {
  public:
-  ReaderNames(const Model& model, const CheckpointScheme& checkpoint);
+  ReaderNames(const CheckpointModel& model, const CheckpointScheme& checkpoint);
 
   // Whether the text model lies inside of a larger one.
   bool is_wrapped() const { return !before_.empty(); }
@@ -53,7 +53,7 @@ class ReaderNames {
 
  private:
   void add_layers(const CheckpointScheme& checkpoint);
-  void add_other_parts(const Model& model, const CheckpointScheme& checkpoint);
+  void add_other_parts(const CheckpointModel& model, const CheckpointScheme& checkpoint);
 
   std::string prefix_;               // of the text model in the checkpoint: "language_model.model."
   std::string list_;                 // "layers"

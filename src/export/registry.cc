@@ -79,7 +79,7 @@ std::string names_of(const std::vector<const CheckpointFormat*>& formats) {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-void refuse_obstacle(const std::string& place, const CheckpointFormat& format, const Model& model,
+void refuse_obstacle(const std::string& place, const CheckpointFormat& format, const CheckpointModel& model,
                      const CheckpointScheme& checkpoint) {
   const std::optional<std::string> reason = obstacle(format, model, checkpoint);
   if (!reason) return;

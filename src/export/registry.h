@@ -46,7 +46,7 @@ const PackedFormat& home_of(WeightType type);
 std::string names_of(const std::vector<const CheckpointFormat*>& formats);
 
 // Throws Error (kBadInput), opened by `place`, if the format has an obstacle(), and names the formats that have none.
-void refuse_obstacle(const std::string& place, const CheckpointFormat& format, const Model& model,
+void refuse_obstacle(const std::string& place, const CheckpointFormat& format, const CheckpointModel& model,
                      const CheckpointScheme& checkpoint);
 
 }  // namespace roundtable

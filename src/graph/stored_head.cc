@@ -3,14 +3,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <sstream>
 #include <vector>
 
 #include "io/file.h"
 #include "model/load/tensor_source.h"
 
 namespace roundtable {
-namespace {
 
 bool same_tensors(const std::string& directory, const Checkpoint& checkpoint, const std::string& a,
                   const std::string& b) {
@@ -28,16 +26,6 @@ bool same_tensors(const std::string& directory, const Checkpoint& checkpoint, co
     if (std::memcmp(bytes_of_one.data(), bytes_of_two.data(), bytes) != 0) return false;
   }
   return true;
-}
-
-}  // namespace
-
-void untie_head(nlohmann::json& config, const Model& model) {
-  config["tie_word_embeddings"] = false;
-  nlohmann::json* part = &config;
-  std::istringstream path(model.graphs().text_config);
-  for (std::string key; std::getline(path, key, '.') && part->contains(key);) part = &(*part)[key];
-  (*part)["tie_word_embeddings"] = false;
 }
 
 Model with_head_of(const Model& model, const std::string& directory) {

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "graph/model.h"
+#include "io/checkpoint.h"
 
 namespace roundtable {
 
@@ -14,8 +15,8 @@ namespace roundtable {
 // if they are equal. Reads both tensors if they are.
 Model with_head_of(const Model& model, const std::string& directory);
 
-// Says in a config.json of that model that the head is not tied: readers look where the text part is described, and some
-// at the top.
-void untie_head(nlohmann::json& config, const Model& model);
+// Whether two tensors of the checkpoint in `directory` have the same type, shape and bytes. Reads both.
+bool same_tensors(const std::string& directory, const Checkpoint& checkpoint, const std::string& a,
+                  const std::string& b);
 
 }  // namespace roundtable

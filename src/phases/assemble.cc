@@ -11,8 +11,7 @@
 #include "base/error.h"
 #include "comm/agree.h"
 #include "export/checkpoint_files.h"
-#include "graph/stored_head.h"
-#include "io/json_file.h"
+#include "export/checkpoint_model.h"
 #include "plan/layer_schemes.h"
 #include "run/stop.h"
 
@@ -20,33 +19,6 @@ namespace roundtable {
 namespace {
 
 namespace fs = std::filesystem;
-
-// The publisher's keys, if the model was quantized already: of a model inside of another they may lie at any depth.
-void erase_quantization(nlohmann::json& config) {
-  config.erase("quantization_config");
-  config.erase("compression_config");
-  for (nlohmann::json& part : config) {
-    if (part.is_object()) erase_quantization(part);
-  }
-}
-
-// `quantization_config` goes to the top, where each engine looks for it first, of a wrapped model too: transformers
-// 5.23, quantizers/auto.py (get_hf_quantizer: config.quantization_config, then that of the text part); vLLM,
-// model_loader/weight_utils.py, and SGLang's file of that name (get_quant_config: hf_config.quantization_config, then
-// that of text_config). Returns the names of the files.
-std::vector<std::string> write_config(const Config& config, const Plan& plan, const std::string& directory) {
-  nlohmann::json json = load_json(config.model.path + "/config.json");
-  if (plan.model.stored_head()) untie_head(json, plan.model);  // some readers would take the embedding
-  erase_quantization(json);
-  json["quantization_config"] = plan.tuned->quantization_config(checkpoint_scheme(config, plan), plan.model);
-  save_json(directory + "/config.json", json);
-  std::vector<std::string> names = {"config.json"};
-  for (const std::string& file : plan.tuned->config_files()) {
-    save_json(directory + "/" + file, json["quantization_config"]);
-    names.push_back(file);
-  }
-  return names;
-}
 
 // The head, rounded to nearest (auto-round's own way for a layer outside of the blocks whose inputs it has not kept).
 std::vector<NamedTensor> quantized_head(const CheckpointSource& source, const Plan& plan) {
@@ -126,7 +98,9 @@ void assemble(RunContext& context) {
     leave_here_if_asked();
     refuse_other_weights(directory, context.plan.weight_files());
     std::vector<std::string> names = copy_companions(context.config.model.path, directory, /*card=*/false);
-    for (std::string& name : write_config(context.config, context.plan, directory)) names.push_back(std::move(name));
+    const CheckpointScheme scheme = checkpoint_scheme(context.config, context.plan);
+    std::ranges::move(write_checkpoint_config(directory, *context.plan.tuned, scheme, context.plan.model),
+                      std::back_inserter(names));
     write_index(context.plan, directory);
     names.push_back(kIndexFile);
     for (const record::Outside& file : outside) context.state->journal().append(file);

@@ -28,8 +28,7 @@ void make_formats(const RunContext& context) {
                                                .output = folder,
                                                .record = context.paths.format_record(name),
                                                .max_shard_size = context.config.output.max_shard_size.bytes(),
-                                               .card = false},  // it is written when the run ends
-                                              {});
+                                               .card = false});  // it is written when the run ends
     run_on_root(context.ranks.world, [&] {
       std::map<std::string, std::string> digests;
       for (const auto& [file, digest] : made.digests) digests[folder + "/" + file] = digest;

@@ -161,36 +161,6 @@ std::string tensor_place(const Config& config, const std::string& file, const st
   return fmt::format("{}/{}: tensor '{}'", config.model.path, file, printable(name));
 }
 
-// A config that says how the weights are quantized. Readers believe it: transformers 5.23, quantizers/auto.py
-// (get_hf_quantizer); vLLM, model_loader/weight_utils.py (get_quant_config), which knows the second key as well.
-//
-// A model that its publisher has quantized is a source like any other, if we read its method (model/load/published).
-void check_not_quantized(const Config& config) {
-  const JsonObject json = JsonObject::load(config.model.path + "/config.json");
-  for (const char* key : {"quantization_config", "compression_config"}) {
-    if (!json.has(key)) continue;
-    const Checkpoint checkpoint(config.model.path);
-    const auto& names = checkpoint.names();
-    const auto packed = std::find_if(names.begin(), names.end(), [&](const std::string& name) {
-      return !is_weight_type(checkpoint.info(name).type) && !is_derived_table(name);
-    });
-    const nlohmann::json& method = json.json().at(key);
-    const std::string named =
-        method.is_object() && method.contains("quant_method") && method["quant_method"].is_string()
-            ? printable(method["quant_method"].get<std::string>())
-            : "no quant_method";
-    if (packed != names.end()) {
-      if (published_method(config.model.path)) continue;
-      json.fail(key,
-                fmt::format("the model is quantized already ({}; tensor '{}' is {})", named, printable(*packed),
-                            safetensors_dtype(checkpoint.info(*packed).type)),
-                "quantize from the float model, or from one that is published as " + readable_methods());
-    }
-    json.fail(key, fmt::format("says that the weights are quantized ({}), and the weights are floats", named),
-              "remove the key from config.json if it is out of date");
-  }
-}
-
 // Every tensor that is loaded or copied has a type and a shape that we handle, and every other one is known to be of no
 // use.
 void check_tensors(const Config& config, const Plan& plan) {
@@ -212,12 +182,6 @@ void check_tensors(const Config& config, const Plan& plan) {
     throw bad_input(tensor_place(config, checkpoint.file_of(name), name),
                     fmt::format("is not part of a '{}' model", plan.model.type()),
                     "check model_type, the biases and the number of layers in config.json");
-  }
-  // transformers 5.23 would load it (modeling_utils.py, _load_pretrained_model takes all tensors of all files).
-  for (const Checkpoint::Stray& stray : checkpoint.strays()) {
-    if (checkpoint.contains(stray.name) || is_derived_table(stray.name)) continue;
-    throw bad_input(tensor_place(config, stray.file, stray.name), "is in the file, and the index does not name it",
-                    "fetch the model again, or correct model.safetensors.index.json");
   }
 }
 
@@ -294,9 +258,50 @@ void check_settings(const Config& config, const Plan& plan) {
   check_samples(config, plan);
 }
 
+// A config that says how the weights are quantized. Readers believe it: transformers 5.23, quantizers/auto.py
+// (get_hf_quantizer); vLLM, model_loader/weight_utils.py (get_quant_config), which knows the second key as well.
+//
+// A model that its publisher has quantized is a source like any other, if we read its method (model/load/published).
+void check_not_quantized(const Config& config) {
+  const JsonObject json = JsonObject::load(config.model.path + "/config.json");
+  for (const char* key : {"quantization_config", "compression_config"}) {
+    if (!json.has(key)) continue;
+    const Checkpoint checkpoint(config.model.path);
+    const auto& names = checkpoint.names();
+    const auto packed = std::find_if(names.begin(), names.end(), [&](const std::string& name) {
+      return !is_weight_type(checkpoint.info(name).type) && !is_derived_table(name);
+    });
+    const nlohmann::json& method = json.json().at(key);
+    const std::string named =
+        method.is_object() && method.contains("quant_method") && method["quant_method"].is_string()
+            ? printable(method["quant_method"].get<std::string>())
+            : "no quant_method";
+    if (packed != names.end()) {
+      if (published_method(config.model.path)) continue;
+      json.fail(key,
+                fmt::format("the model is quantized already ({}; tensor '{}' is {})", named, printable(*packed),
+                            safetensors_dtype(checkpoint.info(*packed).type)),
+                "quantize from the float model, or from one that is published as " + readable_methods());
+    }
+    json.fail(key, fmt::format("says that the weights are quantized ({}), and the weights are floats", named),
+              "remove the key from config.json if it is out of date");
+  }
+}
+
+void check_strays(const Config& config) {
+  const Checkpoint checkpoint(config.model.path);
+  // transformers 5.23 would load it (modeling_utils.py, _load_pretrained_model takes all tensors of all files).
+  for (const Checkpoint::Stray& stray : checkpoint.strays()) {
+    if (checkpoint.contains(stray.name) || is_derived_table(stray.name)) continue;
+    throw bad_input(tensor_place(config, stray.file, stray.name), "is in the file, and the index does not name it",
+                    "fetch the model again, or correct model.safetensors.index.json");
+  }
+}
+
 std::int64_t check_files(const Config& config, const Plan& plan) {
   check_not_quantized(config);
   check_tensors(config, plan);
+  check_strays(config);
   check_estimate(config, plan);
   check_directories(config, plan);
   return check_tokens(config, plan);

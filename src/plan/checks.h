@@ -34,6 +34,11 @@ void check_settings(const Config& config, const Plan& plan);
 // Returns the number of held-out tokens (run.eval_tokens), 0 without such a set.
 std::int64_t check_files(const Config& config, const Plan& plan);
 
+// The refusals of check_files() that speak of the model alone, whatever its architecture: it says that it is quantized
+// in a way that we do not read, or has a tensor that its index does not name.
+void check_not_quantized(const Config& config);
+void check_strays(const Config& config);
+
 // The SHA-256 of a model's tokenizer.json; empty without one. Throws Error where it cannot be read.
 std::string tokenizer_digest(const std::string& directory);
 

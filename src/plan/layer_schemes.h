@@ -11,6 +11,7 @@
 #include "config/config.h"
 #include "export/format.h"
 #include "graph/model.h"
+#include "plan/rules/layer_rules.h"
 #include "tune/block_tuner.h"
 
 namespace roundtable {
@@ -23,24 +24,10 @@ struct LayerSchemes {
   std::vector<std::string> float_reasons;  // "mlp.down_proj stays in 16 bits: ...", "... (blocks 0, 4-7) ..."
 };
 
-// All formats of one run.
-using Formats = std::vector<const CheckpointFormat*>;
-
-// The scheme of the section itself, on a grid that all of `formats` can hold.
-QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats);
-
-// Precedence: 1. ignore_layers, 2. a weight_config rule with the exact layer name, 3. the last weight_config pattern
-// that matches. lm_head is quantized if quant_lm_head asks for it or a rule has its exact name. A layer that is kept in
-// 16 bits by default (KindTable::by_rule) is quantized if a rule matches it that matches no other layers than such ones.
-// A layer that one of the formats cannot hold stays in 16 bits in all of them. Throws Error (kBadInput) for a rule that
-// matches no layer that it can change, for a tied head that is to be quantized, and where no layer at all would be.
+// By LayerRules. A layer that is kept in 16 bits by default (KindTable::by_rule) is quantized if a rule matches it that
+// matches no other layers than such ones. Throws Error (kBadInput) as LayerRules does, and where no layer at all would be
+// quantized.
 LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& float_model, const Formats& formats);
-
-// "all blocks", "block 3", "blocks 0, 4-7", of sorted blocks.
-std::string blocks_text(const std::vector<std::int64_t>& blocks, std::int64_t n_blocks);
-
-// "4 bits, sym, groups of 128"
-std::string scheme_text(const QuantScheme& scheme);
 
 // How a layer is quantized; nothing where it stays in 16 bits. `linear` has its full name; `block` is -1 and `place` 0
 // for lm_head, else `place` is the layer's among the block's linears.

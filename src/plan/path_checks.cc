@@ -151,6 +151,15 @@ void check_places(const Config& config, const Plan& plan) {
   if (records.empty()) check_space(needs_of(config, plan, paths));
 }
 
+void check_output_place(const Config& config, std::int64_t bytes) {
+  const RunPaths paths(config, true);
+  check_companions(config.model.path);
+  check_names(config, paths);
+  check_writable("output.path", paths.output);
+  check_writable("run.directory", paths.directory);
+  check_space({{"output.path", paths.output, "checkpoint", bytes}});
+}
+
 void check_logits_path(const std::string& path) {
   const std::string place = placed("run.logits", path);
   const fs::path parent = fs::path(path).parent_path();

@@ -20,6 +20,10 @@ namespace roundtable {
 // - a file that goes along with the model (tokenizer, licence) cannot be read.
 void check_places(const Config& config, const Plan& plan);
 
+// Those of them that do not ask whose the folders are, for work that makes output.path without a run. `bytes` are
+// written there (0: it resumes).
+void check_output_place(const Config& config, std::int64_t bytes);
+
 // The metadata {"format": ...} of a file of run.logits: by it a file is known that eval may overwrite.
 inline constexpr const char* kLogitsFormat = "roundtable.logits";
 

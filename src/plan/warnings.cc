@@ -13,6 +13,7 @@
 #include "export/registry.h"
 #include "io/checkpoint.h"
 #include "plan/layer_schemes.h"
+#include "plan/rules/reasons.h"
 #include "plan/layout.h"
 
 namespace roundtable {

@@ -152,12 +152,15 @@ void quantize_where(const torch::Tensor& wanted, const torch::Tensor& weight, co
   quantize_into(wanted.const_data_ptr<bool>(), weight, parameters, scheme, out);
 }
 
-QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme& wanted) {
+QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme& wanted,
+                                 const torch::Tensor& importance) {
   constexpr std::int64_t kRows = 4096;
   const QuantScheme scheme = with_global_scale(wanted, {weight});
   std::vector<torch::Tensor> q, scale, zero_point;
   for (const torch::Tensor& rows : weight.split(kRows)) {
-    const QuantizedWeight part = quantize(rows, make_rounding_parameters(rows, scheme), scheme);
+    RoundingParameters parameters = make_rounding_parameters(rows, scheme);
+    if (importance.defined()) search_scales(rows, parameters, scheme, importance);
+    const QuantizedWeight part = quantize(rows, parameters, scheme);
     q.push_back(part.q);
     scale.push_back(part.scale);
     zero_point.push_back(part.zero_point);

@@ -86,8 +86,10 @@ GroupScales nearest_scales(const torch::Tensor& weight, const QuantScheme& schem
 // are the same zeros. Only E4M3 (kNvFp4) has such a scale, for groups of zeros and of weights far below the others.
 void replace_zero_scales(QuantizedWeight& weight);
 
-// Rounding to nearest: v is 0, scales are 1. Works on some rows at a time, so that v never has the whole matrix's size.
-QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme& scheme);
+// Rounding to nearest: v is 0, scales are 1; with `importance` ([in] fp32, on the weight's device) they are those that
+// search_scales() finds. Works on some rows at a time, so that v never has the whole matrix's size.
+QuantizedWeight round_to_nearest(const torch::Tensor& weight, const QuantScheme& scheme,
+                                 const torch::Tensor& importance = {});
 
 // scale * (q - zero_point) or scale * e2m1(q), rounded once to `dtype`: the same bits as fake_quantize gave.
 torch::Tensor dequantize(const QuantizedWeight& weight, torch::ScalarType dtype);

@@ -75,7 +75,7 @@ std::vector<Record> records_of_own(Work work, const std::string& directory, cons
   if (mine) return records;
   throw bad_input(folder,
                   work == Work::kRun ? "its journal is not one of roundtable quantize"
-                                     : "its journal is not one of roundtable convert",
+                                     : "its journal is not one of roundtable convert or round",
                   work == Work::kRun ? "choose another folder" : "choose another output");
 }
 

@@ -67,7 +67,7 @@ struct Run {
   }
 };
 
-// A conversion begins: the first record of its journal.
+// A conversion begins, or data-free rounding: the first record of its journal.
 struct Conversion {
   static constexpr const char* kType = "convert";
   std::string version;

@@ -91,6 +91,24 @@ class PublishedCase(program.Case):
         self.assertEqual(written["quantization_config"]["quant_method"], "auto-round")
         return {n: t for path in peace.glob("*.safetensors") for n, t in load_file(path).items()}
 
+    def hold_rounding(self, name, dequantized=()):
+        """`round` reads what the publisher has quantized, and makes what `quantize` makes without steps; parts that are
+        no blocks are in floats too, for the config does not tell any more how they were stored."""
+        single = ("tuning.init_scale=one", "tuning.iters=0", "parallel.shards=1", "parallel.stages=1", "run.eval_tokens=")
+        config = self.config(name)
+        made = []
+        for command in ("quantize", "round"):
+            output = self.folder / f"{name}-{command}"
+            self.succeed([command, *program.quantize_command(config, output, *single)[1:]])
+            made.append({n: t for path in output.glob("*.safetensors") for n, t in load_file(path).items()})
+        want, have = made
+        for tensor in dequantized:
+            self.assertEqual(have.pop(tensor).dtype, torch.bfloat16)
+            want = {n: t for n, t in want.items() if not n.startswith(tensor)}
+        self.assertEqual(set(have), set(want))
+        for tensor in want:
+            self.assertTrue(torch.equal(have[tensor], want[tensor]), tensor)
+
 
 def deepseek():
     return transformers.DeepseekV3Config(
@@ -138,6 +156,7 @@ class DeepseekTest(PublishedCase):
         for name in (extra, f"{extra}_scale_inv"):
             self.assertEqual(written[name].dtype, tensors[name].dtype)
             self.assertTrue(torch.equal(written[name].view(torch.uint8), tensors[name].view(torch.uint8)))
+        self.hold_rounding("deepseek", dequantized=[extra])
 
     def test_packed_experts(self):
         """Kimi K2: experts in packed integers, with scales in bf16 and the config of a format that we write too."""
@@ -198,6 +217,7 @@ class GptOssTest(PublishedCase):
         written = self.run_whole("oss", truth)
         experts = {n for n in written if ".mlp.experts." in n and n.endswith(".qweight")}
         self.assertEqual(len(experts), 2 * 4 * 3)
+        self.hold_rounding("oss")
         self.assertIn("model.layers.1.mlp.experts.3.gate_proj.qweight", experts)
 
 

@@ -55,17 +55,5 @@ TEST(StoredHead, CountsIfItDiffersFromTheEmbedding) {
   }
 }
 
-TEST(StoredHead, ConfigJsonSaysItWhereReadersLook) {
-  testing::GraphFiles files = testing::llama_model({.tied = true}, 4, torch::kFloat32);
-  files.model["text_config"] = "language.text";
-  const nlohmann::json text = {{"tie_word_embeddings", true}};
-  nlohmann::json config = {{"tie_word_embeddings", true}, {"language", {{"text", text}, {"other", text}}}};
-  untie_head(config, testing::model_from(files, config));
-  EXPECT_EQ(config["tie_word_embeddings"], false);
-  EXPECT_EQ(config["language"]["text"]["tie_word_embeddings"], false);
-  EXPECT_EQ(config["language"]["other"]["tie_word_embeddings"], true);
-  EXPECT_FALSE(config["language"].contains("tie_word_embeddings"));
-}
-
 }  // namespace
 }  // namespace roundtable

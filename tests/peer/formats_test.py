@@ -196,6 +196,18 @@ class PackedTest(FormatsCase):
             self.assertEqual((self.folder / f"{format}-converted" / "model.safetensors").read_bytes(),
                              (output / "qdq" / "model.safetensors").read_bytes())
 
+    def test_rounded_without_a_model(self):
+        """`round` knows layers by their names alone: readers see the logits of `quantize` without steps."""
+        tiny_model.make_model(self.folder / "llama", "llama", dtype=torch.bfloat16)
+        formats = ["auto_round", "llm_compressor"]
+        quantized = self.quantize("stepless", {"model.path": str(self.folder / "llama"), "output.formats": formats,
+                                               "tuning.iters": 0, "tuning.init_scale": "one"})
+        ids, ours = self.reference(quantized)
+        rounded = self.folder / "rounded"
+        self.succeed(["round", self.folder / "stepless.yaml", "--set", f"output.path={rounded}"], 2)
+        for format, path in zip(formats, (rounded, rounded / "llm_compressor")):
+            self.hold(f"rounded, {format}", load_format(path, format, self), ids, ours)
+
     def test_qdq_is_what_was_tuned_rounded_once(self):
         """Against the integers, tensor by tensor: dequantized here, by hand."""
         tiny_model.make_model(self.folder / "llama", "llama", dtype=torch.bfloat16)

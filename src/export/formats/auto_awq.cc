@@ -16,7 +16,7 @@ namespace {
 
 class AutoAwq final : public AwqFormat {
  public:
-  std::optional<std::string> checkpoint_obstacle(const Model&,
+  std::optional<std::string> checkpoint_obstacle(const CheckpointModel&,
                                                  const CheckpointScheme& checkpoint) const override {
     for (const LayerScheme& layer : checkpoint.layers) {
       if (layer.scheme && !differing(*layer.scheme, checkpoint.common).empty()) {
@@ -34,13 +34,13 @@ class AutoAwq final : public AwqFormat {
     return layer.alike() ? FusedReading::kRight : FusedReading::kRefused;
   }
 
-  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const Model& model) const override {
+  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const CheckpointModel& model) const override {
     nlohmann::json config = {
         {"quant_method", "awq"}, {"version", "gemm"}, {"zero_point", true}, {"provider", "roundtable"}};
     config.update(scheme_json(checkpoint.common));
     const ReaderNames names(model, checkpoint);
     nlohmann::json& kept = config["modules_to_not_convert"];
-    kept = nlohmann::json::array({names.ending_of(model.head_layer())});
+    kept = nlohmann::json::array({names.ending_of(model.head_layer)});
     for (const NamedLayer& layer : names.layers()) {
       if (!layer.scheme) kept.push_back(names.ending_of(layer.name));
     }

@@ -65,7 +65,7 @@ class AutoGptq final : public GptqFormat {
     return GptqFormat::unpack(reader, linear, scheme);
   }
 
-  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const Model& model) const override {
+  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const CheckpointModel& model) const override {
     nlohmann::json config = {
         {"quant_method", "gptq"},  {"checkpoint_format", "gptq"}, {"pack_dtype", "int32"}, {"desc_act", false},
         {"static_groups", false},  {"true_sequential", false},    {"damp_percent", 0.01},  {"lm_head", false},

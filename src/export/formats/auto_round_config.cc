@@ -24,7 +24,7 @@ nlohmann::json entry_of(const QuantScheme& scheme, const QuantScheme& common, bo
 }  // namespace
 
 nlohmann::json auto_round_config(std::string_view packing_format, const CheckpointScheme& checkpoint,
-                                 const Model& model) {
+                                 const CheckpointModel& model) {
   const ReaderNames names(model, checkpoint);
   const nlohmann::json in_16_bits = {{"bits", 16}, {"data_type", "float"}};
   nlohmann::json config = {{"quant_method", "auto-round"},

@@ -12,7 +12,7 @@ namespace roundtable {
 
 // What differs from the common scheme in a layer is written under `extra_config`.
 nlohmann::json auto_round_config(std::string_view packing_format, const CheckpointScheme& checkpoint,
-                                 const Model& model);
+                                 const CheckpointModel& model);
 
 // Throws Error (kBadInput), opened by `place`, if a value makes no sense. The keys of `extra_config` are layer names,
 // or else regular expressions.
@@ -28,7 +28,7 @@ bool is_auto_round_config(const nlohmann::json& config, std::string_view packing
 template <class Layout>
 class AutoRoundFormat : public Layout {
  public:
-  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const Model& model) const override {
+  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const CheckpointModel& model) const override {
     return auto_round_config(this->name(), checkpoint, model);
   }
   // vLLM and older readers look there.

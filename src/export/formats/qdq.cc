@@ -31,7 +31,7 @@ class Qdq final : public SafetensorsFormat {
     const torch::Tensor read = reader.read_tensor(layout(linear, weight.scheme, float_type).front());
     return torch::equal(read, pack(linear, weight, float_type).front().tensor);
   }
-  nlohmann::json quantization_config(const CheckpointScheme&, const Model&) const override { return nullptr; }
+  nlohmann::json quantization_config(const CheckpointScheme&, const CheckpointModel&) const override { return nullptr; }
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "io/file.h"
 
 namespace roundtable {
@@ -99,36 +100,24 @@ GgufLayout::GgufLayout(const GgufEntries& entries, const std::vector<GgufTensor>
   head_.resize(aligned(head_.size()), '\0');
 }
 
-void write_gguf(const std::string& path, const GgufEntries& entries, const std::vector<GgufTensor>& tensors,
-                const GgufData& data) {
+std::string write_gguf(const std::string& path, const GgufEntries& entries, const std::vector<GgufTensor>& tensors,
+                       const GgufData& data) {
   const GgufLayout layout(entries, tensors);
+  Hasher hasher;
   write_file_atomically(path, [&](OutputFile& file) {
-    file.write(layout.head().data(), layout.head().size());
+    const auto put = [&](const void* bytes, std::size_t size) {
+      hasher.update(bytes, size);
+      file.write(bytes, size);
+    };
+    put(layout.head().data(), layout.head().size());
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       std::vector<char> bytes = data(i);
       RT_CHECK(bytes.size() == tensors[i].bytes && file.position() == layout.offset(i));
       bytes.resize(aligned(bytes.size()), '\0');
-      file.write(bytes.data(), bytes.size());
+      put(bytes.data(), bytes.size());
     }
   });
-}
-
-bool holds_gguf(const std::string& path, const GgufEntries& entries, const std::vector<GgufTensor>& tensors,
-                const GgufData& data) {
-  const GgufLayout layout(entries, tensors);
-  const InputFile file(path);
-  if (file.size() != layout.size()) return false;
-  std::vector<char> read(layout.head().size());
-  file.read_at(0, read.data(), read.size());
-  if (std::memcmp(read.data(), layout.head().data(), read.size()) != 0) return false;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    std::vector<char> bytes = data(i);
-    bytes.resize(aligned(bytes.size()), '\0');
-    read.resize(bytes.size());
-    file.read_at(layout.offset(i), read.data(), read.size());
-    if (read != bytes) return false;
-  }
-  return true;
+  return hasher.digest();
 }
 
 }  // namespace roundtable

@@ -80,12 +80,9 @@ class GgufLayout {
 // The bytes of a tensor, which must be as many as it says.
 using GgufData = std::function<std::vector<char>(std::size_t tensor)>;
 
-// Writes a file atomically; `data` is asked for one tensor at a time, in order.
-void write_gguf(const std::string& path, const GgufEntries& entries, const std::vector<GgufTensor>& tensors,
-                const GgufData& data);
-
-// Whether a file holds exactly what write_gguf() would write, padding included.
-bool holds_gguf(const std::string& path, const GgufEntries& entries, const std::vector<GgufTensor>& tensors,
-                const GgufData& data);
+// Writes a file atomically; `data` is asked for one tensor at a time, in order. Returns the digest of what was handed to
+// the file system (base/hash.h).
+std::string write_gguf(const std::string& path, const GgufEntries& entries, const std::vector<GgufTensor>& tensors,
+                       const GgufData& data);
 
 }  // namespace roundtable

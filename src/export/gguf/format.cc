@@ -27,7 +27,7 @@ class Gguf final : public CheckpointFormat {
     if (auto reason = CheckpointFormat::number_obstacle(scheme, columns, scales)) return reason;
     return gguf_minimum_obstacle(scheme, columns, scales);
   }
-  std::optional<std::string> model_obstacle(const Model& model) const override {
+  std::optional<std::string> model_obstacle(const CheckpointModel& model) const override {
     return gguf_model_obstacle(model);
   }
   std::optional<std::string> directory_obstacle(const std::string& directory) const override {

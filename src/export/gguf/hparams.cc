@@ -57,9 +57,9 @@ std::int64_t read_window(const JsonObject& json, const std::string& type) {
 
 }  // namespace
 
-GgufHparams gguf_hparams(const Model& model) {
-  const JsonObject json(model.config(), "config.json");
-  const Defaults defaults = defaults_of(model.type());
+GgufHparams gguf_hparams(const CheckpointModel& model) {
+  const JsonObject json(model.config, "config.json");
+  const Defaults defaults = defaults_of(model.type);
   GgufHparams hparams;
   hparams.hidden_size = json.get_int("hidden_size", 1, kMaxDimension);
   hparams.intermediate_size = json.get_int("intermediate_size", 1, kMaxDimension);
@@ -70,7 +70,7 @@ GgufHparams gguf_hparams(const Model& model) {
   const std::int64_t plain = defaults.head_dim > 0 ? defaults.head_dim : hparams.hidden_size / hparams.n_heads;
   hparams.head_dim = json.get_int_or("head_dim", plain, 1, kMaxDimension);
   hparams.positions = json.get_int_or("max_position_embeddings", defaults.positions, 1);
-  hparams.window = read_window(json, model.type());
+  hparams.window = read_window(json, model.type);
   hparams.norm_eps = json.get_double_or("rms_norm_eps", hparams.norm_eps, 0.0, 1.0);
   hparams.rope = read_rope(json, hparams.positions);
   return hparams;

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "graph/model.h"
+#include "export/checkpoint_model.h"
 
 namespace roundtable {
 
@@ -31,6 +31,6 @@ struct GgufHparams {
 };
 
 // Of a llama, mistral, qwen2 or qwen3. Throws Error (kBadInput) with the key for a missing or senseless value.
-GgufHparams gguf_hparams(const Model& model);
+GgufHparams gguf_hparams(const CheckpointModel& model);
 
 }  // namespace roundtable

@@ -21,8 +21,8 @@ const std::map<std::string, std::string>& architectures() {
   return known;
 }
 
-std::string architecture(const Model& model) {
-  const auto found = architectures().find(model.type());
+std::string architecture(const CheckpointModel& model) {
+  const auto found = architectures().find(model.type);
   RT_CHECK(found != architectures().end());
   return found->second;
 }
@@ -54,9 +54,9 @@ std::uint32_t file_type(GgufType type) {
 
 }  // namespace
 
-std::optional<std::string> gguf_model_obstacle(const Model& model) {
-  if (!architectures().contains(model.type())) {
-    return fmt::format("'{}' models are not written; those that are: llama, mistral, qwen2, qwen3", model.type());
+std::optional<std::string> gguf_model_obstacle(const CheckpointModel& model) {
+  if (!architectures().contains(model.type)) {
+    return fmt::format("'{}' models are not written; those that are: llama, mistral, qwen2, qwen3", model.type);
   }
   const GgufHparams hparams = gguf_hparams(model);
   if (hparams.window > 0 && hparams.window < hparams.positions) {
@@ -70,7 +70,7 @@ std::optional<std::string> gguf_model_obstacle(const Model& model) {
   return std::nullopt;
 }
 
-void add_gguf_model(GgufEntries& entries, const Model& model, GgufType type) {
+void add_gguf_model(GgufEntries& entries, const CheckpointModel& model, GgufType type) {
   const std::string name = architecture(model);
   const GgufHparams hparams = gguf_hparams(model);
   const auto number = [&](const char* key, std::int64_t value) {
@@ -81,7 +81,7 @@ void add_gguf_model(GgufEntries& entries, const Model& model, GgufType type) {
   entries.add("general.quantized_by", "roundtable");
   entries.add("general.file_type", file_type(type));
   entries.add("general.quantization_version", std::uint32_t{2});
-  number("block_count", model.n_blocks());
+  number("block_count", model.n_blocks);
   number("context_length", hparams.positions);
   number("embedding_length", hparams.hidden_size);
   number("feed_forward_length", hparams.intermediate_size);
@@ -90,7 +90,7 @@ void add_gguf_model(GgufEntries& entries, const Model& model, GgufType type) {
   number("attention.key_length", hparams.head_dim);
   number("attention.value_length", hparams.head_dim);
   number("rope.dimension_count", hparams.head_dim);
-  number("vocab_size", model.vocab_size());
+  number("vocab_size", model.vocab_size);
   entries.add(name + ".rope.freq_base", static_cast<float>(hparams.rope.theta));
   entries.add(name + ".attention.layer_norm_rms_epsilon", static_cast<float>(hparams.norm_eps));
   if (hparams.rope.type == "linear") {
@@ -99,10 +99,10 @@ void add_gguf_model(GgufEntries& entries, const Model& model, GgufType type) {
   }
 }
 
-std::string gguf_name(const Model& model, const std::string& name) {
-  if (name == model.embedding()) return "token_embd.weight";
+std::string gguf_name(const CheckpointModel& model, const std::string& name) {
+  if (name == model.embedding) return "token_embd.weight";
   if (name == "model.norm.weight") return "output_norm.weight";
-  if (name == model.head_layer() + ".weight") return "output.weight";
+  if (name == model.head_layer + ".weight") return "output.weight";
   constexpr std::string_view kBlocks = "model.layers.";
   if (!name.starts_with(kBlocks)) return "";
   const std::size_t end = name.find('.', kBlocks.size());
@@ -127,7 +127,7 @@ std::string gguf_name(const Model& model, const std::string& name) {
   return "";
 }
 
-torch::Tensor gguf_row_order(const Model& model, const std::string& layer) {
+torch::Tensor gguf_row_order(const CheckpointModel& model, const std::string& layer) {
   if (architecture(model) != "llama") return {};
   std::int64_t heads = 0;
   const GgufHparams hparams = gguf_hparams(model);
@@ -138,7 +138,7 @@ torch::Tensor gguf_row_order(const Model& model, const std::string& layer) {
   return torch::arange(heads * hparams.head_dim).view({heads, 2, hparams.head_dim / 2}).transpose(1, 2).reshape({-1});
 }
 
-torch::Tensor gguf_rope_factors(const Model& model) {
+torch::Tensor gguf_rope_factors(const CheckpointModel& model) {
   const GgufHparams hparams = gguf_hparams(model);
   const GgufRope& rope = hparams.rope;
   if (rope.type != "llama3") return {};

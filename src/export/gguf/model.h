@@ -14,19 +14,19 @@
 
 namespace roundtable {
 
-std::optional<std::string> gguf_model_obstacle(const Model& model);
+std::optional<std::string> gguf_model_obstacle(const CheckpointModel& model);
 
 // Adds all entries except for the tokenizer's. `type` is the type of most layers.
-void add_gguf_model(GgufEntries& entries, const Model& model, GgufType type);
+void add_gguf_model(GgufEntries& entries, const CheckpointModel& model, GgufType type);
 
 // "blk.3.attn_q.weight" for "model.layers.3.self_attn.q_proj.weight"; empty for a tensor that has no place.
-std::string gguf_name(const Model& model, const std::string& name);
+std::string gguf_name(const CheckpointModel& model, const std::string& name);
 
 // The order in which llama.cpp wants the rows of a layer: its RoPE turns neighbouring pairs in the llama family, where
 // transformers turns halves of a head. An undefined tensor: the order stays.
-torch::Tensor gguf_row_order(const Model& model, const std::string& layer);
+torch::Tensor gguf_row_order(const CheckpointModel& model, const std::string& layer);
 
 // Factors of the RoPE frequencies of Llama 3, [rotated / 2] fp32; an undefined tensor for other models.
-torch::Tensor gguf_rope_factors(const Model& model);
+torch::Tensor gguf_rope_factors(const CheckpointModel& model);
 
 }  // namespace roundtable

@@ -148,11 +148,11 @@ std::optional<std::string> gguf_vocab_obstacle(const std::string& directory) {
   return std::nullopt;
 }
 
-void add_gguf_vocab(GgufEntries& entries, const std::string& directory, const Model& model) {
+void add_gguf_vocab(GgufEntries& entries, const std::string& directory, const CheckpointModel& model) {
   const JsonObject tokenizer = JsonObject::load(directory + "/tokenizer.json");
   const std::string config_path = directory + "/tokenizer_config.json";
   const nlohmann::json config = exists(config_path) ? load_json(config_path) : nlohmann::json::object();
-  const std::vector<Token> tokens = tokens_of(tokenizer, model.vocab_size());
+  const std::vector<Token> tokens = tokens_of(tokenizer, model.vocab_size);
   std::vector<std::string> texts;
   std::vector<std::int32_t> types;
   for (const Token& token : tokens) {

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "export/gguf/container.h"
-#include "graph/model.h"
+#include "export/checkpoint_model.h"
 
 namespace roundtable {
 
@@ -18,6 +18,6 @@ std::optional<std::string> gguf_vocab_obstacle(const std::string& directory);
 
 // Adds the tokenizer, its special tokens and the chat template of a directory without an obstacle. Throws Error
 // (kBadInput) with file and key if tokenizer.json is damaged.
-void add_gguf_vocab(GgufEntries& entries, const std::string& directory, const Model& model);
+void add_gguf_vocab(GgufEntries& entries, const std::string& directory, const CheckpointModel& model);
 
 }  // namespace roundtable

@@ -26,20 +26,18 @@ std::optional<std::string> CompressedTensorsFormat::layer_obstacle(const LinearS
   return group_size_obstacle(linear, scheme);
 }
 
-std::optional<std::string> CompressedTensorsFormat::checkpoint_obstacle(const Model& model,
+std::optional<std::string> CompressedTensorsFormat::checkpoint_obstacle(const CheckpointModel& model,
                                                                         const CheckpointScheme& checkpoint) const {
   for (const LayerScheme& layer : checkpoint.layers) {
     if (layer.scheme && layer.linear.stack && layer.linear.stack->by_turns) {
       return fmt::format("no reader of it loads quantized experts of {}, whose rows are gate and up by turns",
-                         model.type());  // see expert_layers.cc
+                         model.type);  // see expert_layers.cc
     }
   }
   // utils/helpers.py: layers are found by the class torch.nn.Linear.
-  for (std::size_t kind = 0; kind < model.kinds(); ++kind) {
-    for (const LinearSpec& linear : model.kind(kind).linears) {
-      if (linear.transposed && !linear.stack) {
-        return "its readers do not know Conv1D layers, which " + model.type() + " is made of";
-      }
+  for (const LayerScheme& layer : checkpoint.layers) {
+    if (layer.linear.transposed && !layer.linear.stack) {
+      return "its readers do not know Conv1D layers, which " + model.type + " is made of";
     }
   }
   return std::nullopt;
@@ -55,7 +53,7 @@ FusedReading CompressedTensorsFormat::fused_reading(const FusedLayer& layer) con
 }
 
 nlohmann::json CompressedTensorsFormat::quantization_config(const CheckpointScheme& checkpoint,
-                                                            const Model& model) const {
+                                                            const CheckpointModel& model) const {
   std::map<std::string, std::pair<QuantScheme, nlohmann::json>> groups;  // by the scheme's keys
   nlohmann::json ignore = nlohmann::json::array();
   bool head = false;
@@ -70,9 +68,9 @@ nlohmann::json CompressedTensorsFormat::quantization_config(const CheckpointSche
     group.first = *layer.scheme;
     group.second.push_back(target_of(layer.name, layer.pattern));
   }
-  for (const std::string& name : model.outside_linears()) ignore.push_back(target_of(name, names.pattern_of(name)));
-  if (!head && !model.head_layer().empty()) {
-    ignore.push_back(target_of(model.head_layer(), names.pattern_of(model.head_layer())));
+  for (const std::string& name : model.outside_linears) ignore.push_back(target_of(name, names.pattern_of(name)));
+  if (!head && !model.head_layer.empty()) {
+    ignore.push_back(target_of(model.head_layer, names.pattern_of(model.head_layer)));
   }
   for (const std::string& part : names.other_parts()) ignore.push_back("re:" + ReaderNames::pattern_of_part(part));
   nlohmann::json config = {{"quant_method", "compressed-tensors"}, {"format", format_},

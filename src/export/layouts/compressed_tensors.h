@@ -14,9 +14,9 @@ namespace roundtable {
 class CompressedTensorsFormat : public PackedFormat {
  public:
   std::optional<std::string> layer_obstacle(const LinearSpec& linear, const QuantScheme& scheme) const override;
-  std::optional<std::string> checkpoint_obstacle(const Model& model, const CheckpointScheme&) const override;
+  std::optional<std::string> checkpoint_obstacle(const CheckpointModel& model, const CheckpointScheme&) const override;
   FusedReading fused_reading(const FusedLayer& layer) const override;
-  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const Model& model) const override;
+  nlohmann::json quantization_config(const CheckpointScheme& checkpoint, const CheckpointModel& model) const override;
   bool owns(const nlohmann::json& config) const override;
   SchemeOf read_schemes(const nlohmann::json& config, const std::string& place) const override;
 
