@@ -209,6 +209,26 @@ std::optional<std::string> obstacle_of(const LinearSpec& linear, const QuantSche
   return std::nullopt;
 }
 
+// Adds the places of the options that a layer can have to `possible`; without any, returns why it has not the first.
+std::optional<std::string> obstacle_of_all(const LinearSpec& linear,
+                                           const std::vector<std::optional<QuantScheme>>& options,
+                                           const Formats& formats, std::vector<std::size_t>& possible) {
+  std::optional<std::string> first;
+  bool quantized = false;
+  for (std::size_t i = 0; i < options.size(); ++i) {
+    auto reason = options[i] ? obstacle_of(linear, *options[i], formats) : std::nullopt;
+    if (!reason) {
+      possible.push_back(i);
+      quantized = quantized || options[i];
+    } else if (!first) {
+      first = std::move(reason);
+    }
+  }
+  if (quantized) return std::nullopt;
+  possible.clear();
+  return first;
+}
+
 // Layers of one kind mostly share a reason: the first says enough.
 [[noreturn]] void refuse_float_model(const std::vector<std::string>& reasons, const QuantScheme& common) {
   const std::string more = reasons.size() > 1 ? fmt::format(" (and {} other kinds of layers)", reasons.size() - 1) : "";
@@ -265,6 +285,17 @@ QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats
   return scheme;
 }
 
+std::optional<QuantScheme> scheme_of_option(const QuantizationSection& section, const SchemeOption& option,
+                                            const Formats& formats) {
+  if (option.keeps_float()) return std::nullopt;
+  QuantScheme scheme = scheme_of(section, formats);
+  scheme.bits = static_cast<int>(option.bits);
+  scheme.group_size = option.group_size;
+  scheme.symmetric = option.scheme == Symmetry::kSym;
+  scheme.type = option.data_type;
+  return scheme;
+}
+
 LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& float_model, const Formats& formats) {
   const QuantScheme common = scheme_of(section, formats);
   check_float4("quantization.data_type", common);
@@ -276,11 +307,17 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& fl
   const Model& model = out.model;
   Reasons reasons;
   bool any = false;
+  std::vector<std::optional<QuantScheme>> options;
+  for (const SchemeOption& option : section.auto_scheme.options) {
+    options.push_back(scheme_of_option(section, option, formats));
+  }
   for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
     BlockSchemes& schemes = out.blocks.emplace_back();
+    auto& open = out.open.emplace_back(model.linears(block).size());
     for (const LinearSpec& linear : model.linears(block)) {
       const std::string layer = model.block_prefix(block) + linear.name;
       if (float_model.table(block).by_rule.contains(linear.name) && !asks_for(for_kept, layer)) {
+        out.kept.emplace(block, schemes.size());
         schemes.push_back(std::nullopt);
         continue;
       }
@@ -293,6 +330,13 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& fl
         reason = skip->place;
       } else if (rule && rule->rule.keeps_float()) {
         reason = rule->place;
+      } else if (!rule && section.auto_scheme.is_on()) {
+        reason = obstacle_of_all(linear, options, formats, open[schemes.size()]);
+        if (!reason) {
+          schemes.push_back(std::nullopt);
+          any = true;
+          continue;
+        }
       } else {
         reason = obstacle_of(linear, scheme, formats);
       }
