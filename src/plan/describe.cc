@@ -42,7 +42,7 @@ std::string words_of_choice(const Plan& plan, const Config& config) {
                        "option on {} samples; sizes here are a guess",
                        std::min(wanted.nsamples, config.calibration.n_samples));
   }
-  const ChoiceFigures figures = figures_of(*plan.mixed, config.quantization, plan.chosen);
+  const MixedSchemes figures = figures_of(*plan.mixed, config.quantization, plan.chosen);
   std::vector<std::string> counts;
   for (const auto& [word, layers] : figures.layers) counts.push_back(fmt::format("{} {} layers", word, layers));
   return fmt::format("{}; {:.3f} bits in the mean", fmt::join(counts, ", "), figures.mean_bits);

@@ -173,14 +173,14 @@ TEST_F(AutoSchemePlan, RulesWinAndCountInTheMean) {
   EXPECT_EQ(made.mixed->ties.size(), 15u);
   const std::int64_t q = 256 * 256, down = 256 * 512;
   EXPECT_EQ(made.mixed->fixed_bits, 3 * q + q / 32 * 19 + 16 * down);
-  const ChoiceFigures figures = figures_of(*made.mixed, config_.quantization = [&] {
+  const MixedSchemes figures = figures_of(*made.mixed, config_.quantization = [&] {
     QuantizationSection section = config_.quantization;
     section.auto_scheme = wanted;
     return section;
   }(), made.chosen);
   EXPECT_LE(figures.mean_bits, 5);
   EXPECT_GT(figures.mean_bits, 4.8);
-  EXPECT_EQ(figures.layers[0].second + figures.layers[1].second + figures.layers[2].second, 4 * 7 - 2);
+  EXPECT_EQ(figures.layers.at("w2g64") + figures.layers.at("w4g64") + figures.layers.at("w8g128"), 4 * 7 - 2);
 }
 
 TEST_F(AutoSchemePlan, AChoiceInWordsIsWhatTheLayersGet) {

@@ -233,15 +233,15 @@ std::optional<std::size_t> most_frequent(const MixedBits& mixed, const Quantizat
   return *most > 0 ? std::optional(static_cast<std::size_t>(most - weights.begin())) : std::nullopt;
 }
 
-ChoiceFigures figures_of(const MixedBits& mixed, const QuantizationSection& section,
-                         const std::vector<std::size_t>& chosen) {
-  ChoiceFigures figures;
-  for (const SchemeOption& option : section.auto_scheme.options) figures.layers.emplace_back(option.word(), 0);
+MixedSchemes figures_of(const MixedBits& mixed, const QuantizationSection& section,
+                        const std::vector<std::size_t>& chosen) {
+  MixedSchemes figures;
+  for (const SchemeOption& option : section.auto_scheme.options) figures.layers[option.word()] = 0;
   std::int64_t bits = 0;
   for (std::size_t i = 0; i < mixed.ties.size(); ++i) {
     const Candidate& candidate = mixed.ties[i].candidates[chosen[i]];
     bits += candidate.bits;
-    figures.layers[candidate.option].second += std::ssize(mixed.ties[i].layers);
+    figures.layers[section.auto_scheme.options[candidate.option].word()] += std::ssize(mixed.ties[i].layers);
   }
   figures.mean_bits = mixed.mean(bits);
   return figures;

@@ -13,6 +13,7 @@
 
 #include "config/config.h"
 #include "plan/layer_schemes.h"
+#include "rundir/run_summary.h"
 
 namespace roundtable {
 
@@ -81,12 +82,8 @@ void apply_choice(const MixedBits& mixed, const QuantizationSection& section, co
 std::optional<std::size_t> most_frequent(const MixedBits& mixed, const QuantizationSection& section, const Model& model,
                                          const std::vector<std::size_t>& chosen);
 
-// The bits of a choice, and how many layers each option got, in the order of the options.
-struct ChoiceFigures {
-  double mean_bits = 0;
-  std::vector<std::pair<std::string, std::int64_t>> layers;
-};
-ChoiceFigures figures_of(const MixedBits& mixed, const QuantizationSection& section,
-                         const std::vector<std::size_t>& chosen);
+// The bits of a choice, and how many layers each option got.
+MixedSchemes figures_of(const MixedBits& mixed, const QuantizationSection& section,
+                        const std::vector<std::size_t>& chosen);
 
 }  // namespace roundtable
