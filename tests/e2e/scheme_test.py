@@ -3,8 +3,6 @@ and a choice that a run keeps to."""
 
 import json
 import pathlib
-import shutil
-import signal
 import tempfile
 import unittest
 
@@ -68,7 +66,7 @@ class SchemeTest(unittest.TestCase):
         cls.keep = tempfile.TemporaryDirectory()
         cls.folder = pathlib.Path(cls.keep.name)
         cls.settings = tiny_model.make_inputs(cls.folder, rows=8, seqlen=16) | {
-            "tuning.iters": 2, "tuning.amp": False, "parallel.stages": 1, "output.formats": ["auto_round"],
+            "tuning.iters": 2, "tuning.amp": False, "parallel.stages": 1, "output.formats": ["auto_round", "llm_compressor"],
             "quantization.auto_scheme": json.loads(budget(3.9))}
         cls.config = program.write_config(cls.folder / "config.yaml", cls.settings)
 
@@ -112,64 +110,58 @@ class SchemeTest(unittest.TestCase):
 
     def test_a_kill_loses_one_option_and_another_budget_none(self):
         undisturbed = self.call("quantize", "whole", 2)
-        self.assertIn("auto_scheme  ", undisturbed.out)
-        run = self.folder / "killed.run"
+        self.assertRegex(undisturbed.out, r"auto_scheme  3\.\d+ bits in the mean: w2g32 \d+ layers, w4g32")
+        run, log = self.folder / "killed.run", self.folder / "fault.log"
         job = program.start(program.quantize_command(self.config, self.folder / "killed"), 2,
-                            log=self.folder / "log")
-        program.wait_for(lambda: scores(run), job)
+                            **program.fault("0:fsync:2:hang:/killed.run/scores-", log))
+        program.wait_for(log.exists, job)
         program.kill(job)
         done = {path: path.stat().st_mtime_ns for path in run.glob("scores-*.json")}
+        self.assertEqual(list(scores(run)), ["w2g32"])
         self.assertFalse((run / "journal").exists())
         result = self.call("quantize", "killed", 2)
-        for path, time in done.items():
-            self.assertEqual(path.stat().st_mtime_ns, time)
-        self.assertEqual(len(scores(run)), 3)
-        for option in done and [json.loads(path.read_text())["option"] for path in done]:
-            self.assertNotIn(f"scheme {option}", result.err)
+        self.assertEqual(re_scored(result.err), ["w4g32", "w8g32"])
+        self.assertEqual({path: path.stat().st_mtime_ns for path in done}, done)
         self.assertEqual(program.digests(self.folder / "killed"), program.digests(self.folder / "whole"))
-        card = (self.folder / "killed" / "README.md").read_text()
-        self.assertIn("bits in the mean with scales and zero points: w2g32 in", card)
-        written = json.loads((self.folder / "killed" / "config.json").read_text())["quantization_config"]
-        self.assertTrue(written["extra_config"])
-        # A choice on record stays; another one is refused.
-        shutil.rmtree(self.folder / "scores", ignore_errors=True)
-        plan = self.call("plan", "killed").out
-        self.assertIn("layers; 3.", plan)
-        self.call("quantize", "killed", 1, 2, f"quantization.auto_scheme={budget(5)}")
-        # Another budget and one more option, in another run that shares the folder of scores.
-        cache = f"calibration.cache={self.folder / 'cache'}"
+        self.check_card_and_readers()
+        # A choice on record stays, without scores too; another one is refused, before anything is scored.
         (self.folder / "cache").mkdir()
         for path in run.glob("scores-*.json"):
-            shutil.copy(path, self.folder / "cache")
+            path.rename(self.folder / "cache" / path.name)
+        self.assertRegex(self.call("plan", "killed").out, r"auto_scheme  w2g32 \d+ layers, .*; 3\.\d+ bits in the mean")
+        other = self.call("quantize", "killed", 1, 2, f"quantization.auto_scheme={budget(5)}")
+        self.assertIn("differs in: quantization.auto_scheme", other.errors[0])
+        self.assertFalse(scores(run))
+        # Another budget and one more option, of another run that shares the folder of scores.
+        cache = f"calibration.cache={self.folder / 'cache'}"
         self.assertIn("w8g32 ", self.call("plan", "other", 1, 0, cache, f"quantization.auto_scheme={budget(5)}").out)
         more = self.call("scheme", "other", 1, 0, cache,
                          f"quantization.auto_scheme={budget(5, OPTIONS + ['w3g32-asym', 'bf16'])}")
         self.assertGreater(more.json["mean_bits"], 4.5)
         self.assertEqual(re_scored(more.err), ["w3g32-asym"])
 
-    def test_the_checkpoint_is_read_by_each_format(self):
-        formats = ["auto_round", "auto_round:auto_gptq", "llm_compressor"]
-        self.call("quantize", "formats", 1, 0, "output.formats=" + ",".join(formats), "tuning.iters=0",
-                  f"quantization.auto_scheme={budget(5, ['w4g32', 'w8g32'])}", "quantization.ignore_layers=down_proj",
-                  "quantization.auto_scheme=" + budget(8, ["w4g32", "w8g32"]))
-        first = None
-        for folder in ("formats", "formats/auto_round-auto_gptq", "formats/llm_compressor"):
+    def check_card_and_readers(self):
+        """The card names the choice, and both formats give the same model."""
+        card = (self.folder / "whole" / "README.md").read_text()
+        self.assertIn("bits in the mean with scales and zero points: w2g32 in", card)
+        written = json.loads((self.folder / "whole" / "config.json").read_text())["quantization_config"]
+        self.assertTrue(written["extra_config"])
+        perplexity = []
+        for folder in ("whole", "whole/llm_compressor"):
             result = program.run(["eval", self.config, "--json", "--set", f"model.path={self.folder / folder}",
                                   "--set", f"run.eval_tokens={self.folder / 'tokens.safetensors'}"])
             self.assertEqual(result.code, 0, result)
-            first = first or result.json["perplexity"]
-            self.assertEqual(result.json["perplexity"], first)
+            perplexity.append(result.json["perplexity"])
+        self.assertEqual(perplexity[0], perplexity[1])
 
     def test_what_cannot_be(self):
-        for value, words in ((budget(1.5), "quantization.auto_scheme: avg_bits 1.5 is out of reach"),
-                             (budget(3.9, ["w4g32", "mxfp4"]), "option mxfp4 has weights of data_type mx_fp"),
-                             (budget(3.9, ["w4g32", "w5g32"]), "unknown option 'w5g32'")):
-            for command in ("plan", "quantize"):
-                result = self.call(command, "refused", 1, 2, f"quantization.auto_scheme={value}")
-                self.assertEqual(len(result.errors), 1, result)
-                self.assertIn(words, result.errors[0])
-        result = self.call("scheme", "refused", 1, 2, "quantization.auto_scheme={}")
-        self.assertIn("quantization.auto_scheme: is not set", result.errors[0])
+        for command, value, words in (
+                ("plan", budget(1.5), "quantization.auto_scheme: avg_bits 1.5 is out of reach"),
+                ("quantize", budget(3.9, ["w4g32", "mxfp4"]), "option mxfp4 has weights of data_type mx_fp"),
+                ("scheme", "{}", "quantization.auto_scheme: is not set")):
+            result = self.call(command, "refused", 1, 2, f"quantization.auto_scheme={value}")
+            self.assertEqual(len(result.errors), 1, result)
+            self.assertIn(words, result.errors[0])
         self.assertFalse((self.folder / "refused.run").exists())
         self.assertIn("not yet chosen", self.call("plan", "refused").out)
 
