@@ -63,8 +63,8 @@ void print_choice(const Plan& plan, const Config& config, const nlohmann::json& 
   for (const SchemeOption& option : options) fmt::print(" {:>12}", mixed.layers.at(option.word()));
   fmt::print("\n\nmean bits    {:.3f} of avg_bits {}\n", mixed.mean_bits, config.quantization.auto_scheme.avg_bits);
   fmt::print("size         about {}\n", human_bytes(result["bytes"].get<std::int64_t>()));
-  fmt::print("loss         expected to change by up to {:.4f} per token, if all layers are rounded to nearest\n",
-             result["loss_change"].get<double>());
+  fmt::print("score        {:.4g}, the least sum of scores within the budget; it compares budgets, and is no forecast\n",
+             result["score"].get<double>());
 }
 
 }  // namespace
@@ -92,7 +92,7 @@ nlohmann::json run_scheme(MpiCommunicator& world, const Config& config) {
     for (const auto& item : plan.forecast.disk) bytes += item.name == "checkpoint" ? item.bytes : 0;
     nlohmann::json result = json_of(figures_of(*plan.mixed, config.quantization, plan.chosen));
     result["bytes"] = bytes;
-    result["loss_change"] = chosen.loss_change;
+    result["score"] = chosen.score;
     nlohmann::json options = std::move(result["layers"]);
     result["options"] = std::move(options);
     result["layers"] = layers_of(plan, config);

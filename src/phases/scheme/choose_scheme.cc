@@ -51,7 +51,7 @@ ChosenScheme choose(const Config& config, const Plan& plan, const OptionScores& 
   for (std::size_t i = 0; i < mixed.ties.size(); ++i) {
     const std::size_t option = mixed.ties[i].candidates[chosen[i]].option;
     if (scores[option]) {
-      result.loss_change += loss(mixed.ties[i], option) / static_cast<double>(scores[option]->batches);
+      result.score += loss(mixed.ties[i], option) / static_cast<double>(scores[option]->batches);
     }
   }
   return result;
@@ -104,6 +104,7 @@ ChosenScheme choose_scheme(const RankContext& ranks, const Config& config, const
     for (const std::size_t option : missing) {
       const std::string word = config.quantization.auto_scheme.options[option].word();
       ScoreSettings settings = settings_of(config, plan, option);
+      settings.low_gpu_mem_usage = config.tuning.low_gpu_mem_usage;
       settings.folder = folder;
       settings.on_block = [&] { progress.advance(1); };
       progress.begin_phase("scheme " + word, 2 * plan.model.n_blocks());
@@ -116,9 +117,9 @@ ChosenScheme choose_scheme(const RankContext& ranks, const Config& config, const
   ChosenScheme chosen;
   const nlohmann::json result = run_on_root(ranks.world, [&] {
     chosen = choose(config, plan, disk->found());
-    return nlohmann::json{{"choice", chosen.choice}, {"loss_change", chosen.loss_change}};
+    return nlohmann::json{{"choice", chosen.choice}, {"score", chosen.score}};
   });
-  return {result["choice"].get<SchemeChoice>(), result["loss_change"].get<double>()};
+  return {result["choice"].get<SchemeChoice>(), result["score"].get<double>()};
 }
 
 std::optional<ChosenScheme> choose_by_scores_on_disk(const Config& config, const Plan& plan, const std::string& folder) {

@@ -11,10 +11,12 @@
 
 namespace roundtable {
 
-// What was chosen, and what it is expected to do.
+// What was chosen, and how good it is.
 struct ChosenScheme {
   SchemeChoice choice;
-  double loss_change = 0;  // the sum of the scores of what was chosen, for the mean loss of a token: a bound to first order
+  // The scores of what was chosen, added up, in the mean of the batches: a bound to first order of how much the loss of a
+  // token changes if all is rounded to nearest, and far above it. It compares budgets.
+  double score = 0;
 };
 
 // Scores that are in `folder` are used, and others are made and kept there, option after option, so that a start which

@@ -105,6 +105,7 @@ class ScorePass {
   States forward() {
     const ForwardPass pass(ranks_, model_, settings_.batch_size);
     States states = pass.embed_rows(source_, tokens_, rows_);
+    if (settings_.low_gpu_mem_usage) states = states.to(torch::kCPU);
     const std::int64_t blocks = model_.n_blocks();
     keep_carried(states, names_of(states.side.carried), /*of_block=*/false);
     if (states.side.tokens.defined()) ids_ = states.side.tokens.to(torch::kCPU);

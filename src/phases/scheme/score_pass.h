@@ -19,6 +19,7 @@ struct ScoreSettings {
   std::vector<BlockSchemes> schemes;  // [block], by linear layer: the whole model as it is rounded for this option
   std::int64_t samples = 0;           // the first of the token set
   std::int64_t batch_size = 1;
+  bool low_gpu_mem_usage = false;     // the samples' hidden states and gradients are in host memory
   std::string folder;                 // for the hidden states that enter each block, in a file without a name
   std::function<void()> on_block;     // called after each block of the forward and of the backward pass
 };
