@@ -108,6 +108,10 @@ def tiles(run):
     if mean is not None and p99 is not None and same is not None:
         found.append(tile("KL divergence", f"{mean:.4f}",
                           f"99th percentile {p99:.4f}, {100 * same:.1f} % of the most likely tokens are equal"))
+    mixed = table(summary.get("auto_scheme"))
+    if (bits := number(mixed.get("mean_bits"))) is not None:
+        layers = [f"{option} in {n:.0f} layers" for option, n in table(mixed.get("layers")).items() if number(n) is not None]
+        found.append(tile("mean bits", f"{bits:.3f}", ", ".join(layers)))
     before, after = (number(table(summary.get("bytes")).get(k)) for k in ("before", "after"))
     if before and after:
         formats = table(table(summary.get("bytes")).get("formats"))

@@ -119,6 +119,7 @@ nlohmann::json dispatch(MpiCommunicator& world, Watchdog& watchdog, const Comman
   watchdog.set_time_limit(config.run.time_limit.seconds());
   if (line.command == "plan") return run_plan(world, config, line.trial);
   if (line.command == "round") return run_round(world, config);
+  if (line.command == "scheme") return run_scheme(world, config);
   if (line.command == "eval") return run_eval(world, config, line.against);
   return run_quantize(world, watchdog, config);
 }
@@ -187,7 +188,7 @@ void log_end(const Error& error) {
 
 // Commands that stop at safe points say at once that they will.
 void prepare_to_stop(const CommandLine& line, bool is_root) {
-  const bool resumes = line.command == "quantize" || line.command == "convert";
+  const bool resumes = line.command == "quantize" || line.command == "scheme" || line.command == "convert";
   if (!resumes && line.command != "eval") return;
   listen_for_ctrl_c();
   if (!is_root) return;
@@ -240,6 +241,7 @@ int main(int argc, char** argv) {
   add_command(app, line, "plan", "check everything and say what a run will take")
       ->add_flag("--trial", line.trial,
                  "also run a small part of everything on these ranks, and say what would be slow");
+  add_command(app, line, "scheme", "choose each layer's scheme (quantization.auto_scheme), print the choice and stop");
   add_command(app, line, "quantize", "quantize model.path into output.path");
   add_command(app, line, "round",
               "round the weights of model.path to nearest into output.path: no samples, no tuning, any architecture");

@@ -17,7 +17,11 @@ namespace roundtable {
 // Checks, and says what a run would take; with `trial`, also what a small part of it takes on these ranks.
 nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial);
 
-// plan -> calibrate -> tune -> assemble -> prove -> formats -> evaluate. The same command starts a run and resumes it.
+// Scores each layer with each option of auto_scheme, or takes the scores that are there; says what the budget makes of
+// them.
+nlohmann::json run_scheme(MpiCommunicator& world, const Config& config);
+
+// plan -> scheme -> calibrate -> tune -> assemble -> prove -> formats -> evaluate. The same command starts a run and resumes it.
 nlohmann::json run_quantize(MpiCommunicator& world, Watchdog& watchdog, const Config& config);
 
 // Rounds every matrix of the blocks of model.path to nearest, whatever its architecture, and writes output.formats. Uses

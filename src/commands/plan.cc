@@ -10,8 +10,11 @@
 #include "commands/commands.h"
 #include "commands/launch_checks.h"
 #include "commands/start.h"
+#include "commands/summary.h"
 #include "commands/trial.h"
 #include "io/checkpoint.h"
+#include "io/json_fields.h"
+#include "phases/scheme/choose_scheme.h"
 #include "plan/path_checks.h"
 #include "run/resume.h"
 
@@ -24,11 +27,14 @@ nlohmann::json to_json(const std::vector<Forecast::Bytes>& items) {
   return object;
 }
 
-nlohmann::json to_json(const Plan& plan) {
+nlohmann::json to_json(const Plan& plan, const Config& config) {
   nlohmann::json seconds = nlohmann::json::object();
   for (const auto& phase : plan.forecast.phases) seconds[phase.name] = phase.seconds;
+  nlohmann::json auto_scheme;  // null: it is off, or nothing is chosen yet
+  if (plan.mixed && !plan.is_guess) auto_scheme = json_of(figures_of(*plan.mixed, config.quantization, plan.chosen));
   return {{"devices", plan.world.devices.names},
           {"ranks", plan.world.ranks},
+          {"auto_scheme", auto_scheme},
           {"groups", plan.groups},
           {"shards", plan.shards},
           {"expert_parts", plan.expert_parts},
@@ -55,18 +61,28 @@ bool is_without_files(const Config& config) {
 }
 
 // On the cluster that the config describes; without one, on the ranks that are here.
-Plan make_plan_for(const Config& config, const Models& models, const World& here) {
+Plan make_plan_for(const Config& config, const Models& models, const World& here, const SchemeChoice& choice) {
   const auto& cluster = config.cluster;
   if (cluster.nodes == 0) {
-    Plan plan = make_plan(config, models, here);
+    Plan plan = make_plan(config, models, here, choice);
     check_places(config, plan);
     return plan;
   }
   const World there{static_cast<int>(cluster.nodes * cluster.devices_a_node), static_cast<int>(cluster.devices_a_node)};
-  if (!is_without_files(config)) return make_plan(config, models, there);
-  Plan plan = lay_out(config, models, there);
+  if (!is_without_files(config)) return make_plan(config, models, there, choice);
+  Plan plan = lay_out(config, models, there, choice);
   plan.warnings.push_back("this forecast knows only config.json: weights and token sets were not read");
   return plan;
+}
+
+// What auto_scheme has chosen for a run that was begun, or what the scores that are there lead to; empty: it is not known.
+SchemeChoice known_choice(const Config& config, const Plan& plan) {
+  if (!plan.is_guess || is_without_files(config) || config.output.path.empty()) return {};
+  const RunPaths paths(config, plan.tuned_in_place);
+  SchemeChoice choice = scheme_on_record(paths, config);
+  if (!choice.empty()) return choice;
+  const auto chosen = choose_by_scores_on_disk(config, plan, paths.boundary_root(config));
+  return chosen ? chosen->choice : SchemeChoice();
 }
 
 }  // namespace
@@ -89,15 +105,19 @@ nlohmann::json run_plan(MpiCommunicator& world, const Config& config, bool trial
     models = models_for(world, config);
   }
   Plan plan;
+  SchemeChoice choice;
   const std::string text = run_on_root(world, [&] {
-    plan = make_plan_for(config, models, ranks);
-    result = to_json(plan);
+    plan = make_plan_for(config, models, ranks, choice);
+    choice = known_choice(config, plan);
+    if (!choice.empty()) plan = make_plan_for(config, models, ranks, choice);
+    result = to_json(plan, config);
     return describe(plan, config);
   });
   if (world.rank() == 0) fmt::print("{}", text);
   if (!trial) return result;
   std::fflush(stdout);
-  if (world.rank() != 0) plan = lay_out(config, models, ranks);
+  choice = run_on_root(world, [&] { return choice; });
+  if (world.rank() != 0) plan = lay_out(config, models, ranks, choice);
   const nlohmann::json tried = run_trial(world, config, plan);
   if (world.rank() != 0) return result;
   result["trial"] = tried;

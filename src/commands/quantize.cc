@@ -26,6 +26,7 @@
 #include "phases/model_check.h"
 #include "phases/phase.h"
 #include "phases/prove.h"
+#include "phases/scheme/choose_scheme.h"
 #include "phases/tune/tune.h"
 #include "plan/path_checks.h"
 #include "run/fingerprint.h"
@@ -54,30 +55,63 @@ class QuantizeRun {
 
   RunSummary run_to_the_end() {
     meter_.run("plan", [&] { plan(); });
+    if (plan_.is_guess) meter_.run("scheme", [&] { choose(); });
     if (const auto summary = finished_summary()) return *summary;
     std::optional<VitalSigns> vital_signs;
     if (is_root()) vital_signs.emplace(watchdog_, paths_.ranks());
     RunContext context = make_context();
     meter_.set_device(context.ranks.device);
     recall_tensors(context);
+    if (events_ && meter_.seconds().contains("scheme")) {
+      events_->append(event::Phase{"scheme", meter_.seconds()["scheme"]});
+    }
     run_phases(phases(context), context, meter_);
     return summarize();
   }
 
   // Everything that can be checked is checked before the first byte is written.
   void plan() {
-    World ranks = world_of(world_);
-    ranks.devices = check_devices(config_, world_);
+    here_ = world_of(world_);
+    here_.devices = check_devices(config_, world_);
     check_shared_memory_everywhere(world_, config_);
     run_on_root(world_, [&] { require_keys(config_, {"calibration.tokens", "output.path"}); });
-    ranks.parts_on_record = run_on_root(world_, [&] { return parts_on_record(paths_); });
-    const Models models = models_for(world_, config_);
+    here_.parts_on_record = run_on_root(world_, [&] { return parts_on_record(paths_); });
+    const auto choice = run_on_root(world_, [&] { return scheme_on_record(paths_, config_); });
+    models_ = models_for(world_, config_);
+    plan_with(choice);
+    if (!plan_.is_guess) open();
+  }
+
+  // The same plan on all ranks. Collective.
+  void plan_with(const SchemeChoice& choice) {
     run_on_root(world_, [&] {
-      plan_ = make_plan(config_, models, ranks);
+      plan_ = make_plan(config_, models_, here_, choice);
       check_places(config_, plan_);
       paths_ = RunPaths(config_, plan_.tuned_in_place);
       print_ = fingerprint(config_, plan_);
+      if (plan_.is_guess) refuse_other_run(paths_, print_);
+    });
+    if (!is_root()) plan_ = lay_out(config_, models_, here_, choice);
+    paths_ = RunPaths(config_, plan_.tuned_in_place);
+  }
+
+  // Phase scheme: the plan is made again with what was chosen. Collective.
+  void choose() {
+    enter_phase("scheme");
+    const RankContext ranks = make_rank_context(config_, plan_.shards, 1, world_);
+    const std::string folder = paths_.boundary_root(config_);
+    plan_with(choose_scheme(ranks, config_, plan_, folder, progress_).choice);
+    open();
+  }
+
+  // From here on the run directory is this run's. Collective.
+  void open() {
+    run_on_root(world_, [&] {
       state_.emplace(paths_, print_, plan_);
+      if (!plan_.mixed || state_->journal().last<record::Scheme>() != nullptr) return;
+      state_->journal().append(record::Scheme{
+          written(config_.quantization.auto_scheme),
+          in_words(*plan_.mixed, config_.quantization, plan_.model, plan_.chosen)});
     });
     take_stock();
     run_on_root(world_, [&] {
@@ -88,8 +122,6 @@ class QuantizeRun {
       fmt::print("{}\n{}", yaml, describe(plan_, config_));
       std::fflush(stdout);
     });
-    if (!is_root()) plan_ = lay_out(config_, models, ranks);
-    paths_ = RunPaths(config_, plan_.tuned_in_place);
   }
 
   // The files that an earlier start has made are compared with the journal. Collective.
@@ -187,6 +219,7 @@ class QuantizeRun {
       summary.divergence = evaluation_->divergence;
     }
     if (!is_root()) return summary;
+    if (plan_.mixed) summary.auto_scheme = figures_of(*plan_.mixed, config_.quantization, plan_.chosen);
     summary.experts_without_tokens = experts_without_tokens();
     summarize_blocks(summary);
     summary.bytes = sizes();
@@ -254,8 +287,8 @@ class QuantizeRun {
   std::string words_of_leaving(const std::string& reason) {
     const std::string phase = present_phase().empty() ? "plan" : present_phase();
     if (!state_) {
-      return fmt::format(
-          "stopped early ({}) in plan, before this start did any work; run the same command again: it resumes", reason);
+      return fmt::format("stopped early ({}) in {}, before {}; run the same command again: it resumes", reason, phase,
+                         phase == "plan" ? "this start did any work" : "any block was tuned");
     }
     const std::int64_t blocks = std::ssize(state_->blocks_on_record());
     if (events_) events_->append(event::Leave{reason, phase, blocks});
@@ -268,6 +301,8 @@ class QuantizeRun {
   Watchdog& watchdog_;
   const Config& config_;
   RunPaths paths_;
+  World here_;
+  Models models_;
   Plan plan_;
   nlohmann::json print_;            // rank 0
   std::optional<RunState> state_;   // rank 0

@@ -70,6 +70,10 @@ class RoundRun {
     check_shared_memory_everywhere(world_, config_);
     run_on_root(world_, [&] {
       require_keys(config_, {"output.path"});
+      if (config_.quantization.auto_scheme.is_on()) {
+        throw bad_input("quantization.auto_scheme", "needs samples and a graph of the model, and round has neither",
+                        "remove it, or use quantize");
+      }
       check_not_quantized(config_);
       check_strays(config_);
     });

@@ -45,6 +45,14 @@ std::string most_in_tuning(const std::map<std::string, std::vector<std::int64_t>
 
 }  // namespace
 
+std::string layers_text(const MixedSchemes& mixed) {
+  std::string text;
+  for (const auto& [word, layers] : mixed.layers) {
+    text += fmt::format("{}{} {} layers", text.empty() ? "" : ", ", word, layers);
+  }
+  return text;
+}
+
 std::string divergence_text(const Divergence& divergence) {
   return fmt::format("KL of the float model's distribution to the quantized one's: mean {:.5f}, 99th percentile {:.5f}; "
                      "{:.2f} % of the most likely tokens are equal",
@@ -57,6 +65,9 @@ void print_summary(const RunSummary& summary) {
     fmt::print("perplexity   float {:.3f}, quantized {:.3f} ({} held-out tokens)\n", p->before, p->after, p->tokens);
   }
   if (const auto& d = summary.divergence) fmt::print("divergence   {}\n", divergence_text(*d));
+  if (const auto& mixed = summary.auto_scheme) {
+    fmt::print("auto_scheme  {:.3f} bits in the mean: {}\n", mixed->mean_bits, layers_text(*mixed));
+  }
   fmt::print("size         {} -> {}\n", human_bytes(summary.bytes.before), sizes_after(summary.bytes));
   if (const std::size_t idle = summary.experts_without_tokens.size(); idle > 0) {
     fmt::print("experts      {} saw no token and are rounded to nearest (their names: --json, events.jsonl)\n", idle);
@@ -69,7 +80,7 @@ void print_summary(const RunSummary& summary) {
     fmt::print("traffic      {} per rank and step\n", traffic);
   }
   std::string times;
-  for (const char* name : {"plan", "calibrate", "tune", "assemble", "prove", "formats", "evaluate"}) {
+  for (const char* name : {"plan", "scheme", "calibrate", "tune", "assemble", "prove", "formats", "evaluate"}) {
     const auto phase = summary.seconds.find(name);
     if (phase == summary.seconds.end()) continue;
     times += fmt::format("{}{} {:.1f} s", times.empty() ? "" : ", ", name, phase->second);

@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "config/auto_scheme.h"
 #include "config/choices.h"
 #include "config/constraint.h"
 #include "config/units.h"
@@ -127,6 +128,7 @@ struct QuantizationSection {
   WeightRules weight_config;
   std::vector<std::string> ignore_layers;
   bool quant_lm_head = false;
+  AutoScheme auto_scheme;
 
   template <ConfigVisitor Visitor>
   void visit(Visitor& v) {
@@ -147,6 +149,10 @@ struct QuantizationSection {
       list_or_none_of(some_text()));
     v("quant_lm_head", quant_lm_head, kChangesResult, "quantize the head too; it is rounded to nearest",
       true_or_false());
+    v("auto_scheme", auto_scheme, kChangesResult,
+      "choose a scheme for each layer that no rule names, so that the loss rises least within a mean number of bits; "
+      "empty: all such layers have the one above",
+      budget_or_none());
   }
   bool operator==(const QuantizationSection&) const = default;
 };

@@ -35,7 +35,9 @@ class Setter {
   void operator()(const char* key, T& field, Effect, const char*, const Constraint<T>& constraint) {
     if (key != key_) return;
     if constexpr (std::is_same_v<T, WeightRules>) {
-      field = weight_rules();
+      field = own_yaml(read_weight_rules);
+    } else if constexpr (std::is_same_v<T, AutoScheme>) {
+      field = own_yaml(read_auto_scheme);
     } else {
       field = checked(constraint);
     }
@@ -55,9 +57,10 @@ class Setter {
   }
 
   // An option's text is YAML of its own.
-  WeightRules weight_rules() const {
-    if (origin_ == Origin::kFile) return read_weight_rules(node_, file_, place_);
-    return read_weight_rules(parse_yaml(node_.text, place_), place_, place_);
+  template <class Read>
+  auto own_yaml(const Read& read) const {
+    if (origin_ == Origin::kFile) return read(node_, file_, place_);
+    return read(parse_yaml(node_.text, place_), place_, place_);
   }
 
   std::string_view section_;

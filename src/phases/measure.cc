@@ -26,10 +26,6 @@ namespace {
 constexpr std::int64_t kPositions = 512;
 constexpr std::int64_t kBytes = std::int64_t{256} << 20;
 
-std::int64_t positions_at_once(std::int64_t vocab) {
-  return std::clamp(kBytes / (vocab * 4), std::int64_t{1}, kPositions);
-}
-
 // What leaves the last block, of this rank's samples.
 torch::Tensor run_to_end(const RankContext& ranks, const MeasuredModel& model, const TokenRows& tokens,
                          const SampleRange& range, const MeasureSettings& settings) {
@@ -124,6 +120,10 @@ double perplexity_of(HostCommunicator& world, double loss, std::int64_t tokens, 
 }
 
 }  // namespace
+
+std::int64_t positions_at_once(std::int64_t vocab) {
+  return std::clamp(kBytes / (vocab * 4), std::int64_t{1}, kPositions);
+}
 
 double percentile(std::vector<float> values, double fraction) {
   RT_CHECK(!values.empty() && fraction >= 0 && fraction <= 1);

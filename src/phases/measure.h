@@ -47,6 +47,9 @@ struct MeasureSettings {
 Measures measure(const RankContext& ranks, const MeasuredModel& model, const std::optional<MeasuredModel>& float_model,
                  const MeasureSettings& settings);
 
+// Of how many positions logits are made at a time: fewer where the vocabulary is large.
+std::int64_t positions_at_once(std::int64_t vocab);
+
 // The value below which `fraction` of `values` lie, interpolated between two neighbours; `values` are not empty. Source:
 // llama.cpp, tools/perplexity/perplexity.cpp, kl_divergence(), `percentile`.
 double percentile(std::vector<float> values, double fraction);

@@ -68,9 +68,20 @@ std::string base_model(const std::string& directory) {
 
 namespace {
 
+// "4 bits, sym, groups of 128", or what auto_scheme has chosen.
+std::string weights_text(const Config& config, const Plan& plan) {
+  if (!plan.mixed) return scheme_text(plan.common);
+  const MixedSchemes figures = figures_of(*plan.mixed, config.quantization, plan.chosen);
+  std::vector<std::string> counts;
+  for (const auto& [word, layers] : figures.layers) counts.push_back(fmt::format("{} in {} layers", word, layers));
+  return fmt::format("mixed, {:.3f} bits in the mean with scales and zero points: {}; chosen by the loss that each layer's "
+                     "rounding costs",
+                     figures.mean_bits, fmt::join(counts, ", "));
+}
+
 std::string settings_rows(const Config& config, const Plan& plan) {
   const TuningSection& t = config.tuning;
-  std::string rows = fmt::format("| weights | {} |\n", scheme_text(scheme_of(config.quantization, plan.formats)));
+  std::string rows = fmt::format("| weights | {} |\n", weights_text(config, plan));
   for (const WeightRule& rule : config.quantization.weight_config) {
     rows += fmt::format("| layers `{}` | settings of their own |\n", rule.layers);
   }

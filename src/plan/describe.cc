@@ -27,6 +27,27 @@ std::vector<std::string> mixture_lines(const Plan& plan) {
   return lines;
 }
 
+// "3.5 bits in the mean, of w2g64, w4g64, w8g128"
+std::string words_of_budget(const Config& config) {
+  std::vector<std::string> words;
+  for (const SchemeOption& option : config.quantization.auto_scheme.options) words.push_back(option.word());
+  return fmt::format("{} bits in the mean, of {}", config.quantization.auto_scheme.avg_bits, fmt::join(words, ", "));
+}
+
+// "w2g64 40 layers, w4g64 80 layers; 3.498 bits in the mean", or how that will be known.
+std::string words_of_choice(const Plan& plan, const Config& config) {
+  const AutoScheme& wanted = config.quantization.auto_scheme;
+  if (plan.is_guess) {
+    return fmt::format("not yet chosen: roundtable scheme, and the first phase of quantize, score every layer with each "
+                       "option on {} samples; sizes here are a guess",
+                       std::min(wanted.nsamples, config.calibration.n_samples));
+  }
+  const MixedSchemes figures = figures_of(*plan.mixed, config.quantization, plan.chosen);
+  std::vector<std::string> counts;
+  for (const auto& [word, layers] : figures.layers) counts.push_back(fmt::format("{} {} layers", word, layers));
+  return fmt::format("{}; {:.3f} bits in the mean", fmt::join(counts, ", "), figures.mean_bits);
+}
+
 // In millions: "3.5", or "44.0 to 251.3" where blocks differ.
 std::string weights_text(const Model& model) {
   std::int64_t least = count_block_parameters(model, 0), most = least;
@@ -87,9 +108,12 @@ std::string describe(const Plan& plan, const Config& config) {
   text += "plan\n";
   line("model", fmt::format("{} ({}), {} blocks of {} M weights", config.model.path, plan.model.type(),
                             plan.model.n_blocks(), weights_text(plan.model)));
-  line("weights", fmt::format("{}, {}", scheme_text(scheme_of(config.quantization, plan.formats)),
-                              fmt::join(config.output.formats, ", ")));
-  for (const std::string& layers : mixture_lines(plan)) line("mixed", layers);
+  const std::string weights = plan.mixed ? words_of_budget(config) : scheme_text(plan.common);
+  line("weights", fmt::format("{}, {}", weights, fmt::join(config.output.formats, ", ")));
+  if (plan.mixed) line("auto_scheme", words_of_choice(plan, config));
+  for (const std::string& layers : plan.is_guess ? std::vector<std::string>() : mixture_lines(plan)) {
+    line("mixed", layers);
+  }
   if (plan.head) line("lm_head", scheme_text(*plan.head) + ", rounded to nearest");
   line("ranks", fmt::format("{} = {} groups x {} shards, {} per node", plan.world.ranks, plan.groups, plan.shards,
                             plan.world.ranks_a_node));

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "graph/cost.h"
 #include "model/attention/attention.h"
+#include "plan/forecast_terms.h"
 #include "plan/tune_settings.h"
 #include "tune/gradients/gradient_sum.h"
 
@@ -212,34 +213,6 @@ std::vector<Forecast::Bytes> count_memory(const Config& config, const Model& m, 
        bytes(kSlack * joint * (s.in_pass * seqlen * (block.kept + block.spare + arriving) * s.element + kept_scores))}};
 }
 
-// Collects a phase's terms: seconds by what limits them.
-class Terms {
- public:
-  void add(const std::string& name, double seconds) {
-    for (auto& [known, sum] : terms_) {
-      if (known == name) {
-        sum += seconds;
-        return;
-      }
-    }
-    terms_.emplace_back(name, seconds);
-  }
-  Forecast::Phase phase(const std::string& name) const {
-    Forecast::Phase phase{name, 0, ""};
-    double most = -1;
-    for (const auto& [term, seconds] : terms_) {
-      phase.seconds += seconds;
-      if (seconds <= most) continue;
-      most = seconds;
-      phase.bound_by = term;
-    }
-    return phase;
-  }
-
- private:
-  std::vector<std::pair<std::string, double>> terms_;
-};
-
 // Bytes that a rank sends in an all-reduce of `bytes`: a ring's 2 (n - 1) / n (Patarasuk and Yuan, 2009).
 double ring_bytes(double bytes, int ranks) { return 2.0 * bytes * (ranks - 1) / ranks; }
 
@@ -256,6 +229,22 @@ class Clockwork {
     forward(terms, blocks * s_.tokens / layout_.ranks);
     terms.add("file system", s_.boundaries / file_system());
     return terms.phase("calibrate");
+  }
+
+  // Each option: forward, and back with one more forward pass and twice its products, on whole batches per rank.
+  Forecast::Phase scheme() const {
+    Terms terms;
+    const AutoScheme& wanted = config_.quantization.auto_scheme;
+    const double options = static_cast<double>(std::ranges::count(wanted.options, false, &SchemeOption::keeps_float));
+    const double blocks = options * static_cast<double>(m_.n_blocks());
+    const auto samples = static_cast<double>(std::min(wanted.nsamples, config_.calibration.n_samples));
+    const auto batch = static_cast<double>(wanted.batch_size);
+    const double of_rank = std::min(samples, ceil_div(ceil_div(samples, batch), layout_.ranks) * batch) * seqlen();
+    terms.add("file system", 2 * blocks * (block_.parameters * 2 + samples * s_.state) / file_system());
+    if (layout_.ranks > 1) terms.add(wire_name(world()), 2 * blocks * block_.parameters * s_.element / wire(world()));
+    forward(terms, 4 * blocks * of_rank);
+    terms.add("matrix products", options * of_rank * 4 * static_cast<double>(m_.head_elements()) / rate());
+    return terms.phase("scheme");
   }
 
   Forecast::Phase tune() const {
@@ -398,6 +387,7 @@ Forecast make_forecast(const Config& config, const Model& model, const std::vect
   forecast.traffic = clockwork.traffic();
   if (config.cluster.nodes == 0) return forecast;
   forecast.phases = {clockwork.calibrate(), clockwork.tune(), clockwork.prove()};
+  if (config.quantization.auto_scheme.is_on()) forecast.phases.insert(forecast.phases.begin(), clockwork.scheme());
   if (eval_tokens > 0) forecast.phases.push_back(clockwork.evaluate(static_cast<double>(eval_tokens)));
   return forecast;
 }

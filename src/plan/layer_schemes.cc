@@ -55,17 +55,22 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& fl
   bool any = false;
   for (std::int64_t block = 0; block < model.n_blocks(); ++block) {
     BlockSchemes& schemes = out.blocks.emplace_back();
+    auto& open = out.open.emplace_back();
     for (const LinearSpec& own : model.linears(block)) {
       const LinearSpec linear = own.below(model.block_prefix(block));
       const bool by_rule = float_model.table(block).by_rule.contains(own.name);
       if (by_rule && !rules.asks_for(linear.name)) {
+        out.kept.emplace(block, schemes.size());
         schemes.push_back(std::nullopt);
+        open.emplace_back();
         continue;
       }
       const LayerRules::Choice choice = rules.choose(linear);
       schemes.push_back(choice.scheme);
-      if (!choice.scheme) reasons.add(own, schemes.size() - 1, choice.reason, block);
-      any = any || choice.scheme;
+      open.push_back(choice.open);
+      const bool is_quantized = choice.scheme || !choice.open.empty();
+      if (!is_quantized) reasons.add(own, schemes.size() - 1, choice.reason, block);
+      any = any || is_quantized;
       if (choice.scheme && by_rule) out.by_rule.insert(own.name);
     }
   }

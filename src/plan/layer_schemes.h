@@ -6,6 +6,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "config/config.h"
@@ -21,10 +22,15 @@ struct LayerSchemes {
   std::vector<BlockSchemes> blocks;        // [block], each in the order of Model::linears()
   std::optional<QuantScheme> head;         // of lm_head; empty where it stays in 16 bits
   std::set<std::string> by_rule;           // names of quantized layers that are kept in 16 bits by default
+  std::set<std::pair<std::int64_t, std::size_t>> kept;  // block and place of layers that stay in 16 bits by default
+  // [block][layer]: the options of auto_scheme that the formats can hold of a layer that no rule decides on. Its scheme
+  // is empty until one is chosen. Empty for other layers.
+  std::vector<std::vector<std::vector<std::size_t>>> open;
   std::vector<std::string> float_reasons;  // "mlp.down_proj stays in 16 bits: ...", "... (blocks 0, 4-7) ..."
 };
 
-// By LayerRules. A layer that is kept in 16 bits by default (KindTable::by_rule) is quantized if a rule matches it that
+// By LayerRules; layers that no rule decides on are left open with auto_scheme. A layer that is kept in 16 bits by
+// default (KindTable::by_rule) is quantized if a rule matches it that
 // matches no other layers than such ones. Throws Error (kBadInput) as LayerRules does, and where no layer at all would be
 // quantized.
 LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& float_model, const Formats& formats);

@@ -152,9 +152,23 @@ void decide_files(const Config& config, Plan& plan) {
   }
 }
 
+// What auto_scheme has chosen, or a guess. Most weights have the scheme that the checkpoint's config then names first.
+void decide_mixed_bits(const Config& config, const SchemeChoice& choice, LayerSchemes& schemes, Plan& plan) {
+  const QuantizationSection& section = config.quantization;
+  const MixedBits mixed = mixed_bits_of(section, schemes, plan.formats);
+  plan.is_guess = choice.empty();
+  plan.chosen = plan.is_guess ? guess_options(mixed, section, schemes.model)
+                              : from_words(mixed, section, schemes.model, choice);
+  apply_choice(mixed, section, plan.formats, plan.chosen, schemes);
+  if (const auto common = most_frequent(mixed, section, schemes.model, plan.chosen)) {
+    plan.common = *scheme_of_option(section, section.auto_scheme.options[*common], plan.formats);
+  }
+  plan.mixed = mixed;
+}
+
 // Everything that the config, config.json and the ranks decide. Throws Error (kBadInput) only for what cannot be
 // decided: an unknown model or format, and rules that contradict the model.
-Plan decide(const Config& config, const Models& models, const World& world) {
+Plan decide(const Config& config, const Models& models, const World& world, const SchemeChoice& choice) {
   Plan plan;
   plan.model = with_head_of(models.calibration, config.model.path);
   plan.eval_model = plan.model.stored_head() ? models.evaluation.with_stored_head() : models.evaluation;
@@ -165,6 +179,8 @@ Plan decide(const Config& config, const Models& models, const World& world) {
   for (const std::string& name : config.output.formats) plan.formats.push_back(&format_named(name, "output.formats"));
   plan.tuned = &tuned_format(plan.formats, scheme_of(config.quantization, plan.formats).type);
   LayerSchemes schemes = resolve_schemes(config.quantization, plan.model, plan.formats);
+  plan.common = scheme_of(config.quantization, plan.formats);
+  if (config.quantization.auto_scheme.is_on()) decide_mixed_bits(config, choice, schemes, plan);
   plan.model = schemes.model;
   plan.schemes = std::move(schemes.blocks);
   plan.head = schemes.head;
@@ -230,7 +246,7 @@ CheckpointScheme checkpoint_scheme(const Config& config, const Plan& plan) {
   const auto scheme_at = [&](const LinearSpec&, std::int64_t block, std::size_t place) {
     return block < 0 ? plan.head : plan.schemes[static_cast<std::size_t>(block)][place];
   };
-  CheckpointScheme checkpoint{scheme_of(config.quantization, plan.formats), config.tuning.iters,
+  CheckpointScheme checkpoint{plan.common, config.tuning.iters,
                               checkpoint_layers(plan.model, scheme_at)};
   for (const ParameterSpec& spec : plan.carried_over) checkpoint.carried_over.push_back(spec.name);
   return checkpoint;
@@ -242,8 +258,8 @@ ScaleCheck scale_check(const Config& config, const Plan& plan) {
   return {checkpoint_scheme(config, plan), std::move(formats)};
 }
 
-Plan lay_out(const Config& config, const Models& models, const World& world) {
-  Plan plan = decide(config, models, world);
+Plan lay_out(const Config& config, const Models& models, const World& world, const SchemeChoice& choice) {
+  Plan plan = decide(config, models, world, choice);
   check_settings(config, plan);
   decide_files(config, plan);  // asks the formats for sizes, which they have only for what they can hold
   plan.warnings = warnings_of(config, plan);
@@ -251,8 +267,8 @@ Plan lay_out(const Config& config, const Models& models, const World& world) {
   return plan;
 }
 
-Plan make_plan(const Config& config, const Models& models, const World& world) {
-  Plan plan = lay_out(config, models, world);
+Plan make_plan(const Config& config, const Models& models, const World& world, const SchemeChoice& choice) {
+  Plan plan = lay_out(config, models, world, choice);
   const std::int64_t held_out_tokens = check_files(config, plan);
   for (std::string& warning : warnings_of_model(config)) plan.warnings.push_back(std::move(warning));
   for (const std::string& tokens : {config.calibration.tokens, config.run.eval_tokens}) {

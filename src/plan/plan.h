@@ -12,6 +12,7 @@
 #include "export/scale_check.h"
 #include "graph/expert_part.h"
 #include "graph/model.h"
+#include "plan/auto_scheme/mixed_bits.h"
 #include "plan/forecast.h"
 #include "plan/shape.h"
 #include "tune/block_tuner.h"
@@ -40,6 +41,10 @@ struct Plan {
   std::int64_t batch = 0;                  // strata: samples per step
   std::int64_t joint_blocks = 1;           // consecutive blocks of a stage that are tuned as one
   std::vector<BlockSchemes> schemes;       // [block], by linear layer
+  QuantScheme common;                      // of the section; of auto_scheme's options the one that most weights have
+  std::optional<MixedBits> mixed;          // of auto_scheme
+  std::vector<std::size_t> chosen;         // of `mixed`, for each of its ties a place among the candidates
+  bool is_guess = false;                   // `chosen` stands for a choice that is not yet made
   std::optional<QuantScheme> head;         // of lm_head, where it is quantized
   bool stacks_apart = false;               // experts that the model holds as one tensor are written one by one
   std::set<std::string> by_rule;           // as in LayerSchemes
@@ -66,12 +71,13 @@ struct Plan {
 
 // Decides, checks everything that can be checked, collects the warnings and makes the forecast, in that order. Reads
 // the model's headers and the token sets. Throws Error (kBadInput) with the place and the fix. Not collective.
-Plan make_plan(const Config& config, const Models& models, const World& world);
+// `choice`: of auto_scheme; empty where there is none yet, and a guess stands for it (Plan::is_guess).
+Plan make_plan(const Config& config, const Models& models, const World& world, const SchemeChoice& choice = {});
 
 // The same without files (but for the model's two tables, if they may be tied): what needs the
 // model's tensors or token sets is not checked, and the forecast knows no held-out tokens. All decisions are those of
 // make_plan(), so that every rank can make them by itself.
-Plan lay_out(const Config& config, const Models& models, const World& world);
+Plan lay_out(const Config& config, const Models& models, const World& world, const SchemeChoice& choice = {});
 
 // The output's layers, for formats.
 CheckpointScheme checkpoint_scheme(const Config& config, const Plan& plan);

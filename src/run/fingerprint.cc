@@ -43,6 +43,7 @@ nlohmann::json json_of(double value) { return value; }
 nlohmann::json json_of(const std::string& text) { return text; }
 nlohmann::json json_of(const std::vector<std::string>& items) { return items; }
 nlohmann::json json_of(const WeightRules& rules) { return written(rules); }
+nlohmann::json json_of(const AutoScheme& auto_scheme) { return written(auto_scheme); }
 nlohmann::json json_of(const ByteSize& size) { return size.bytes(); }
 nlohmann::json json_of(const TimeSpan& span) { return span.seconds(); }
 template <IsChoice E>

@@ -78,18 +78,42 @@ void refuse_other_parts(const record::Run& run, const Plan& plan, const RunPaths
                                     run.expert_parts, run.expert_parts)));
 }
 
+// Of a journal that can be read; RunState tells of any other.
+std::vector<Record> records_on_disk(const RunPaths& paths) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(paths.journal(), ignored)) return {};
+  try {
+    return read_journal(paths.journal()).records;
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+void refuse_difference(const record::Run& run, const nlohmann::json& print, const RunPaths& paths) {
+  const std::string difference = fingerprint_difference(run.fingerprint, print);
+  if (difference.empty()) return;
+  throw bad_input(paths.output, "holds another run, which differs in: " + difference,
+                  fix_of(run, print, difference, paths));
+}
+
 }  // namespace
 
 int parts_on_record(const RunPaths& paths) {
-  std::error_code ignored;
-  if (!fs::is_regular_file(paths.journal(), ignored)) return 0;
-  try {
-    const std::vector<Record> records = read_journal(paths.journal()).records;
-    const auto* run = last_record<record::Run>(records);
-    return run == nullptr ? 0 : static_cast<int>(run->expert_parts);
-  } catch (const Error&) {
-    return 0;
-  }
+  const std::vector<Record> records = records_on_disk(paths);
+  const auto* run = last_record<record::Run>(records);
+  return run == nullptr ? 0 : static_cast<int>(run->expert_parts);
+}
+
+SchemeChoice scheme_on_record(const RunPaths& paths, const Config& config) {
+  const std::vector<Record> records = records_on_disk(paths);
+  const auto* scheme = last_record<record::Scheme>(records);
+  const bool same = scheme != nullptr && scheme->auto_scheme == written(config.quantization.auto_scheme);
+  return same ? scheme->layers : SchemeChoice();
+}
+
+void refuse_other_run(const RunPaths& paths, const nlohmann::json& print) {
+  const std::vector<Record> records = records_on_disk(paths);
+  if (const auto* run = last_record<record::Run>(records)) refuse_difference(*run, print, paths);
 }
 
 // A lock of the kernel, on the directory itself: two runs with different run directories may be given the same output.
@@ -126,10 +150,8 @@ RunState::RunState(const RunPaths& paths, const nlohmann::json& print, const Pla
 
 void RunState::claim(const nlohmann::json& print) {
   if (const auto* run = journal_->last<record::Run>()) {
-    const std::string difference = fingerprint_difference(run->fingerprint, print);
-    if (difference.empty()) return refuse_other_parts(*run, plan_, paths_);
-    throw bad_input(paths_.output, "holds another run, which differs in: " + difference,
-                    fix_of(*run, print, difference, paths_));
+    refuse_difference(*run, print, paths_);
+    return refuse_other_parts(*run, plan_, paths_);
   }
   record::Run run{std::string(program_version()), print, {}, paths_.output, plan_.expert_parts};
   for (const Stage& stage : plan_.stages) run.stages.push_back({stage.first, stage.last});

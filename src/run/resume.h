@@ -19,6 +19,12 @@ namespace roundtable {
 // World::parts_on_record by the run's journal; 0 where there is none that can be read, of which RunState tells.
 int parts_on_record(const RunPaths& paths);
 
+// What auto_scheme has chosen by the run's journal, for the setting that `config` has; empty where there is nothing.
+SchemeChoice scheme_on_record(const RunPaths& paths, const Config& config);
+
+// Throws Error (kBadInput) where the run directory holds a run with another fingerprint than `print`, as RunState does.
+void refuse_other_run(const RunPaths& paths, const nlohmann::json& print);
+
 class RunState {
  public:
   // What is done is what the journal says, until take_stock().

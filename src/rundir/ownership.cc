@@ -52,13 +52,19 @@ std::multimap<std::string, std::string> weight_files_on_record(const std::vector
   return files;
 }
 
+bool is_scores_name(const std::string& name) {
+  static const std::regex scores(R"(scores-[0-9a-f]{32}\.json)");
+  return std::regex_match(name, scores);
+}
+
 bool is_unfinished_name(const std::string& name) {
   static const std::regex unfinished(R"((.+\.tmp-.+-[0-9]+)|((boundary-[0-9]+|trial)\.h5\.tmp))");
   return std::regex_match(name, unfinished);
 }
 
 std::vector<Record> records_of_own(Work work, const std::string& directory, const std::string& place) {
-  const std::vector<std::string> names = names_in(directory, place);
+  std::vector<std::string> names = names_in(directory, place);
+  if (work == Work::kRun) std::erase_if(names, is_scores_name);
   const std::string folder = fmt::format("{}: {}", place, directory);
   const std::string journal = directory + "/journal";
   const bool has_journal = std::find(names.begin(), names.end(), "journal") != names.end();

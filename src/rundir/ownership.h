@@ -16,8 +16,8 @@ namespace roundtable {
 // What made a run directory, by the first record of its journal.
 enum class Work { kRun, kConversion };
 
-// The records of the journal in `directory`; none for a folder that is absent or empty, or that a start has left before
-// its first record. `place` begins the line of errors and names the setting ("run.directory"). Throws Error (kBadInput)
+// The records of the journal in `directory`; none for a folder that is absent or has at most scores in it, or that a start
+// has left before its first record. `place` begins the line of errors and names the setting ("run.directory"). Throws Error (kBadInput)
 // for a folder with anything else in it, and for a journal of other work.
 std::vector<Record> records_of_own(Work work, const std::string& directory, const std::string& place);
 
@@ -32,6 +32,9 @@ void refuse_foreign_output(const RunPaths& paths, const std::vector<Record>& rec
 // What a job that was killed left half-written does not count. `owner` is for the line: "the journal in out.run".
 void refuse_foreign_files(const std::string& output, const std::vector<std::string>& known, const std::string& owner,
                           const std::string& place);
+
+// Whether this is the name of a file that scores_in() gives: they may be there before a run begins.
+bool is_scores_name(const std::string& name);
 
 // Whether this is the name of a file that one of our jobs has not finished writing.
 bool is_unfinished_name(const std::string& name);

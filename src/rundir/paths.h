@@ -50,6 +50,11 @@ inline std::string boundary_in(const std::string& folder, std::int64_t first) {
   return fmt::format("{}/boundary-{:05d}.h5", folder, first);
 }
 
+// The scores of an option of auto_scheme: in the folder of the boundaries (RunPaths::boundary_root).
+inline std::string scores_in(const std::string& folder, const std::string& digest) {
+  return fmt::format("{}/scores-{}.json", folder, digest);
+}
+
 struct RunPaths {
   std::string output;     // what the user asked for
   std::string directory;  // journal, boundaries (unless shared), events, resolved config

@@ -80,6 +80,19 @@ struct Conversion {
   }
 };
 
+// What auto_scheme has chosen. It stays as it is for the rest of the run.
+struct Scheme {
+  static constexpr const char* kType = "scheme";
+  std::string auto_scheme;                    // the setting that it was chosen for
+  std::map<std::string, std::string> layers;  // the word of an option, by the first of the layers that share it
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("auto_scheme", auto_scheme);
+    f("layers", layers);
+  }
+};
+
 // Tensors of the model were read for the first time: the digest of each, by its name in the checkpoint. A later start
 // that reads one of them again compares it.
 struct Tensors {
@@ -202,7 +215,7 @@ struct Summary {
 
 }  // namespace record
 
-using Record = std::variant<record::Run, record::Conversion, record::Tensors, record::Boundary, record::Block,
+using Record = std::variant<record::Run, record::Conversion, record::Scheme, record::Tensors, record::Boundary, record::Block,
                             record::Outside, record::File, record::Assembled, record::Evaluation, record::Summary>;
 
 nlohmann::json to_json(const Record& record);

@@ -39,6 +39,18 @@ struct Divergence {
   }
 };
 
+// What auto_scheme has chosen.
+struct MixedSchemes {
+  double mean_bits = 0;                        // per weight, as avg_bits counts them
+  std::map<std::string, std::int64_t> layers;  // by the word of an option
+
+  template <class Fields>
+  void fields(Fields& f) {
+    f("mean_bits", mean_bits);
+    f("layers", layers);
+  }
+};
+
 // Bytes of the files of weights.
 struct WeightSizes {
   std::int64_t before = 0;                      // of the model
@@ -59,6 +71,7 @@ struct RunSummary {
   std::map<std::string, double> seconds;                        // by phase, of rank 0
   std::map<std::string, std::vector<std::int64_t>> peak_bytes;  // by phase and rank: the largest resident set
   std::map<std::string, std::vector<std::int64_t>> peak_device_bytes;  // the same of CUDA devices; empty: on CPUs
+  std::optional<MixedSchemes> auto_scheme;                      // with quantization.auto_scheme
   std::optional<PerplexityPair> perplexity;                     // with run.eval_tokens
   std::optional<Divergence> divergence;                         // the same
   std::vector<std::string> experts_without_tokens;              // full names: they are rounded to nearest
@@ -72,6 +85,7 @@ struct RunSummary {
     f("seconds", seconds);
     f("peak_bytes", peak_bytes);
     f("peak_device_bytes", peak_device_bytes);
+    f("auto_scheme", auto_scheme);
     f("perplexity", perplexity);
     f("divergence", divergence);
     f("experts_without_tokens", experts_without_tokens);

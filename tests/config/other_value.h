@@ -30,6 +30,8 @@ std::optional<T> other_value(const T& value, const Constraint<T>& constraint) {
     candidates = {ByteSize("3MiB"), ByteSize("7GB")};
   } else if constexpr (std::is_same_v<T, TimeSpan>) {
     candidates = {TimeSpan("1-02:03:04"), TimeSpan("1.5")};
+  } else if constexpr (std::is_same_v<T, AutoScheme>) {
+    candidates = {{3.25, {{2, 64}, {8, -1, Symmetry::kAsym}}, 5, 3, true}};
   } else {
     static_assert(std::is_same_v<T, WeightRules>, "a new type of key needs a value here");
     candidates = {{{"model.layers.1.mlp.up_proj", 8, -1, Symmetry::kAsym, RuleType::kInt},

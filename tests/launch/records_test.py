@@ -71,7 +71,7 @@ class RecordsTest(unittest.TestCase):
                      "experts_without_tokens", "experts_with_few_tokens", "least", "experts",
                      "in_calibration", "tokens_added", "in_tuning", "bytes_per_step", "all_reduce",
                      "all_to_all", "perplexity", "float", "quantized", "tokens", "divergence",
-                     "mean", "p99", "same_top", "peak_bytes", "peak_device_bytes"):
+                     "mean", "p99", "same_top", "auto_scheme", "mean_bits", "layers", "peak_bytes", "peak_device_bytes"):
             self.assertIn(name, Strict.asked, "or the test shows nothing")
 
 

@@ -92,6 +92,22 @@ TEST(Forecast, AlignedSamplesTakeMoreDiskAndNoMoreTraffic) {
   EXPECT_EQ(item(forecast().traffic, "file system, written"), item(packed.traffic, "file system, written"));
 }
 
+TEST(Forecast, ScoringTakesTimeForEachOptionOnWholeBatches) {
+  const Model& m = smollm2();
+  Config c = config_of(1, 2);
+  c.cluster.memory_bandwidth = c.cluster.link_bandwidth = c.cluster.file_system_bandwidth = 1e9;
+  const auto seconds = [&](int ranks) {
+    return phase(make_forecast(c, m, schemes_of(m), {ranks, ranks, ranks, 1}, 0), "scheme");
+  };
+  c.quantization.auto_scheme = {3, {{2, 64}, {4, 64}, {}}, 64, 8};
+  const double two = seconds(2);
+  EXPECT_NEAR(seconds(4), two / 2, 1e-3 * two);
+  c.quantization.auto_scheme.options.push_back({8, 64});
+  EXPECT_NEAR(seconds(2), 1.5 * two, 1e-3 * two);
+  c.quantization.auto_scheme.batch_size = 64;  // one batch for one rank
+  EXPECT_NEAR(seconds(4), 3 * two, 3e-3 * two);
+}
+
 TEST(Forecast, TimeFollowsTheRateThatBoundsIt) {
   const Model& m = smollm2();
   Config c = config_of(1, 2);

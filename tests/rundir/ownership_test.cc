@@ -66,6 +66,16 @@ TEST_F(Ownership, OfOurRunDirectoryWithFilesOfTheUserInIt) {
   EXPECT_THAT(records(), SizeIs(1));
 }
 
+TEST_F(Ownership, ScoresMayBeThereBeforeARunBegins) {
+  EXPECT_TRUE(is_scores_name("scores-0123456789abcdef0123456789abcdef.json"));
+  for (const char* name : {"scores-.json", "scores-0123456789ABCDEF0123456789abcdef.json", "scores.json"}) {
+    EXPECT_FALSE(is_scores_name(name)) << name;
+  }
+  put("out.run/scores-0123456789abcdef0123456789abcdef.json", "{}");
+  EXPECT_THAT(records(), SizeIs(0));
+  EXPECT_THROW(records(Work::kConversion), Error);  // which makes none
+}
+
 TEST_F(Ownership, FilesOfAUserInTheRunDirectoryAreRefused) {
   put("out.run/config.yaml", "the user's");
   EXPECT_BAD_INPUT(records(), AllOf(StartsWith("run.directory: " + paths().directory), HasSubstr("(config.yaml)"),

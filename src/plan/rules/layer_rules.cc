@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -50,6 +51,17 @@ QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats
   return scheme;
 }
 
+std::optional<QuantScheme> scheme_of_option(const QuantizationSection& section, const SchemeOption& option,
+                                            const Formats& formats) {
+  if (option.keeps_float()) return std::nullopt;
+  QuantScheme scheme = scheme_of(section, formats);
+  scheme.bits = static_cast<int>(option.bits);
+  scheme.group_size = option.group_size;
+  scheme.symmetric = option.scheme == Symmetry::kSym;
+  scheme.type = option.data_type;
+  return scheme;
+}
+
 std::string scheme_text(const QuantScheme& scheme) {
   if (scheme.type != WeightType::kInt) {
     return fmt::format("floats of 4 bits ({}), groups of {}", word_of(scheme.type), scheme.group_size);
@@ -61,6 +73,9 @@ std::string scheme_text(const QuantScheme& scheme) {
 LayerRules::LayerRules(const QuantizationSection& section, const Formats& formats, const std::string& head)
     : formats_(formats), common_(scheme_of(section, formats)), head_(head), quant_lm_head_(section.quant_lm_head) {
   check_float4("quantization.data_type", common_);
+  for (const SchemeOption& option : section.auto_scheme.options) {
+    options_.push_back(scheme_of_option(section, option, formats));
+  }
   for (const WeightRule& rule : section.weight_config) {
     rules_.push_back({fmt::format("quantization.weight_config '{}'", rule.layers),
                       pattern_of(rule.layers, "quantization.weight_config"), rule});
@@ -103,15 +118,43 @@ std::optional<std::string> LayerRules::obstacle_of(const LinearSpec& linear, con
   return std::nullopt;
 }
 
-LayerRules::Choice LayerRules::choose(const LinearSpec& layer) {
+std::optional<LayerRules::Choice> LayerRules::choose_by_rules(const LinearSpec& layer) {
   const Claim* rule = deciding(rules_, layer.name);
   const Claim* skip = deciding(ignored_, layer.name);
   const QuantScheme scheme = rule ? changed(common_, rule->rule) : common_;
   if (rule && !rule->rule.keeps_float()) check_float4(rule->place, scheme);
-  if (skip) return {std::nullopt, skip->place};
-  if (rule && rule->rule.keeps_float()) return {std::nullopt, rule->place};
-  if (auto reason = obstacle_of(layer, scheme)) return {std::nullopt, *reason};
-  return {scheme, ""};
+  if (skip) return Choice{std::nullopt, skip->place};
+  if (!rule) return std::nullopt;
+  if (rule->rule.keeps_float()) return Choice{std::nullopt, rule->place};
+  if (auto reason = obstacle_of(layer, scheme)) return Choice{std::nullopt, *reason};
+  return Choice{scheme, ""};
+}
+
+LayerRules::Choice LayerRules::choose_common(const LinearSpec& layer) const {
+  if (auto reason = obstacle_of(layer, common_)) return {std::nullopt, *reason};
+  return {common_, ""};
+}
+
+// A layer that can only stay in 16 bits has the reason why it cannot have the first option.
+LayerRules::Choice LayerRules::leave_open(const LinearSpec& layer) const {
+  Choice choice;
+  bool quantized = false;
+  for (std::size_t i = 0; i < options_.size(); ++i) {
+    const auto reason = options_[i] ? obstacle_of(layer, *options_[i]) : std::nullopt;
+    if (!reason) {
+      choice.open.push_back(i);
+      quantized = quantized || options_[i];
+    } else if (choice.reason.empty()) {
+      choice.reason = *reason;
+    }
+  }
+  if (quantized) return {std::nullopt, "", std::move(choice.open)};
+  return {std::nullopt, std::move(choice.reason)};
+}
+
+LayerRules::Choice LayerRules::choose(const LinearSpec& layer) {
+  if (const auto choice = choose_by_rules(layer)) return *choice;
+  return options_.empty() ? choose_common(layer) : leave_open(layer);
 }
 
 // To keep the head as it is may be said of every model.
@@ -124,7 +167,10 @@ LayerRules::Choice LayerRules::choose_head(const std::optional<LinearSpec>& laye
     for (Claim& claim : ignored_) claim.layers += claim.pattern.matches(head_);
     return {};
   }
-  if (layer) return choose(*layer);
+  if (layer) {
+    const auto choice = choose_by_rules(*layer);
+    return choice ? *choice : choose_common(*layer);
+  }
   const Claim* rule = deciding(rules_, head_);
   const Claim* skip = deciding(ignored_, head_);
   if (skip || (rule && rule->rule.keeps_float())) return {std::nullopt, skip ? skip->place : rule->place};

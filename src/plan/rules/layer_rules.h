@@ -18,11 +18,15 @@ using Formats = std::vector<const CheckpointFormat*>;
 // The scheme of the section itself, on a grid that all of `formats` can hold.
 QuantScheme scheme_of(const QuantizationSection& section, const Formats& formats);
 
+// The same with what an option of auto_scheme says; nothing where that keeps 16 bits.
+std::optional<QuantScheme> scheme_of_option(const QuantizationSection& section, const SchemeOption& option,
+                                            const Formats& formats);
+
 // "4 bits, sym, groups of 128"
 std::string scheme_text(const QuantScheme& scheme);
 
 // Precedence: 1. ignore_layers, 2. a weight_config rule with the exact layer name, 3. the last weight_config pattern
-// that matches. Names are full ones. All errors are Errors (kBadInput) that begin with the key.
+// that matches, 4. auto_scheme, which leaves the layer open. Names are full ones. All errors are Errors (kBadInput) that begin with the key.
 class LayerRules {
  public:
   // `head` is the name of the head's layer. Throws for a rule that is no expression, and for a data_type that leaves no
@@ -39,12 +43,15 @@ class LayerRules {
   struct Choice {
     std::optional<QuantScheme> scheme;
     std::string reason;  // why there is none; empty where the config does not name the head
+    // The places of auto_scheme's options that all formats can hold of a layer that is left open; its scheme is empty
+    // until one of them is chosen.
+    std::vector<std::size_t> open{};
   };
   // A layer that one of the formats cannot hold stays in 16 bits in all of them. Throws for a rule that its data_type
   // leaves no room for.
   Choice choose(const LinearSpec& layer);
-  // The head is quantized if quant_lm_head asks for it or a rule has its exact name. Throws where it is then tied
-  // (`layer` is empty).
+  // The head is quantized if quant_lm_head asks for it or a rule has its exact name, and never left open. Throws where it
+  // is then tied (`layer` is empty).
   Choice choose_head(const std::optional<LinearSpec>& layer);
 
   // The first layer, if any, that a pattern matches and that is never quantized.
@@ -66,9 +73,14 @@ class LayerRules {
   void refuse_idle(const std::vector<Claim>& claims, bool keep_float, const FindFixed& find_fixed,
                    const std::string& layers) const;
   std::optional<std::string> obstacle_of(const LinearSpec& linear, const QuantScheme& scheme) const;
+  // Nothing where no rule, but the section decides.
+  std::optional<Choice> choose_by_rules(const LinearSpec& layer);
+  Choice choose_common(const LinearSpec& layer) const;
+  Choice leave_open(const LinearSpec& layer) const;
 
   Formats formats_;
   QuantScheme common_;
+  std::vector<std::optional<QuantScheme>> options_;  // of auto_scheme; none: it is off
   std::string head_;
   bool quant_lm_head_;
   std::vector<Claim> rules_;
