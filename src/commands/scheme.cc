@@ -70,7 +70,7 @@ void print_choice(const Plan& plan, const Config& config, const nlohmann::json& 
 }  // namespace
 
 nlohmann::json run_scheme(MpiCommunicator& world, const Config& config) {
-  const World here = world_of(world);
+  World here = world_of(world);
   here.devices = check_devices(config, world);
   check_shared_memory_everywhere(world, config);
   run_on_root(world, [&] { check_keys_of_scheme(config); });

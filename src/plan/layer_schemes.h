@@ -29,10 +29,9 @@ struct LayerSchemes {
   std::vector<std::string> float_reasons;  // "mlp.down_proj stays in 16 bits: ...", "... (blocks 0, 4-7) ..."
 };
 
-// By LayerRules; layers that no rule decides on are left open with auto_scheme. A layer that is kept in 16 bits by
-// default (KindTable::by_rule) is quantized if a rule matches it that
-// matches no other layers than such ones. Throws Error (kBadInput) as LayerRules does, and where no layer at all would be
-// quantized.
+// By LayerRules; with auto_scheme, layers that no rule decides on are left open. A layer that is kept in 16 bits by default
+// (KindTable::by_rule) is quantized if a rule matches it that matches no other layers than such ones. Throws Error
+// (kBadInput) as LayerRules does, and where no layer at all would be quantized.
 LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& float_model, const Formats& formats);
 
 // How a layer is quantized; nothing where it stays in 16 bits. `linear` has its full name; `block` is -1 and `place` 0
