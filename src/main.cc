@@ -20,7 +20,7 @@
 #include "comm/mpi/communicator.h"
 #include "comm/watchdog.h"
 #include "commands/commands.h"
-#include "commands/launch_checks.h"
+#include "commands/checks/launch_checks.h"
 #include "commands/start.h"
 #include "commands/status.h"
 #include "config/config.h"

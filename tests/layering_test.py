@@ -68,7 +68,7 @@ CONFINED = {
     "c10/": {"device"} | ABOVE_TENSORS,
     "mpi.h": {"comm", "cache"},
     "nccl.h": {"comm"},
-    "cuda_runtime_api.h": {"comm", "model", "quant"},
+    "cuda_runtime_api.h": {"comm", "device", "model", "quant"},
     "hdf5.h": {"cache"},
     "yaml-cpp/": {"config"},
     "pcre2.h": {"base"},

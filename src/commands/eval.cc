@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "comm/agree.h"
 #include "commands/commands.h"
-#include "commands/eval_checks.h"
+#include "commands/checks/eval_checks.h"
 #include "commands/start.h"
 #include "commands/summary.h"
 #include "config/user_path.h"

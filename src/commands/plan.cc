@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "comm/agree.h"
 #include "commands/commands.h"
-#include "commands/launch_checks.h"
+#include "commands/checks/launch_checks.h"
 #include "commands/start.h"
 #include "commands/summary.h"
 #include "commands/trial.h"

@@ -11,7 +11,7 @@
 #include "base/version.h"
 #include "comm/agree.h"
 #include "commands/commands.h"
-#include "commands/launch_checks.h"
+#include "commands/checks/launch_checks.h"
 #include "commands/start.h"
 #include "commands/summary.h"
 #include "export/registry.h"

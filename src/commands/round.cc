@@ -14,7 +14,7 @@
 #include "base/text.h"
 #include "comm/agree.h"
 #include "commands/commands.h"
-#include "commands/launch_checks.h"
+#include "commands/checks/launch_checks.h"
 #include "commands/start.h"
 #include "convert/convert.h"
 #include "convert/output.h"

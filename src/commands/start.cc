@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "comm/agree.h"
 #include "comm/nccl/nccl.h"
-#include "commands/rank_devices.h"
+#include "commands/checks/rank_devices.h"
 #include "data/token_set.h"
 #include "device/device.h"
 #include "device/process.h"

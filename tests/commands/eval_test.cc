@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "comm/agree.h"
-#include "commands/eval_checks.h"
+#include "commands/checks/eval_checks.h"
 #include "commands/start.h"
 #include "io/safetensors.h"
 #include "phases/measure.h"

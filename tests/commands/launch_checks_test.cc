@@ -1,5 +1,5 @@
 // How a job was started, from an environment and a file system made by hand.
-#include "commands/launch_checks.h"
+#include "commands/checks/launch_checks.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

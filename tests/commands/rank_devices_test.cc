@@ -1,5 +1,5 @@
 // Jobs whose ranks have found devices that do not fit together, and what asks for devices.
-#include "commands/rank_devices.h"
+#include "commands/checks/rank_devices.h"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>

@@ -1,5 +1,5 @@
 // Comparing what the ranks have found.
-#include "commands/rank_devices.h"
+#include "commands/checks/rank_devices.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

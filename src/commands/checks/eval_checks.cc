@@ -1,5 +1,5 @@
 // Dividing by what ranks and experts have in common, and comparing two model directories.
-#include "commands/eval_checks.h"
+#include "commands/checks/eval_checks.h"
 
 #include <fmt/format.h>
 

@@ -1,5 +1,5 @@
 // Reading the environment and the size of /dev/shm.
-#include "commands/launch_checks.h"
+#include "commands/checks/launch_checks.h"
 
 #include <fmt/format.h>
 #include <sys/stat.h>
