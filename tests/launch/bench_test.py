@@ -527,6 +527,13 @@ class ScriptTest(unittest.TestCase):
             self.assertEqual((code, out, err.count("\n")), (2, "", 1), (arguments, err))
             self.assertTrue(err.startswith("error: "), err)
 
+    def test_check_gpus_refuses_in_one_line_too(self):
+        for arguments, word in ((["--ranks", "0"], "--ranks"), (["--nonsense"], "--nonsense"), ([], "no GPU")):
+            done = subprocess.run(["bash", ROOT / "launch" / "check_gpus.sh", *arguments], capture_output=True, text=True,
+                                  env=os.environ | {"PATH": "/usr/bin:/bin"})
+            self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), done.stderr)
+            self.assertIn(word, done.stderr)
+
     def test_cuda_without_a_gpu_is_one_line(self):
         with tempfile.TemporaryDirectory() as folder:
             stand_in = pathlib.Path(folder) / "nvidia-smi"
