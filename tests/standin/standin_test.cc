@@ -82,7 +82,7 @@ TEST(StandIn, KernelsWaitForTheSum) {
   sum.start(data);
   EXPECT_DEATH(data.add_(1), "aten::add.* memory that ncclAllReduce writes on another stream");
   EXPECT_DEATH(data.add(1), "reads memory that ncclAllReduce writes");
-  const torch::Tensor other = ones().add_(1);  // beside it
+  const torch::Tensor other = ones().add_(1);  // of memory that the sum does not use
   sum.hold_back_kernels();
   EXPECT_EQ((data + other).sum().item<float>(), 3000);
 }

@@ -127,7 +127,7 @@ class ScorePass {
     return names;
   }
 
-  // A tensor that flows beside the hidden states is written when it is made, and read for each block that takes it.
+  // A tensor that flows along with the hidden states is written when it is made, and read for each block that takes it.
   void keep_carried(const States& states, const std::vector<std::string>& names, bool of_block) {
     for (const std::string& name : names) {
       const auto found = states.side.carried.find(name);
@@ -273,11 +273,11 @@ class ScorePass {
   std::vector<std::int64_t> first_layer_;  // by block, among all layers
   std::int64_t layers_ = 0;
   std::vector<TensorFile::Place> hidden_;             // what enters each block
-  std::map<std::string, Kept> present_;               // what flows beside it now
+  std::map<std::string, Kept> present_;               // what flows along with it now
   std::vector<std::map<std::string, Kept>> carried_;  // the same for each block
   torch::Tensor ids_;                                 // where a block takes tokens
   torch::Tensor gradient_;                            // of what leaves the block that is next in the backward pass
-  TensorsByName flowing_;                             // the same of what flows beside it
+  TensorsByName flowing_;                             // the same of what flows along with it
   std::int64_t batch_ = 0;
   std::vector<double> scores_;  // [batch][layer]
   std::vector<double> losses_;  // [batch]
