@@ -49,7 +49,9 @@ ChosenDevice choose_device(const Config& config, MpiCommunicator& world, int ran
     throw bad_input(*asking, fmt::format("CUDA devices are asked for, and there is none here: {}", mine.reason),
                     "set parallel.backend: mpi to work on CPUs");
   });
-  return {found.value_or(torch::kCPU), {describe_devices(ranks, nccl_version()), by_choice ? "" : mine.reason}};
+  const std::string version = nccl_version();
+  return {found.value_or(torch::kCPU),
+          {describe_devices(ranks, version), describe_kinds(ranks, version), by_choice ? "" : mine.reason}};
 }
 
 std::unique_ptr<DeviceCommunicator> device_communicator(RankGrid& grid, const torch::Device& device) {

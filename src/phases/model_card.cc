@@ -95,7 +95,7 @@ std::string settings_rows(const Config& config, const Plan& plan) {
     }
     rows += " |\n";
   }
-  if (!plan.world.devices.names.empty()) rows += fmt::format("| devices | {} |\n", plan.world.devices.names);
+  if (!plan.world.devices.kinds.empty()) rows += fmt::format("| devices | {} |\n", plan.world.devices.kinds);
   if (t.iters == 0) return rows + "| rounding | to nearest |\n";
   rows += fmt::format("| tuning | {}, {} iterations a block, {} samples a step |\n", word_of(t.optimizer), t.iters,
                       plan.batch);

@@ -118,7 +118,8 @@ std::string describe(const Plan& plan, const Config& config) {
   line("ranks", fmt::format("{} = {} groups x {} shards, {} per node", plan.world.ranks, plan.groups, plan.shards,
                             plan.world.ranks_a_node));
   if (const WorldDevices& devices = plan.world.devices; !devices.names.empty()) {
-    line("devices", devices.why_cpu.empty() ? devices.names : fmt::format("{} ({})", devices.names, devices.why_cpu));
+    const std::string reason = devices.why_cpu.substr(0, devices.why_cpu.find(". "));  // the rest is advice
+    line("devices", reason.empty() ? devices.names : fmt::format("{} ({})", devices.names, reason));
   }
   if (plan.expert_parts > 1) line("experts", experts_text(plan));
   line("stages", fmt::format("{} of up to {} blocks{}", plan.stages.size(), plan.stages.front().size(),

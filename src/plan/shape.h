@@ -19,6 +19,7 @@ struct Stage {
 // What the ranks work on, in words for people.
 struct WorldDevices {
   std::string names;    // "8 x NVIDIA H100 80GB HBM3, NCCL 2.29.7"; empty: a described cluster's
+  std::string kinds;    // the same without numbers, for what must not depend on the number of ranks; empty: CPUs
   std::string why_cpu;  // why no CUDA device is used although one would be taken; else empty
 };
 

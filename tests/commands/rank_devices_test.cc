@@ -54,6 +54,8 @@ TEST(RankDevices, AreDescribedByKind) {
   other.name = "NVIDIA A100";
   EXPECT_EQ(describe_devices({gpu("a", 0), other, gpu("a", 1)}, "2.29.7"), "1 x NVIDIA A100, 2 x NVIDIA H100, NCCL 2.29.7");
   EXPECT_EQ(describe_devices({cpu("a"), cpu("a")}, "2.29.7"), "2 x CPU");
+  EXPECT_EQ(describe_kinds({gpu("a", 0), other, gpu("a", 1)}, "2.29.7"), "NVIDIA A100, NVIDIA H100, NCCL 2.29.7");
+  EXPECT_EQ(describe_kinds({cpu("a"), cpu("a")}, "2.29.7"), "");
 }
 
 TEST(WhoAsksForCuda, TheConfigOrTheJobButNotWhereMpiIsChosen) {

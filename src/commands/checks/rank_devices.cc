@@ -74,6 +74,14 @@ std::string describe_devices(const std::vector<RankDevice>& ranks, const std::st
   return fmt::format("{}", fmt::join(texts, ", "));
 }
 
+std::string describe_kinds(const std::vector<RankDevice>& ranks, const std::string& nccl_version) {
+  std::set<std::string> kinds;
+  for (const RankDevice& rank : ranks) {
+    if (rank.is_cuda) kinds.insert(rank.name);
+  }
+  return kinds.empty() ? "" : fmt::format("{}, NCCL {}", fmt::join(kinds, ", "), nccl_version);
+}
+
 std::vector<RankDevice> gather_devices(HostCommunicator& world, const RankDevice& mine, bool sharing) {
   std::vector<RankDevice> all;
   for (const std::string& text : all_gather_text(world, nlohmann::json(mine).dump())) {

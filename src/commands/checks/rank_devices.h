@@ -35,6 +35,9 @@ std::optional<std::string> who_asks_for_cuda(const Config& config, const char* s
 // "8 x NVIDIA H100 80GB HBM3, NCCL 2.29.7", or "2 x CPU"; one entry for each kind.
 std::string describe_devices(const std::vector<RankDevice>& ranks, const std::string& nccl_version);
 
+// "NVIDIA H100 80GB HBM3, NCCL 2.29.7", whatever the number of ranks; empty for CPUs.
+std::string describe_kinds(const std::vector<RankDevice>& ranks, const std::string& nccl_version);
+
 // The devices of all ranks. Throws AgreedError (kMachine) with the line of fault_of_devices() on all ranks. Collective.
 std::vector<RankDevice> gather_devices(HostCommunicator& world, const RankDevice& mine, bool sharing);
 
