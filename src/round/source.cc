@@ -34,7 +34,7 @@ torch::ScalarType float_type_of(const Checkpoint& checkpoint, const NamedModel& 
     return scalar_type_of(checkpoint.info(embedding).type);
   }
   for (const FoundLayer& layer : model.layers) {
-    const std::string& name = layer.linear.weight().tensor();
+    const std::string name = layer.linear.weight().tensor();
     if (checkpoint.contains(name) && is_weight_type(checkpoint.info(name).type)) {
       return scalar_type_of(checkpoint.info(name).type);
     }
