@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/stop_signal.h"
+#include "base/text.h"
 #include "base/version.h"
 #include "comm/mpi/communicator.h"
 #include "comm/watchdog.h"
@@ -128,9 +129,6 @@ nlohmann::json dispatch(MpiCommunicator& world, Watchdog& watchdog, const Comman
   std::fflush(nullptr);
   std::_Exit(code);
 }
-
-// LibTorch puts a stack trace behind the message.
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 Error out_of_memory() {
   return machine_error(where(), "out of memory",

@@ -98,6 +98,8 @@ std::string quoted(std::string_view text) {
   return line + '"';
 }
 
+std::string first_line(std::string_view text) { return std::string(text.substr(0, text.find('\n'))); }
+
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
   constexpr std::size_t kLongest = 64;  // no key is longer; spares the work on nonsense
   if (word.empty() || word.size() > kLongest) return {};

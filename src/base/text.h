@@ -17,6 +17,9 @@ std::string printable(std::string_view text);       // cut after 160 bytes
 std::string shown(std::string_view text);           // in single quotes, cut after some 60 bytes
 std::string quoted(std::string_view text);          // in double quotes, with \" and \\ as YAML reads them
 
+// Up to the first line end: LibTorch puts a stack trace behind its messages.
+std::string first_line(std::string_view text);
+
 // The candidate that a user who wrote `word` most likely meant; empty if none is near.
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates);
 // "did you mean gguf? ", to begin the last part of an error message; empty without a guess.

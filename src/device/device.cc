@@ -17,6 +17,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace roundtable {
 
@@ -31,8 +32,7 @@ std::string why_no_cuda_device() {
   try {
     c10::cuda::device_count_ensure_non_zero();
   } catch (const std::exception& error) {
-    const std::string text = error.what();
-    return text.substr(0, text.find('\n'));
+    return first_line(error.what());
   }
   return "LibTorch finds one now, but it did not before";
 #else

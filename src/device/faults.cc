@@ -5,10 +5,10 @@
 
 #include <string>
 
+#include "base/text.h"
+
 namespace roundtable {
 namespace {
-
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 // aten/src/ATen/Context.cpp, alertNotDeterministic().
 bool is_about_determinism(const std::string& text) {

@@ -19,16 +19,10 @@ std::optional<std::string> fixed_match(const LayerPattern& pattern, const Model&
   return std::nullopt;
 }
 
-// "model.layers.N.NAME with N from 0 to 11 and NAME of self_attn.q_proj, ..."
-std::string layers_text(const Model& model) {
+std::vector<std::string> names_of_last_block(const Model& model) {
   std::vector<std::string> names;
   for (const LinearSpec& linear : model.linears(model.n_blocks() - 1)) names.push_back(linear.name);
-  constexpr std::size_t kShown = 8;
-  const bool cut = names.size() > kShown;
-  if (cut) names.resize(kShown);
-  return fmt::format("{}.N.NAME with N from 0 to {} and NAME of {}{}",
-                     model.block_name(0).substr(0, model.block_name(0).rfind('.')), model.n_blocks() - 1,
-                     fmt::join(names, ", "), cut ? ", ..." : "");
+  return names;
 }
 
 // Layers of one kind mostly share a reason: the first says enough.
@@ -77,7 +71,7 @@ LayerSchemes resolve_schemes(const QuantizationSection& section, const Model& fl
   const LayerRules::Choice head = rules.choose_head(model.head());
   out.head = head.scheme;
   rules.refuse_idle([&](const LayerPattern& pattern) { return fixed_match(pattern, float_model); },
-                    layers_text(float_model));
+                    layers_text(float_model.block_name(0), float_model.n_blocks(), names_of_last_block(float_model)));
   out.float_reasons = reasons.lines(model.n_blocks());
   if (!head.reason.empty()) {
     out.float_reasons.push_back(fmt::format("{} stays in 16 bits: {}", model.head_layer(), head.reason));

@@ -13,18 +13,12 @@ namespace {
 
 using Use = FoundLayer::Use;
 
-// "model.layers.N.NAME with N from 0 to 11 and NAME of self_attn.q_proj, ..."
-std::string layers_text(const NamedModel& model) {
-  constexpr std::size_t kShown = 8;
-  const std::string& first = model.facts.first_block;
+std::vector<std::string> names_of_last_block(const NamedModel& model) {
   std::vector<std::string> names;
   for (const FoundLayer& layer : model.layers) {
     if (layer.block == model.facts.n_blocks - 1 && layer.use == Use::kDefault) names.push_back(layer.below);
   }
-  const bool cut = names.size() > kShown;
-  if (cut) names.resize(kShown);
-  return fmt::format("{}.N.NAME with N from 0 to {} and NAME of {}{}", first.substr(0, first.rfind('.')),
-                     model.facts.n_blocks - 1, fmt::join(names, ", "), cut ? ", ..." : "");
+  return names;
 }
 
 // Routers, and whatever lies in other parts.
@@ -64,7 +58,8 @@ RoundedLayers choose_schemes(const QuantizationSection& section, const NamedMode
   }
   const LayerRules::Choice head = rules.choose_head(model.head);
   if (head.scheme) out.scheme.layers.push_back({*model.head, head.scheme, /*outside_blocks=*/true});
-  rules.refuse_idle([&](const LayerPattern& pattern) { return never_quantized(model, pattern); }, layers_text(model));
+  rules.refuse_idle([&](const LayerPattern& pattern) { return never_quantized(model, pattern); },
+                    layers_text(model.facts.first_block, model.facts.n_blocks, names_of_last_block(model)));
   out.float_reasons = reasons.lines(model.facts.n_blocks);
   if (!head.reason.empty()) {
     out.float_reasons.push_back(fmt::format("{} stays in 16 bits: {}", model.facts.head_layer, head.reason));

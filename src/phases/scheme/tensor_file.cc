@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/activity.h"
 #include "base/error.h"
 
 namespace roundtable {
@@ -22,9 +23,7 @@ std::int64_t row_bytes(const TensorFile::Place& place) {
 }  // namespace
 
 TensorFile::TensorFile(const std::string& folder) : folder_(folder) {
-  char host[256] = "";
-  if (gethostname(host, sizeof host - 1) != 0) host[0] = 'x';
-  const std::string path = fmt::format("{}/states.tmp-{}-{}", folder, host, getpid());
+  const std::string path = fmt::format("{}/states.tmp-{}-{}", folder, host_name(), getpid());
   fd_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd_.is_open() || ::unlink(path.c_str()) != 0) throw call_error(path, "cannot be made", errno);
 }

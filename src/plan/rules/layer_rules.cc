@@ -1,7 +1,7 @@
 // Claims, and which of them decides.
 #include "plan/rules/layer_rules.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <utility>
@@ -68,6 +68,14 @@ std::string scheme_text(const QuantScheme& scheme) {
   }
   return fmt::format("{} bits, {}, {}", scheme.bits, scheme.symmetric ? "sym" : "asym",
                      scheme.group_size < 0 ? "one group a channel" : fmt::format("groups of {}", scheme.group_size));
+}
+
+std::string layers_text(const std::string& first_block, std::int64_t n_blocks, std::vector<std::string> names) {
+  constexpr std::size_t kShown = 8;
+  const bool cut = names.size() > kShown;
+  if (cut) names.resize(kShown);
+  return fmt::format("{}.N.NAME with N from 0 to {} and NAME of {}{}", first_block.substr(0, first_block.rfind('.')),
+                     n_blocks - 1, fmt::join(names, ", "), cut ? ", ..." : "");
 }
 
 LayerRules::LayerRules(const QuantizationSection& section, const Formats& formats, const std::string& head)

@@ -25,6 +25,10 @@ std::optional<QuantScheme> scheme_of_option(const QuantizationSection& section, 
 // "4 bits, sym, groups of 128"
 std::string scheme_text(const QuantScheme& scheme);
 
+// The layers of the last block in words: "model.layers.N.NAME with N from 0 to 11 and NAME of self_attn.q_proj, ...".
+// `first_block` is "model.layers.0"; `names` are those below a block's.
+std::string layers_text(const std::string& first_block, std::int64_t n_blocks, std::vector<std::string> names);
+
 // Precedence: 1. ignore_layers, 2. a weight_config rule with the exact layer name, 3. the last weight_config pattern
 // that matches, 4. auto_scheme, which leaves the layer open. Names are full ones. All errors are Errors (kBadInput) that begin with the key.
 class LayerRules {

@@ -11,7 +11,7 @@ namespace {
 
 using std::chrono::steady_clock;
 
-// How long work that needs other ranks is tried at once before the host goes on without it.
+// How long work that needs other ranks is tried at once before the host continues without it.
 constexpr std::chrono::seconds kPatience{5};
 
 struct Delivery {
